@@ -1,0 +1,82 @@
+"""Preference optimization of language models on PyTorch Lightning. The public names, loaded when first used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from orpo_lightning.data.datamodule import PreferenceDataModule
+    from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig
+    from orpo_lightning.modules.optimization import OptimizerConfig, ScheduleConfig
+    from orpo_lightning.modules.preference import NonFiniteError, PreferenceModule
+    from orpo_lightning.objectives import (
+        CPO,
+        DPO,
+        IPO,
+        ORPO,
+        SFT,
+        HingeDPO,
+        Objective,
+        RobustDPO,
+        SimPO,
+        get_objective,
+        list_objectives,
+    )
+    from orpo_lightning.records import ObjectiveOutput, PairLogps
+
+_HOMES = {
+    "orpo_lightning.data.datamodule": ("PreferenceDataModule",),
+    "orpo_lightning.models.loading": ("PolicyConfig", "ReferenceConfig"),
+    "orpo_lightning.modules.optimization": ("OptimizerConfig", "ScheduleConfig"),
+    "orpo_lightning.modules.preference": ("NonFiniteError", "PreferenceModule"),
+    "orpo_lightning.objectives": (
+        "CPO",
+        "DPO",
+        "IPO",
+        "ORPO",
+        "SFT",
+        "HingeDPO",
+        "Objective",
+        "RobustDPO",
+        "SimPO",
+        "get_objective",
+        "list_objectives",
+    ),
+    "orpo_lightning.records": ("ObjectiveOutput", "PairLogps"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__version__ = "0.1.0"
+__all__ = [
+    "CPO",
+    "DPO",
+    "IPO",
+    "ORPO",
+    "SFT",
+    "HingeDPO",
+    "NonFiniteError",
+    "Objective",
+    "ObjectiveOutput",
+    "OptimizerConfig",
+    "PairLogps",
+    "PolicyConfig",
+    "PreferenceDataModule",
+    "PreferenceModule",
+    "ReferenceConfig",
+    "RobustDPO",
+    "ScheduleConfig",
+    "SimPO",
+    "get_objective",
+    "list_objectives",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,1 @@
+"""From files of preference pairs to planned, packed micro-batches."""

@@ -1,0 +1,218 @@
+"""The batch plan: which rows make up which micro-batch of which step, on which rank.
+
+The global batch is the scientific quantity. How it is split over ranks and accumulation changes nothing but
+rounding: each micro-batch carries the counts of its global batch, by which its part of the loss is normalised.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch.utils.data import Dataset
+from torch.utils.data.distributed import DistributedSampler
+
+from orpo_lightning.packing import PackedBatch, pack
+from orpo_lightning.records import Role, StepInfo, TokenizedRow
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One micro-batch of the plan.
+
+    Args:
+        rows: indices of its rows.
+        step: the global batch it is a part of.
+        filler: whether it holds a repeated row of weight 0, because there were fewer rows than micro-batches.
+    """
+
+    rows: tuple[int, ...]
+    step: StepInfo
+    filler: bool = False
+
+
+class BatchPlan(Dataset[PackedBatch]):
+    """All micro-batches of one rank, a pure function of (seed, epoch, step).
+
+    Item ``epoch * len(plan) + i`` is the i-th micro-batch of that epoch.
+
+    Args:
+        rows: the rows of the split.
+        global_batch_size: pairs per optimizer step, over all ranks and accumulation steps.
+        accumulate: micro-batches per rank and step.
+        world_size: number of ranks.
+        rank: this rank.
+        shuffle: whether each epoch has an order of its own.
+        seed: of the order and of the micro-batches' randomness.
+        rejected: whether the rejected responses are part of the stream.
+        max_tokens: largest number of tokens of a micro-batch; None is no limit.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[TokenizedRow],
+        global_batch_size: int,
+        accumulate: int = 1,
+        world_size: int = 1,
+        rank: int = 0,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        rejected: bool = True,
+        max_tokens: int | None = None,
+    ) -> None:
+        if global_batch_size < 1:
+            raise ValueError(f"data.global_batch_size = {global_batch_size}; accepted: 1 or more")
+        if not rows:
+            raise ValueError("no rows to make batches of")
+        self.rows = rows
+        self.global_batch_size = global_batch_size
+        self.accumulate = accumulate
+        self.world_size = world_size
+        self.rank = rank
+        self.shuffle = shuffle
+        self.seed = seed
+        self.rejected = rejected
+        self.max_tokens = max_tokens
+        self.steps = -(-len(rows) // global_batch_size)
+        self._last: tuple[tuple[int, int], list[Slot]] | None = None
+        self._lengths = [_stream_tokens(row, rejected) for row in rows]
+
+    def __len__(self) -> int:
+        return self.steps * self.accumulate
+
+    def __getitem__(self, index: int) -> PackedBatch:
+        epoch, index = divmod(index, len(self))
+        step, micro_batch = divmod(index, self.accumulate)
+        return self.pack(self.slots(epoch, step)[micro_batch * self.world_size + self.rank])
+
+    def pack(self, slot: Slot) -> PackedBatch:
+        """The micro-batch of a slot."""
+        rows = [self.rows[i] for i in slot.rows]
+        weights = [0.0] * len(rows) if slot.filler else None
+        return pack(rows, slot.step, weights, rejected=self.rejected)
+
+    def slots(self, epoch: int, step: int) -> list[Slot]:
+        """The micro-batches of a step: number ``i`` is the ``i // world_size``-th of rank ``i % world_size``."""
+        if self._last is not None and self._last[0] == (epoch, step):
+            return self._last[1]
+        start = step * self.global_batch_size
+        members = self._order(epoch)[start : start + self.global_batch_size]
+        bins = _balance(members, self._lengths, self.accumulate * self.world_size)
+        shortest = min(members, key=lambda i: (self._lengths[i], i))
+        info = step_info([self.rows[i] for i in members], micro_batches=len(bins))
+        slots = [
+            Slot(
+                rows=tuple(rows) or (shortest,),
+                step=replace(
+                    info,
+                    is_last=slot // self.world_size == self.accumulate - 1,
+                    seed=_mix(self.seed, epoch, step, slot),
+                ),
+                filler=not rows,
+            )
+            for slot, rows in enumerate(bins)
+        ]
+        self._last = ((epoch, step), slots)
+        return slots
+
+    def check_tokens(self, epoch: int) -> None:
+        """Refuse an epoch that has a micro-batch of more than `max_tokens` tokens.
+
+        Raises:
+            ValueError: names the micro-batch's size, its longest row and the settings to change.
+        """
+        if self.max_tokens is None:
+            return
+        for step in range(self.steps):
+            for slot in self.slots(epoch, step):
+                tokens = sum(self._lengths[i] for i in slot.rows)
+                if tokens > self.max_tokens:
+                    longest = max(slot.rows, key=self._lengths.__getitem__)
+                    raise ValueError(
+                        f"a micro-batch of {len(slot.rows)} rows has {tokens:,} tokens, more than "
+                        f"data.max_tokens_per_batch = {self.max_tokens:,}; its longest row, "
+                        f"{self.rows[longest].row_id}, has {self._lengths[longest]:,}. Raise "
+                        "trainer.accumulate_grad_batches, which makes micro-batches smaller, or lower data.max_length."
+                    )
+
+    def _order(self, epoch: int) -> list[int]:
+        if not self.shuffle:
+            return list(range(len(self.rows)))
+        generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
+        order: list[int] = torch.randperm(len(self.rows), generator=generator).tolist()
+        return order
+
+
+class PlanSampler(DistributedSampler[int]):
+    """Walks through the plan of one rank, epoch by epoch.
+
+    It is a DistributedSampler because it does what one does, and Lightning leaves such a sampler alone.
+
+    Args:
+        plan: the plan.
+        epoch: the epoch to start in.
+        first_step: the step to start at, in that epoch only: where a resumed run goes on.
+    """
+
+    def __init__(self, plan: BatchPlan, epoch: int = 0, first_step: int = 0) -> None:
+        super().__init__(plan, num_replicas=plan.world_size, rank=plan.rank, shuffle=plan.shuffle, seed=plan.seed)
+        self.plan = plan
+        self.epoch = epoch
+        self._start = (epoch, first_step)
+
+    def __len__(self) -> int:
+        # the whole epoch, also where a part of it is left out
+        return len(self.plan)
+
+    def __iter__(self) -> Iterator[int]:
+        first_step = self._start[1] if self.epoch == self._start[0] else 0
+        offset = self.epoch * len(self.plan)
+        return iter(range(offset + first_step * self.plan.accumulate, offset + len(self.plan)))
+
+
+def step_info(rows: Sequence[TokenizedRow], micro_batches: int = 1) -> StepInfo:
+    """The counts of a global batch, by which its micro-batches are normalised.
+
+    Rows without a chosen response count as having no tokens.
+    """
+    weight = sum(row.weight for row in rows)
+    response = sum(row.weight * _chosen_tokens(row) for row in rows)
+    full = response + sum(row.weight * (len(row.prompt) - 1) for row in rows)
+    # a batch whose rows all have weight 0 has loss 0, not 0 / 0
+    pairs = weight or 1.0
+    return StepInfo(
+        weight=pairs,
+        tokens_per_pair=response / pairs or 1.0,
+        full_tokens_per_pair=full / pairs or 1.0,
+        micro_batches=micro_batches,
+    )
+
+
+def _chosen_tokens(row: TokenizedRow) -> int:
+    return sum(len(response.ids) for response in row.responses if response.role is Role.CHOSEN)
+
+
+def _stream_tokens(row: TokenizedRow, rejected: bool) -> int:
+    return len(row.prompt) + sum(
+        len(response.ids) - 1 for response in row.responses if rejected or response.role is not Role.REJECTED
+    )
+
+
+def _balance(members: Sequence[int], lengths: Sequence[int], bins: int) -> list[list[int]]:
+    """Longest first, each row into the bin with the fewest tokens; every bin gets a row as long as there are enough."""
+    filled: list[list[int]] = [[] for _ in range(bins)]
+    loads = [(0, b) for b in range(bins)]  # a heap: the emptiest first
+    for i in sorted(members, key=lambda i: (-lengths[i], i)):
+        load, emptiest = loads[0]
+        filled[emptiest].append(i)
+        heapq.heapreplace(loads, (load + lengths[i], emptiest))
+    return filled
+
+
+def _mix(*numbers: int) -> int:
+    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1  # torch takes 63 bits

@@ -1,0 +1,155 @@
+"""The formats of a row: how each is recognised by its columns, and read as a preference pair."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orpo_lightning.records import Message, PreferencePair
+
+Row = Mapping[str, Any]
+
+_TURN = re.compile(r"\n\n(Human|Assistant):")
+_SPEAKERS = {"Human": "user", "Assistant": "assistant"}
+
+
+class RowError(ValueError):
+    """A row that cannot be read as a pair. `reason` is the name it is counted under."""
+
+    def __init__(self, reason: str, row_id: str, detail: str) -> None:
+        super().__init__(f"{row_id}: {detail}")
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class RowFormat:
+    """A format of rows.
+
+    Args:
+        name: how it is called in `data.format` and in errors.
+        columns: what its rows hold, in words.
+        matches: whether a row is of this format, told from one row.
+        parse: a row and its id to a pair; raises :class:`RowError` for a row that is broken.
+    """
+
+    name: str
+    columns: str
+    matches: Callable[[Row], bool]
+    parse: Callable[[Row, str], PreferencePair]
+
+
+def detect_format(row: Row, source: str) -> RowFormat:
+    """The format of a source, told from its first row: the first of `FORMATS` that matches.
+
+    Raises:
+        ValueError: none matches; lists the row's columns and what each format wants.
+
+    Example:
+        >>> detect_format({"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}, "example").name
+        'text'
+    """
+    for row_format in FORMATS:
+        if row_format.matches(row):
+            return row_format
+    known = "\n".join(f"  {row_format.name}: {row_format.columns}" for row_format in FORMATS)
+    raise ValueError(f"{source}: no known format has the columns {', '.join(row)}. Known formats:\n{known}")
+
+
+def _is_hh_rlhf(row: Row) -> bool:
+    return all(isinstance(row.get(side), str) and _TURN.match(row[side]) for side in ("chosen", "rejected"))
+
+
+def parse_hh_rlhf(row: Row, row_id: str) -> PreferencePair:
+    r"""Read raw HH-RLHF text: turns that start with ``\n\nHuman:`` or ``\n\nAssistant:``; the last is the response.
+
+    Example:
+        >>> row = {side: f"\n\nHuman: Hi\n\nAssistant: {side}" for side in ("chosen", "rejected")}
+        >>> pair = parse_hh_rlhf(row, "a:1")
+        >>> pair.prompt, pair.rejected
+        ((Message(role='user', content='Hi'),), 'rejected')
+    """
+    prompts, responses = [], []
+    for side in ("chosen", "rejected"):
+        # ["", speaker, text, speaker, text, ...]
+        _, *parts = _TURN.split(row[side])
+        turns = [
+            Message(_SPEAKERS[speaker], text.strip()) for speaker, text in zip(parts[::2], parts[1::2], strict=True)
+        ]
+        if len(turns) < 2 or turns[-1].role != "assistant":
+            raise RowError("no_response", row_id, f"{side!r} does not end with an assistant turn after a human one")
+        prompts.append(tuple(turns[:-1]))
+        responses.append(turns[-1].content)
+    return _pair(row, row_id, prompts, responses)
+
+
+def _is_messages(row: Row) -> bool:
+    return all(
+        isinstance(row.get(side), Sequence) and not isinstance(row[side], str) and len(row[side]) > 0
+        and all(isinstance(turn, Mapping) and {"role", "content"} <= set(turn) for turn in row[side])
+        for side in ("chosen", "rejected")
+    )  # fmt: skip
+
+
+def parse_messages(row: Row, row_id: str) -> PreferencePair:
+    """Read whole conversations as lists of role and content (UltraFeedback-binarized); the last turn is the response.
+
+    Example:
+        >>> turns = [{"role": "user", "content": "Hi"}]
+        >>> pair = parse_messages({
+        ...     "chosen": [*turns, {"role": "assistant", "content": "Hello!"}], "score_chosen": 8.0,
+        ...     "rejected": [*turns, {"role": "assistant", "content": "What?"}], "score_rejected": 3.0}, "a:1")
+        >>> pair.chosen, pair.margin
+        ('Hello!', 5.0)
+    """
+    prompts, responses = [], []
+    for side in ("chosen", "rejected"):
+        turns = [Message(str(turn["role"]), turn["content"] or "") for turn in row[side]]
+        if len(turns) < 2 or turns[-1].role != "assistant":
+            raise RowError("no_response", row_id, f"{side!r} does not end with an assistant turn after another one")
+        prompts.append(tuple(turns[:-1]))
+        responses.append(turns[-1].content)
+    return _pair(row, row_id, prompts, responses)
+
+
+def _is_text(row: Row) -> bool:
+    return all(isinstance(row.get(column), str) for column in ("prompt", "chosen", "rejected"))
+
+
+def parse_text(row: Row, row_id: str) -> PreferencePair:
+    """Read a prompt and two responses as text; the prompt is one user turn.
+
+    Example:
+        >>> parse_text({"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}, "a:1").prompt
+        (Message(role='user', content='Hi'),)
+    """
+    for column in ("prompt", "chosen", "rejected"):
+        if not isinstance(row.get(column), str):
+            raise RowError("not_text", row_id, f"{column!r} is {type(row.get(column)).__name__}, not text")
+    prompt = (Message("user", row["prompt"]),)
+    return _pair(row, row_id, [prompt, prompt], [row["chosen"], row["rejected"]])
+
+
+def _pair(row: Row, row_id: str, prompts: Sequence[tuple[Message, ...]], responses: Sequence[str]) -> PreferencePair:
+    if prompts[0] != prompts[1]:
+        raise RowError("different_prompts", row_id, "chosen and rejected do not answer the same prompt")
+    chosen_score, rejected_score = row.get("score_chosen"), row.get("score_rejected")
+    margin = None
+    if chosen_score is not None and rejected_score is not None:
+        margin = float(chosen_score) - float(rejected_score)
+    return PreferencePair(row_id, prompts[0], responses[0], responses[1], margin)
+
+
+FORMATS = (
+    RowFormat(
+        "hh_rlhf", "chosen and rejected, text that starts with '\\n\\nHuman:' (raw HH-RLHF)", _is_hh_rlhf, parse_hh_rlhf
+    ),
+    RowFormat(
+        "messages",
+        "chosen and rejected, lists of {role, content} (UltraFeedback-binarized)",
+        _is_messages,
+        parse_messages,
+    ),
+    RowFormat("text", "prompt, chosen and rejected, text", _is_text, parse_text),
+)

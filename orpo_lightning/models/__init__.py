@@ -1,0 +1,1 @@
+"""Language models as functions from a packed batch to log-probabilities."""

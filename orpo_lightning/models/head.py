@@ -1,0 +1,91 @@
+"""From hidden states to log-probabilities of given tokens, a chunk at a time.
+
+A block of logits of tokens x vocabulary is never held: each chunk's logits are computed, used and, for the
+backward pass, computed again.
+
+Shape suffixes: M scored positions, C positions of a chunk, E hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from orpo_lightning.records import HALF_PRECISION
+
+CHUNK_TOKENS = 512
+"""Positions per chunk: at a vocabulary of 50,000 the logits of a chunk take 100 MB in fp32."""
+
+TokenStatistic = Callable[[Tensor, Tensor], Tensor]
+"""A function of a chunk's logits ``(C, V)``, fp32 or higher, and its target tokens ``(C,)``; returns ``(C, ...)``."""
+
+
+def target_logps(logits_CV: Tensor, targets_C: Tensor) -> Tensor:
+    """Log-probability of each target token, nats, ``(C,)``.
+
+    Example:
+        >>> target_logps(torch.zeros(1, 4), torch.tensor([2]))
+        tensor([-1.3863])
+    """
+    return logits_CV.gather(1, targets_C[:, None])[:, 0] - logits_CV.logsumexp(dim=1)
+
+
+@dataclass(frozen=True)
+class OutputHead:
+    """All that a causal language model does between its last hidden state and its logits.
+
+    Args:
+        projection: the output embedding, bias included.
+        scale: factor of the logits (Cohere's ``logit_scale``, the inverse of Granite's ``logits_scaling``).
+        softcap: bound of the logits, ``softcap * tanh(logits / softcap)``; None = unbounded.
+    """
+
+    projection: nn.Module
+    scale: float = 1.0
+    softcap: float | None = None
+
+    @classmethod
+    def of(cls, net: PreTrainedModel) -> OutputHead:
+        """The head of a Hugging Face causal language model."""
+        config = net.config
+        scale = getattr(config, "logit_scale", None) or 1.0
+        divisor = getattr(config, "logits_scaling", None) or 1.0
+        projection = net.get_output_embeddings()
+        assert isinstance(projection, nn.Module)
+        return cls(projection, scale / divisor, getattr(config, "final_logit_softcapping", None))
+
+    def logits(self, hidden_CE: Tensor) -> Tensor:
+        """Logits in at least fp32, ``(C, V)``."""
+        logits_CV: Tensor = self.projection(hidden_CE)
+        if self.scale != 1.0:
+            logits_CV = logits_CV * self.scale
+        if logits_CV.dtype in HALF_PRECISION:
+            logits_CV = logits_CV.float()
+        if self.softcap is not None:
+            logits_CV = self.softcap * torch.tanh(logits_CV / self.softcap)
+        return logits_CV
+
+    def per_token(
+        self,
+        hidden_ME: Tensor,
+        targets_M: Tensor,
+        statistic: TokenStatistic = target_logps,
+        chunk_tokens: int = CHUNK_TOKENS,
+    ) -> Tensor:
+        """`statistic` of every position, by default the log-probability of its target, ``(M, ...)``."""
+
+        def of_chunk(hidden_CE: Tensor, targets_C: Tensor) -> Tensor:
+            return statistic(self.logits(hidden_CE), targets_C)
+
+        chunks = zip(hidden_ME.split(chunk_tokens), targets_M.split(chunk_tokens), strict=True)
+        return torch.cat(
+            [
+                checkpoint(of_chunk, hidden_CE, targets_C, use_reentrant=False, preserve_rng_state=False)
+                for hidden_CE, targets_C in chunks
+            ]
+        )

@@ -1,0 +1,225 @@
+"""The module around a causal language model whose forward takes a packed batch and returns log-probabilities.
+
+Decoder and head are touched only inside its forward: sharded parameters are gathered by forward hooks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+
+from orpo_lightning.models.attention import PACKED_ATTENTION, AttentionLayout
+from orpo_lightning.models.head import OutputHead, TokenStatistic, target_logps
+from orpo_lightning.packing import PackedBatch, pack
+from orpo_lightning.records import HALF_PRECISION, ResponseLogps, Role, StepInfo, TokenizedResponse, TokenizedRow
+
+Layout = Literal["auto", "packed", "padded"]
+TokenLogps = tuple[Tensor, Tensor | None]
+"""A statistic of the response tokens, ``(M, ...)``, and, if asked for, of the prompt tokens, ``(P, ...)``."""
+Route = Callable[[PackedBatch, bool, TokenStatistic], TokenLogps]
+
+_verdicts: dict[str, str | None] = {}
+"""Why a configuration cannot run packed (None: it can), by the hash of the configuration."""
+
+
+class LayoutWarning(UserWarning):
+    """A model runs in the padded layout although the packed one was preferred."""
+
+
+class LogpModel(nn.Module):
+    """A causal language model as a function from a packed batch to the log-probabilities of its responses.
+
+    Args:
+        net: the Hugging Face model.
+        layout: ``packed`` computes each prompt once and pads nothing; ``padded`` runs a padded row per response and
+            takes the model's own logits; ``auto`` is packed if the two agree on a few tokens, else padded, with a
+            warning that says why.
+    """
+
+    def __init__(self, net: PreTrainedModel, layout: Layout = "auto") -> None:
+        super().__init__()
+        if layout not in get_args(Layout):
+            raise ValueError(f"layout = {layout!r}; accepted: {', '.join(get_args(Layout))}")
+        self.net = net
+        self.layout = layout
+        self._route: Route | None = None
+        self._plain_attention: str = net.config._attn_implementation
+        self._window = _sliding_window(net)
+
+    def forward(self, batch: PackedBatch, prompt_logps: bool = False) -> ResponseLogps:
+        """Score the responses of a batch.
+
+        Args:
+            batch: the packed micro-batch.
+            prompt_logps: whether to score the tokens of the prompts too.
+        """
+        tokens, prompt_tokens = self.token_statistics(batch, prompt_logps)
+        prompts = None
+        if prompt_tokens is not None:
+            prompts = _segment_sums(prompt_tokens, batch.prompt_group, len(batch))
+        return ResponseLogps(
+            logps=_segment_sums(tokens, batch.score_response, batch.tokens.numel()),
+            tokens=batch.tokens,
+            group=batch.group,
+            role=batch.role,
+            label=batch.label,
+            prompt_logps=prompts,
+            prompt_tokens=batch.prompt_tokens,
+        )
+
+    def token_statistics(
+        self, batch: PackedBatch, prompt: bool = False, statistic: TokenStatistic = target_logps
+    ) -> TokenLogps:
+        """A function of the logits at every scored position: the seam for losses that need more than sums.
+
+        Args:
+            batch: the packed micro-batch.
+            prompt: whether the prompts' positions are scored too.
+            statistic: by default the log-probability of the target token.
+        """
+        if self._route is None:
+            self._route = self._choose_route()
+        if self._route == self._packed and self._window is not None and batch.longest > self._window:
+            warnings.warn(
+                f"conversations longer than the model's sliding window of {self._window} tokens run padded",
+                LayoutWarning,
+                stacklevel=2,
+            )
+            return self._padded(batch, prompt, statistic)
+        return self._route(batch, prompt, statistic)
+
+    def _packed(self, batch: PackedBatch, prompt: bool, statistic: TokenStatistic) -> TokenLogps:
+        hidden_NE = self.net.get_decoder()(
+            input_ids=batch.input_ids[None],
+            position_ids=batch.position_ids[None],
+            use_cache=False,
+            # anything four-dimensional keeps transformers from building a mask of its own
+            attention_mask=torch.zeros(1, 1, 1, 1, device=batch.input_ids.device),
+            layout=AttentionLayout(batch),
+        ).last_hidden_state[0]
+        head = OutputHead.of(self.net)
+        responses = head.per_token(hidden_NE[batch.score_index], batch.score_target, statistic)
+        if not prompt:
+            return responses, None
+        if not batch.prompt_index.numel():  # prompts of one token each: nothing predicts them
+            return responses, responses[:0]
+        return responses, head.per_token(hidden_NE[batch.prompt_index], batch.prompt_target, statistic)
+
+    def _padded(self, batch: PackedBatch, prompt: bool, statistic: TokenStatistic) -> TokenLogps:
+        lengths = batch.tokens.tolist()
+        targets = batch.score_target.split(lengths)
+        spans = [group for group in batch.groups for _ in group.responses]
+        rows = [
+            torch.cat([batch.input_ids[group.start : group.prompt_end], target])
+            for group, target in zip(spans, targets, strict=True)
+        ]
+        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        ids_RT = pad_sequence(rows, batch_first=True)
+        logits_RTV = self.net(input_ids=ids_RT, attention_mask=mask, use_cache=False).logits
+        if logits_RTV.dtype in HALF_PRECISION:
+            logits_RTV = logits_RTV.float()
+
+        prompts = [group.prompt_end - group.start for group in spans]
+        scored = [
+            logits_RTV[row, length - 1 : length - 1 + count]
+            for row, (length, count) in enumerate(zip(prompts, lengths, strict=True))
+        ]
+        responses = statistic(torch.cat(scored), batch.score_target)
+        if not prompt:
+            return responses, None
+        first_row = [spans.index(group) for group in batch.groups]
+        scored = [logits_RTV[row, : prompts[row] - 1] for row in first_row]
+        return responses, statistic(torch.cat(scored), batch.prompt_target)
+
+    def _choose_route(self) -> Route:
+        if self.layout == "padded":
+            return self._padded
+        config = f"{type(self.net).__name__} {self.net.dtype} {self.net.config.to_json_string()}"
+        key = hashlib.sha256(config.encode()).hexdigest()
+        if key not in _verdicts:
+            _verdicts[key] = self._why_not_packed()
+        reason = _verdicts[key]
+        if reason is None:
+            self.net.set_attn_implementation(PACKED_ATTENTION)
+            return self._packed
+        if self.layout == "packed":
+            raise ValueError(
+                f"model.layout = 'packed', but {type(self.net).__name__} cannot run packed: {reason}. "
+                "Use 'auto' or 'padded'."
+            )
+        warnings.warn(
+            f"{type(self.net).__name__} runs in the padded layout, which computes each prompt twice: {reason}",
+            LayoutWarning,
+            stacklevel=2,
+        )
+        return self._padded
+
+    @torch.no_grad()
+    def _why_not_packed(self) -> str | None:
+        kinds = set(getattr(self.net.config.get_text_config(), "layer_types", None) or ())
+        if len(kinds) > 1:
+            return f"its layers attend in different ways ({', '.join(sorted(kinds))})"
+        if not self.net._can_set_attn_implementation():
+            return "its attention cannot be replaced"
+        probe = _probe(self.net).to(_input_embedding(self.net).device)
+        training = self.net.training
+        self.net.eval()
+        try:
+            expected = self._padded(probe, True, target_logps)
+            self.net.set_attn_implementation(PACKED_ATTENTION)
+            found = self._packed(probe, True, target_logps)
+        except Exception as error:  # whatever the reason that a model cannot run packed, padded is the answer
+            return f"{type(error).__name__}: {error}"
+        finally:
+            self.net.set_attn_implementation(self._plain_attention)
+            self.net.train(training)
+        expected_logps, found_logps = (torch.cat([a, b]) for a, b in (expected, found) if b is not None)
+        scale = expected_logps.abs().max().item()
+        difference = (expected_logps - found_logps).abs().max().item()
+        # NaN must not pass either
+        if difference <= scale * max(1e-5, 4 * torch.finfo(self.net.dtype).eps):
+            return None
+        return f"its log-probabilities differ from those of the padded layout by up to {difference:.2g} nats"
+
+
+def _input_embedding(net: PreTrainedModel) -> Tensor:
+    weight = net.get_input_embeddings().weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def _probe(net: PreTrainedModel) -> PackedBatch:
+    vocabulary = _input_embedding(net).shape[0]
+
+    def tokens(first: int, count: int) -> tuple[int, ...]:
+        return tuple((first + 7919 * i) % vocabulary for i in range(count))
+
+    rows = [
+        TokenizedRow(
+            f"probe:{i}",
+            tokens(10 * i + 1, 6 + i),
+            (
+                TokenizedResponse(tokens(10 * i + 3, 5), Role.CHOSEN),
+                TokenizedResponse(tokens(10 * i + 5, 3 + i), Role.REJECTED),
+            ),
+        )
+        for i in range(2)
+    ]
+    return pack(rows, StepInfo(weight=2.0, tokens_per_pair=5.0, full_tokens_per_pair=10.0))
+
+
+def _sliding_window(net: PreTrainedModel) -> int | None:
+    config = net.config.get_text_config()
+    window: int | None = getattr(config, "sliding_window", None)
+    return window if getattr(config, "use_sliding_window", True) else None
+
+
+def _segment_sums(values: Tensor, segment: Tensor, segments: int) -> Tensor:
+    return values.new_zeros(segments).index_add(0, segment, values)

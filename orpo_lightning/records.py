@@ -1,0 +1,244 @@
+"""The typed records that flow between the layers. Imports torch and nothing of this package.
+
+Shape suffixes: B pairs, R responses, G prompt groups of a micro-batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import overload
+
+import torch
+from torch import Tensor
+
+HALF_PRECISION = (torch.bfloat16, torch.float16)
+
+
+class Role(IntEnum):
+    """The part a response plays in its prompt group."""
+
+    CHOSEN = 0
+    REJECTED = 1
+    UNPAIRED = 2
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class PreferencePair:
+    """Two responses to one prompt, as text.
+
+    Args:
+        row_id: where the row came from, ``file:line``; every error about the row names it.
+        prompt: the conversation up to the response.
+        chosen: the preferred response.
+        rejected: the other response.
+        margin: difference of the two responses' scores, or None where the data has none.
+        weight: the row's weight in the loss.
+    """
+
+    row_id: str
+    prompt: tuple[Message, ...]
+    chosen: str
+    rejected: str
+    margin: float | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class TokenizedResponse:
+    """A response in tokens, its end-of-sequence token included."""
+
+    ids: tuple[int, ...]
+    role: Role
+    label: float | None = None
+
+
+@dataclass(frozen=True)
+class TokenizedRow:
+    """One prompt and its responses in tokens: a *prompt group*. A pair is a group of two."""
+
+    row_id: str
+    prompt: tuple[int, ...]
+    responses: tuple[TokenizedResponse, ...]
+    margin: float | None = None
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.prompt:
+            raise ValueError(f"{self.row_id}: the prompt has no tokens; the first token of a response needs one")
+        if not self.responses or any(not response.ids for response in self.responses):
+            raise ValueError(f"{self.row_id}: a response has no tokens")
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the prompt and of all responses, each counted once."""
+        return len(self.prompt) + sum(len(response.ids) for response in self.responses)
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """What a micro-batch knows of the global batch that it is a part of.
+
+    Args:
+        weight: sum of the row weights of the global batch.
+        tokens_per_pair: weighted mean number of chosen response tokens of the global batch.
+        full_tokens_per_pair: the same for prompt and chosen response together, less the first token of
+            each prompt, which nothing predicts.
+        micro_batches: number of micro-batches, over all ranks, that make up the global batch.
+        is_last: whether the optimizer steps after this micro-batch.
+        seed: of this micro-batch's randomness (dropout), a function of the position in the run.
+    """
+
+    weight: float
+    tokens_per_pair: float
+    full_tokens_per_pair: float
+    micro_batches: int = 1
+    is_last: bool = True
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ResponseLogps:
+    """The flat table of responses that a model scored; pairs, rankings and unpaired rows are views of it.
+
+    Args:
+        logps: summed log-probabilities of the responses, nats, ``(R,)``.
+        tokens: their token counts, ``(R,)``.
+        group: the prompt group of each response, ``(R,)``.
+        role: its :class:`Role`, ``(R,)``.
+        label: the desirability of unpaired responses or the score of ranked ones, NaN where none, ``(R,)``.
+        prompt_logps: summed log-probabilities of the prompts, nats, ``(G,)``; None when not asked for.
+        prompt_tokens: predicted tokens of the prompts, ``(G,)``.
+    """
+
+    logps: Tensor
+    tokens: Tensor
+    group: Tensor
+    role: Tensor
+    label: Tensor
+    prompt_logps: Tensor | None
+    prompt_tokens: Tensor
+
+
+class UndeclaredNeedError(Exception):
+    """An objective read a log-probability that it did not declare to need, so that nobody computed it."""
+
+
+class Declared:
+    """A field of :class:`PairLogps` that is computed only for objectives that declare `need`; None: it was not."""
+
+    def __init__(self, need: str) -> None:
+        self.need = need
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> None: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> Tensor: ...
+    def __get__(self, instance: object | None, owner: type) -> Tensor | None:
+        if instance is None:
+            return None  # the default of the dataclass field
+        value: Tensor | None = instance.__dict__[self.name]
+        if value is None:
+            raise UndeclaredNeedError(
+                f"{self.name!r} was not computed, because the objective does not declare that it reads it: "
+                f"set `{self.need} = True` in its class."
+            )
+        return value
+
+    def __set__(self, instance: object, value: Tensor | None) -> None:
+        instance.__dict__[self.name] = value
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class PairLogps:
+    """Log-probabilities of B preference pairs under one model: what an objective sees.
+
+    Half-precision inputs are raised to fp32, so that no objective computes a loss in bf16.
+
+    Args:
+        chosen: summed log-probability of the chosen responses, nats, ``(B,)``.
+        chosen_tokens: number of tokens of the chosen responses, ``(B,)``.
+        rejected: summed log-probability of the rejected responses, nats, ``(B,)``; None if not computed.
+        rejected_tokens: number of tokens of the rejected responses, ``(B,)``; None if not computed.
+        chosen_full: summed log-probability of prompt and chosen response, nats, ``(B,)``; None if not computed.
+        chosen_full_tokens: number of tokens in that sum, ``(B,)``; None if not computed.
+        margin: difference of the two responses' scores in the data, ``(B,)``, NaN where a row has none; or None.
+        tokens_per_pair: mean of `chosen_tokens` over the **global** batch, tokens. Default: over these pairs.
+        full_tokens_per_pair: mean of `chosen_full_tokens` over the global batch, tokens. Default: over these pairs.
+
+    Example:
+        >>> logps = PairLogps(
+        ...     chosen=torch.tensor([-6.0]), chosen_tokens=torch.tensor([3]),
+        ...     rejected=torch.tensor([-8.0]), rejected_tokens=torch.tensor([2]),
+        ... )
+        >>> logps.chosen_mean, logps.rejected_mean
+        (tensor([-2.]), tensor([-4.]))
+    """
+
+    chosen: Tensor
+    chosen_tokens: Tensor
+    rejected: Declared = Declared("needs_rejected")
+    rejected_tokens: Declared = Declared("needs_rejected")
+    chosen_full: Declared = Declared("needs_prompt_logps")
+    chosen_full_tokens: Declared = Declared("needs_prompt_logps")
+    margin: Tensor | None = None
+    tokens_per_pair: float | None = None
+    full_tokens_per_pair: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("chosen", "rejected", "chosen_full"):
+            value = self.__dict__[name]
+            if value is not None and value.dtype in HALF_PRECISION:
+                object.__setattr__(self, name, value.float())
+
+    @property
+    def chosen_mean(self) -> Tensor:
+        """Mean log-probability of the chosen responses, nats/token, ``(B,)``."""
+        return self.chosen / self.chosen_tokens
+
+    @property
+    def rejected_mean(self) -> Tensor:
+        """Mean log-probability of the rejected responses, nats/token, ``(B,)``."""
+        return self.rejected / self.rejected_tokens
+
+    @property
+    def has_rejected(self) -> bool:
+        """Whether the rejected responses were scored."""
+        return self.__dict__["rejected"] is not None
+
+    def mean_tokens(self, full: bool) -> float | Tensor:
+        """Tokens per pair of the global batch: of the chosen response, or of prompt and chosen response."""
+        if full:
+            given = self.full_tokens_per_pair
+            return given if given is not None else self.chosen_full_tokens.double().mean()
+        given = self.tokens_per_pair
+        return given if given is not None else self.chosen_tokens.double().mean()
+
+
+@dataclass(frozen=True)
+class ObjectiveOutput:
+    """What an objective returns: values per pair, never reduced.
+
+    Args:
+        loss: the loss, ``(B,)``.
+        chosen_rewards: implicit reward of the chosen responses, detached, ``(B,)``; None if the objective has none.
+        rejected_rewards: the same of the rejected responses.
+        terms: further values to log under their names, each ``(B,)``, detached.
+    """
+
+    loss: Tensor
+    chosen_rewards: Tensor | None = None
+    rejected_rewards: Tensor | None = None
+    terms: Mapping[str, Tensor] = field(default_factory=dict)

@@ -1,0 +1,134 @@
+"""Short runs of the tiny model on made-up rows, with everything that was logged and the weights at the end."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+
+from orpo_lightning import Objective, OptimizerConfig, PreferenceDataModule, PreferenceModule, ScheduleConfig
+from orpo_lightning.models.logp_model import LogpModel
+from orpo_lightning.models.tiny import tiny_model
+from orpo_lightning.records import TokenizedRow
+from orpo_lightning.testing import make_rows
+
+logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+
+
+class TinyModule(PreferenceModule):
+    """A preference module around a tiny model; the reference has other weights, so that no term is trivially 0."""
+
+    def __init__(self, *args: Any, shape: str = "opt", dtype: torch.dtype = torch.float64, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.shape = shape
+        self.tiny_dtype = dtype
+
+    def configure_model(self) -> None:
+        if self.policy is None:
+            self.policy = LogpModel(tiny_model(self.shape, self.tiny_dtype), self.layout)
+        if self.reference is None and self.objective.needs_reference:
+            net = tiny_model(self.shape, self.tiny_dtype, seed=1).requires_grad_(False).eval()
+            self.reference = LogpModel(net, self.layout)
+
+    def _check_reference(self, *args: Any) -> None:
+        pass
+
+
+class RowsData(PreferenceDataModule):
+    """A data module over given rows."""
+
+    def __init__(self, rows: list[TokenizedRow], validation: list[TokenizedRow] | None = None, **kwargs: Any) -> None:
+        super().__init__(val="given" if validation else None, **kwargs)
+        self.given = {"train": rows, "validation": validation or []}
+
+    def setup(self, stage: str) -> None:
+        self._rows = self.given
+
+
+class Recorder(Logger):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.history: list[tuple[int, dict[str, float]]] = []
+
+    name = "recorder"
+    version = 0
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        assert step is not None
+        self.history.append((step, {name: value for name, value in metrics.items() if name != "epoch"}))
+
+
+class GradientNorms(Callback):
+    """Keeps the gradient of every step, as one vector."""
+
+    def __init__(self) -> None:
+        self.gradients: list[torch.Tensor] = []
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: PreferenceModule, optimizer: Any) -> None:
+        parameters = pl_module.policy.parameters()
+        self.gradients.append(torch.cat([p.grad.flatten().double() for p in parameters]).clone())
+
+
+@dataclass
+class Run:
+    """What came of a run."""
+
+    history: list[tuple[int, dict[str, float]]]
+    gradients: list[torch.Tensor]
+    weights: torch.Tensor
+    trainer: Trainer = field(repr=False)
+    module: TinyModule = field(repr=False)
+
+
+def run(
+    objective: Objective,
+    rows: list[TokenizedRow] | None = None,
+    validation: list[TokenizedRow] | None = None,
+    *,
+    module: dict[str, Any] | None = None,
+    data: dict[str, Any] | None = None,
+    ckpt_path: Any = None,
+    **trainer_options: Any,
+) -> Run:
+    """Train a tiny model with SGD and record everything."""
+    torch.manual_seed(0)
+    recorder, norms = Recorder(), GradientNorms()
+    options = {
+        "accelerator": "cpu",
+        "max_epochs": 2,
+        "logger": recorder,
+        "log_every_n_steps": 1,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "use_distributed_sampler": False,
+        **trainer_options,
+    }
+    options["callbacks"] = [norms, *options.get("callbacks", [])]
+    trainer = Trainer(**options)
+    preference_module = TinyModule(
+        objective,
+        **{
+            "optimizer": OptimizerConfig(lr=0.05, algorithm="torch.optim.SGD"),
+            "schedule": ScheduleConfig("linear", warmup=1),
+            **(module or {}),
+        },
+    )
+    datamodule = RowsData(rows or make_rows(22), validation, **{"global_batch_size": 8, **(data or {})})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*(does not have many workers|LeafSpec).*")
+        trainer.fit(preference_module, datamodule, ckpt_path=ckpt_path)
+    weights = torch.cat([p.detach().flatten().double() for p in preference_module.policy.parameters()])
+    return Run(recorder.history, norms.gradients, weights, trainer, preference_module)

@@ -1,0 +1,198 @@
+"""P3: the same global batch gives the same loss, metrics, gradients and weights, however it is split or laid out."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import Run, run
+
+from orpo_lightning import CPO, DPO, IPO, ORPO, SFT, HingeDPO, RobustDPO, SimPO
+from orpo_lightning.testing import make_rows
+
+OBJECTIVES = {
+    "sft": lambda: SFT(),
+    "sft-response-sequences": lambda: SFT(nll_over="response", nll_mean="sequences"),
+    "orpo": lambda: ORPO(lambda_=0.5),
+    "orpo-sequences": lambda: ORPO(lambda_=0.5, nll_mean="sequences"),
+    "orpo-response": lambda: ORPO(lambda_=0.5, nll_over="response"),
+    "dpo": lambda: DPO(beta=0.3, label_smoothing=0.1),
+    "dpo-length-normalized": lambda: DPO(beta=5.0, length_normalized=True),
+    "dpo-robust": lambda: RobustDPO(beta=0.3, label_smoothing=0.1),
+    "dpo-hinge": lambda: HingeDPO(beta=0.3),
+    "ipo": lambda: IPO(),
+    "simpo": lambda: SimPO(),
+    "cpo": lambda: CPO(nll_mean="sequences"),
+}
+"""Every objective, with the token-mean and the sequence-mean likelihood."""
+
+
+def rows_of(case):
+    if case == "uneven":
+        # 22 pairs do not divide by 8; one is longer than all the others together
+        rows = make_rows(21)
+        longest = make_rows(1, longest=60, seed=3)[0]
+        return [*rows, type(longest)("made:long", longest.prompt * 4, longest.responses)]
+    return [
+        type(row)(row.row_id, row.prompt, row.responses, weight=(0.0 if i == 3 else 1.0 + i / 4))
+        for i, row in enumerate(make_rows(10))
+    ]
+
+
+def assert_same(found: Run, expected: Run, tolerance: float) -> None:
+    assert [step for step, _ in found.history] == [step for step, _ in expected.history]
+    for (step, values), (_, wanted) in zip(found.history, expected.history, strict=True):
+        assert set(values) == set(wanted)
+        for name in values:
+            assert values[name] == pytest.approx(wanted[name], rel=tolerance, abs=tolerance), f"{name} of step {step}"
+    for gradient, wanted in zip(found.gradients, expected.gradients, strict=True):
+        torch.testing.assert_close(gradient, wanted, rtol=0, atol=tolerance * wanted.abs().max().item())
+    torch.testing.assert_close(found.weights, expected.weights, rtol=0, atol=tolerance * expected.weights.abs().max())
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """Runs with one micro-batch a step, in fp64: what every other arrangement has to equal."""
+    return {name: run(make(), rows_of("uneven"), make_rows(7, seed=9)) for name, make in OBJECTIVES.items()}
+
+
+@pytest.mark.parametrize("accumulate", [2, 4, 8])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_accumulation_changes_nothing(whole, name, accumulate):
+    split = run(OBJECTIVES[name](), rows_of("uneven"), make_rows(7, seed=9), accumulate_grad_batches=accumulate)
+    assert_same(split, whole[name], 1e-10)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_padded_layout_equals_the_packed_one(whole, name):
+    padded = run(
+        OBJECTIVES[name](),
+        rows_of("uneven"),
+        make_rows(7, seed=9),
+        module={"layout": "padded"},
+        accumulate_grad_batches=2,
+    )
+    assert padded.module.policy._route == padded.module.policy._padded
+    assert whole[name].module.policy._route == whole[name].module.policy._packed
+    assert_same(padded, whole[name], 1e-10)
+
+
+@pytest.mark.parametrize("name", ["orpo", "dpo", "sft"])
+@pytest.mark.parametrize("shape", ["opt", "llama"])
+def test_in_fp32_losses_and_gradient_norms_agree_to_1e_5(name, shape):
+    options = {"shape": shape, "dtype": torch.float32}
+    one = run(OBJECTIVES[name](), module=options)
+    split = run(OBJECTIVES[name](), module={**options, "layout": "padded"}, accumulate_grad_batches=8)
+    for (_, found), (_, expected) in zip(split.history, one.history, strict=True):
+        for key in ("train/loss", "train/grad_norm"):
+            assert found[key] == pytest.approx(expected[key], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["orpo", "dpo", "sft"])
+def test_row_weights_and_a_row_of_weight_0_are_the_same_in_every_split(name):
+    rows = rows_of("weighted")
+    one = run(OBJECTIVES[name](), rows, data={"global_batch_size": 4})
+    # 10 pairs, 4 a step, 3 micro-batches: the last step has 2 rows for 3 micro-batches
+    split = run(OBJECTIVES[name](), rows, data={"global_batch_size": 4}, accumulate_grad_batches=3)
+    assert_same(split, one, 1e-10)
+
+
+def test_a_row_of_weight_0_trains_nothing():
+    rows = make_rows(4)
+    ignored = type(rows[0])(
+        *[getattr(make_rows(1, seed=5)[0], f) for f in ("row_id", "prompt", "responses")], weight=0.0
+    )
+    with_it = run(ORPO(nll_mean="sequences"), [*rows, ignored], data={"global_batch_size": 5, "shuffle": False})
+    without = run(ORPO(nll_mean="sequences"), rows, data={"global_batch_size": 4, "shuffle": False})
+    assert_same(with_it, without, 1e-10)
+
+
+def test_limit_train_batches_trains_on_whole_global_batches():
+    one = run(ORPO(), limit_train_batches=2)
+    split = run(ORPO(), limit_train_batches=8, accumulate_grad_batches=4)
+    assert one.trainer.global_step == 4
+    assert_same(split, one, 1e-10)
+
+
+def test_validation_does_not_depend_on_how_it_is_split():
+    validation = make_rows(11, seed=9)
+    values = []
+    for accumulate in (1, 3, 8):
+        found = run(ORPO(), validation=validation, accumulate_grad_batches=accumulate, max_epochs=1)
+        values.append({k: v for _, logged in found.history for k, v in logged.items() if k.startswith("val/")})
+    assert "val/pref/accuracies" in values[0]
+    for other in values[1:]:
+        assert other == pytest.approx(values[0], rel=1e-10)
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """The same runs on two ranks (DDP over gloo): one launch for all objectives."""
+    folder = tmp_path_factory.mktemp("ddp")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    result = subprocess.run(
+        [*command, "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", __file__, str(folder)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+    return folder
+
+
+def load(folder, name) -> Run:
+    saved = torch.load(folder / f"{name}.pt")
+    return Run(json.loads(saved["history"]), saved["gradients"], saved["weights"], None, None)
+
+
+DDP_CASES = {name: (name, "uneven", {"accumulate_grad_batches": 2}, 8) for name in OBJECTIVES} | {
+    # 10 pairs, 4 a step, 2 ranks x 3 micro-batches: slots that only a filler can take, in every step
+    "edge-orpo": ("orpo", "weighted", {"accumulate_grad_batches": 3}, 4),
+    "edge-dpo": ("dpo", "weighted", {"accumulate_grad_batches": 3}, 4),
+    "limit-orpo": ("orpo", "uneven", {"accumulate_grad_batches": 2, "limit_train_batches": 4}, 8),
+}
+
+
+@pytest.mark.parametrize("name", DDP_CASES)
+def test_two_processes_equal_one(two_processes, whole, name):
+    objective, rows, options, global_batch = DDP_CASES[name]
+    if name == objective:
+        expected = whole[name]
+    else:
+        limit = {"limit_train_batches": 2} if "limit_train_batches" in options else {}
+        expected = run(
+            OBJECTIVES[objective](),
+            rows_of(rows),
+            make_rows(7, seed=9),
+            data={"global_batch_size": global_batch},
+            **limit,
+        )
+    assert_same(load(two_processes, name), expected, 1e-10)
+
+
+def main(folder: Path) -> None:
+    from lightning.pytorch.strategies import DDPStrategy
+
+    for name, (objective, rows, options, global_batch) in DDP_CASES.items():
+        found = run(
+            OBJECTIVES[objective](),
+            rows_of(rows),
+            make_rows(7, seed=9),
+            data={"global_batch_size": global_batch},
+            devices=2,
+            strategy=DDPStrategy(process_group_backend="gloo"),
+            **options,
+        )
+        if found.trainer.global_rank == 0:
+            saved = {"history": json.dumps(found.history), "gradients": found.gradients, "weights": found.weights}
+            torch.save(saved, folder / f"{name}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

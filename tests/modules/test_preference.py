@@ -1,0 +1,349 @@
+"""The module: what it loads, logs, checks and refuses."""
+
+import math
+
+import pytest
+import torch
+from helpers import RowsData, TinyModule, run
+from lightning import Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+
+from orpo_lightning import (
+    DPO,
+    IPO,
+    ORPO,
+    SFT,
+    NonFiniteError,
+    Objective,
+    ObjectiveOutput,
+    OptimizerConfig,
+    PolicyConfig,
+    PreferenceDataModule,
+    PreferenceModule,
+    ReferenceConfig,
+    ScheduleConfig,
+    SimPO,
+    get_objective,
+    list_objectives,
+)
+from orpo_lightning.models import loading
+from orpo_lightning.models.tiny import tiny_model
+from orpo_lightning.testing import make_rows
+
+SHARED = {
+    "loss", "nll_response", "pref/accuracies", "pref/accuracies_sum", "pref/margins",
+    "logps/chosen", "logps/rejected", "logps_mean/chosen", "logps_mean/rejected",
+}  # fmt: skip
+REWARDS = {"rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies"}
+OWN = {
+    "ORPO": REWARDS | {"nll_loss", "or_loss", "log_odds_chosen", "delta", "grad_coef/chosen", "grad_coef/rejected"},
+    "SFT": {"nll_loss"},
+    "CPO": REWARDS | {"nll_loss", "preference_loss"},
+}
+OF_THE_OPTIMIZER = {"grad_norm", "learning_rate"}
+NEEDS_REJECTED = {"pref/accuracies", "pref/accuracies_sum", "pref/margins", "logps/rejected", "logps_mean/rejected"}
+
+
+def keys(found, stage):
+    return {key.removeprefix(f"{stage}/") for _, logged in found.history for key in logged if key.startswith(stage)}
+
+
+@pytest.mark.parametrize("name", list_objectives())
+def test_every_objective_logs_the_shared_measures_and_its_own(name):
+    found = run(get_objective(name)(), validation=make_rows(5, seed=9), max_epochs=1)
+    expected = SHARED | OWN.get(name, REWARDS)
+    assert keys(found, "val") == expected
+    assert keys(found, "train") == (expected - (NEEDS_REJECTED if name == "SFT" else set())) | OF_THE_OPTIMIZER
+    assert all(math.isfinite(value) for _, logged in found.history for value in logged.values())
+
+
+def test_shared_measures_mean_what_they_say():
+    rows = make_rows(4, seed=5)
+    found = run(ORPO(), rows, max_epochs=1, max_steps=1, data={"global_batch_size": 4, "shuffle": False})
+    fresh = TinyModule(ORPO())
+    fresh.configure_model()
+    chosen, rejected, chosen_n, rejected_n = [], [], [], []
+    for row in rows:
+        for response, sums, counts in zip(row.responses, (chosen, rejected), (chosen_n, rejected_n), strict=True):
+            ids = torch.tensor([row.prompt + response.ids])
+            logps = fresh.policy.net(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])
+            sums.append(logps[len(row.prompt) - 1 :].sum().item())
+            counts.append(len(response.ids))
+    margins = [a / b - c / d for a, b, c, d in zip(chosen, chosen_n, rejected, rejected_n, strict=True)]
+    logged = found.history[0][1]
+    assert logged["train/pref/margins"] == pytest.approx(sum(margins) / 4)
+    assert logged["train/pref/accuracies"] == pytest.approx(sum(m > 0 for m in margins) / 4)
+    assert logged["train/nll_response"] == pytest.approx(-sum(chosen) / sum(chosen_n))
+    assert logged["train/logps/rejected"] == pytest.approx(sum(rejected) / 4)
+
+
+def test_the_objective_independent_measures_are_the_same_for_every_objective():
+    validation = make_rows(6, seed=9)
+    measured = {}
+    for name in list_objectives():
+        module = TinyModule(get_objective(name)())
+        trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+        (values,) = trainer.validate(module, RowsData(make_rows(2), validation), verbose=False)
+        measured[name] = {key: values[f"val/{key}"] for key in SHARED - {"loss"}}
+    assert all(values == measured["ORPO"] for values in measured.values())
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """The models that were loaded, by their configuration."""
+    loaded = []
+    original = loading.AutoModelForCausalLM.from_pretrained
+
+    def counted(*args, **kwargs):
+        loaded.append(args[0])
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", counted)
+    return loaded
+
+
+@pytest.mark.parametrize(("objective", "models"), [(ORPO, 1), (SFT, 1), (SimPO, 1), (DPO, 2), (IPO, 2)])
+def test_a_reference_is_loaded_only_for_objectives_that_need_one(loads, objective, models):
+    module = PreferenceModule(objective())
+    module.configure_model()
+    module.configure_model()  # Lightning may call it again
+    assert len(loads) == models
+    if module.reference is not None:
+        assert not any(p.requires_grad for p in module.reference.parameters())
+
+
+def test_before_the_first_step_the_policy_equals_its_reference_and_dpo_is_at_ln_2(tmp_path):
+    found = fit_tiny(DPO(beta=0.7), tmp_path, max_steps=1)
+    assert found.callback_metrics["train/loss"].item() == pytest.approx(math.log(2), abs=1e-6)
+    assert found.callback_metrics["train/rewards/accuracies"] == 0.5
+
+
+def test_ipo_starts_at_a_quarter_of_tau_to_the_minus_2(tmp_path):
+    found = fit_tiny(IPO(tau=0.5), tmp_path, max_steps=1)
+    assert found.callback_metrics["train/loss"].item() == pytest.approx(1 / (4 * 0.5**2), rel=1e-5)
+
+
+def test_a_reference_that_is_not_the_policy_at_the_start_is_noticed(tmp_path):
+    class Disturbed(PreferenceModule):
+        def configure_model(self):
+            super().configure_model()
+            with torch.no_grad():
+                next(self.policy.parameters()).mul_(1.5)
+
+    with pytest.raises(ValueError, match=r"before the first step the policy must equal its reference.*rows sample"):
+        fit_tiny(DPO(), tmp_path, max_steps=1, module=Disturbed)
+
+
+def test_a_reference_of_its_own_may_differ(tmp_path):
+    class Disturbed(PreferenceModule):
+        def configure_model(self):
+            super().configure_model()
+            with torch.no_grad():
+                next(self.policy.parameters()).mul_(1.5)
+
+    fit_tiny(DPO(), tmp_path, max_steps=1, module=Disturbed, reference="tiny")
+
+
+def fit_tiny(objective, folder, *, module=PreferenceModule, reference=None, **options):
+    trainer = Trainer(
+        accelerator="cpu",
+        default_root_dir=folder,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **{"enable_checkpointing": False, **options},
+    )
+    data = PreferenceDataModule(val=None, max_length=256, max_prompt_length=128)
+    trainer.fit(module(objective, reference=ReferenceConfig(reference)), data)
+    return trainer
+
+
+class Exploding(Objective):
+    """A loss that is NaN for the pairs whose chosen response has a given number of tokens."""
+
+    def __init__(self, tokens: int = 3, in_gradient: bool = False) -> None:
+        self.tokens = tokens
+        self.in_gradient = in_gradient
+
+    def __call__(self, policy, reference=None):
+        bad = policy.chosen_tokens == self.tokens
+        # sqrt has a finite value and an infinite slope at 0
+        zero = policy.chosen - policy.chosen.detach()
+        poison = zero.clamp_min(0).sqrt() if self.in_gradient else torch.full_like(policy.chosen, torch.nan)
+        return ObjectiveOutput(-policy.chosen_mean + torch.where(bad, poison, 0.0))
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_a_loss_that_is_not_finite_stops_before_the_optimizer_step_and_names_the_rows(accumulate):
+    rows = make_rows(16)
+    bad = {row.row_id for row in rows if len(row.responses[0].ids) == 3}
+    assert bad
+    assert len(bad) < 8
+    steps = []
+
+    class Spy(TinyModule):
+        def optimizer_step(self, *args, **kwargs):
+            steps.append(1)
+            super().optimizer_step(*args, **kwargs)
+
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accumulate_grad_batches=accumulate,
+    )
+    module = TinyModule(Exploding())
+    with pytest.raises(NonFiniteError, match=r"the loss of optimizer step 0 is nan") as error:
+        trainer.fit(module, RowsData(rows, global_batch_size=16))
+    named = set(str(error.value).split("Rows: ")[1].split(", "))
+    assert named == bad
+    fresh = TinyModule(ORPO())
+    fresh.configure_model()
+    for found, expected in zip(module.policy.parameters(), fresh.policy.parameters(), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_optimizer_step():
+    with pytest.raises(NonFiniteError, match=r"the gradient norm of optimizer step 0 is (nan|inf).*Rows: made:"):
+        run(Exploding(in_gradient=True), make_rows(16))
+
+
+def test_gradients_are_clipped_to_a_norm_over_the_whole_global_batch():
+    free = run(ORPO(), max_steps=1)
+    norm = free.gradients[0].norm().item()
+    assert free.history[0][1]["train/grad_norm"] == pytest.approx(norm)
+    start = TinyModule(ORPO())
+    start.configure_model()
+    before = torch.cat([p.detach().flatten().double() for p in start.policy.parameters()])
+    for accumulate in (1, 4):
+        clipped = run(ORPO(), max_steps=1, gradient_clip_val=norm / 3, accumulate_grad_batches=accumulate)
+        torch.testing.assert_close(clipped.weights - before, (free.weights - before) / 3, rtol=1e-5, atol=1e-12)
+        assert clipped.history[0][1]["train/grad_norm"] == pytest.approx(norm)  # logged before clipping
+
+
+def test_models_train_in_train_mode_and_references_in_eval_mode():
+    modes = []
+
+    class Watched(TinyModule):
+        def training_step(self, batch, batch_idx):
+            modes.append((self.policy.net.training, self.reference.net.training))
+            return super().training_step(batch, batch_idx)
+
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    trainer.fit(Watched(DPO()), RowsData(make_rows(8), make_rows(3), global_batch_size=4))
+    assert set(modes) == {(True, False)}
+
+
+def test_dropout_is_off_by_default_and_seeded_by_position_where_it_is_on(tmp_path):
+    net = tiny_model("opt", torch.float32)
+    net.config.dropout = 0.3
+    net.save_pretrained(tmp_path)
+    quiet = loading.load_causal_lm(PolicyConfig(str(tmp_path)))
+    ids = torch.arange(3, 20)[None]
+    assert torch.equal(quiet(ids).logits, quiet(ids).logits)
+    noisy = loading.load_causal_lm(PolicyConfig(str(tmp_path), disable_dropout=False))
+    assert not torch.equal(noisy(ids).logits, noisy(ids).logits)
+
+
+def test_dropout_warns_that_the_loss_depends_on_the_split():
+    with pytest.warns(UserWarning, match="with dropout the loss depends on how a global batch is split"):
+        run(ORPO(), max_steps=1, module={"policy": PolicyConfig(disable_dropout=False)})
+
+
+class Coupled(Objective):
+    """Each pair against the mean of its batch."""
+
+    couples_pairs = True
+
+    def __call__(self, policy, reference=None):
+        return ObjectiveOutput((policy.chosen_mean - policy.rejected_mean.mean()) ** 2)
+
+
+def test_an_objective_that_couples_pairs_refuses_a_split_global_batch():
+    run(Coupled(), max_steps=1)
+    with pytest.raises(ValueError, match=r"Coupled couples the pairs.*accumulate_grad_batches = 1"):
+        run(Coupled(), accumulate_grad_batches=2)
+
+
+def test_batches_that_are_no_multiple_of_the_accumulation_are_refused():
+    with pytest.raises(ValueError, match=r"limit_train_batches.*6 micro-batches.*accumulate_grad_batches = 4"):
+        run(ORPO(), limit_train_batches=6, accumulate_grad_batches=4)
+    with pytest.raises(ValueError, match="fast_dev_run leaves 1 micro-batches"):
+        run(ORPO(), fast_dev_run=True, accumulate_grad_batches=4)
+
+
+def test_overfitting_on_shuffled_batches_is_refused_and_on_fixed_ones_repeats_them():
+    with pytest.raises(ValueError, match=r"overfit_batches.*data.shuffle = false"):
+        run(ORPO(), overfit_batches=2)
+    found = run(ORPO(), overfit_batches=2, max_epochs=3, data={"shuffle": False}, module=constant_rate(0.0))
+    losses = [logged["train/loss"] for _, logged in found.history]
+    assert losses[:2] * 3 == pytest.approx(losses)
+    assert losses[0] != pytest.approx(losses[1])
+
+
+def constant_rate(lr):
+    return {
+        "optimizer": OptimizerConfig(lr=lr, algorithm="torch.optim.SGD"),
+        "schedule": ScheduleConfig("constant", warmup=0),
+    }
+
+
+def test_an_accumulation_that_changes_during_training_is_refused():
+    with pytest.raises(ValueError, match="the accumulation must not change during training"):
+        run(ORPO(), callbacks=[GradientAccumulationScheduler({0: 1, 1: 2})])
+
+
+def test_a_micro_batch_of_too_many_tokens_is_refused_before_training():
+    with pytest.raises(ValueError, match=r"max_tokens_per_batch = 50.*longest row, made:.*accumulate_grad_batches"):
+        run(ORPO(), data={"max_tokens_per_batch": 50})
+
+
+class RunningMean(Objective):
+    """An objective with state."""
+
+    def __init__(self) -> None:
+        self.mean = 0.0
+
+    def argument_names(self):  # type: ignore[override]
+        return ()
+
+    def __call__(self, policy, reference=None):
+        margin = policy.chosen_mean - policy.rejected_mean
+        self.mean = 0.9 * self.mean + 0.1 * margin.mean().item()
+        return ObjectiveOutput((margin - self.mean) ** 2)
+
+    def state_dict(self):
+        return {"mean": self.mean}
+
+    def load_state_dict(self, state):
+        self.mean = state["mean"]
+
+
+def test_an_objectives_state_is_kept_in_the_checkpoint(tmp_path):
+    found = run(RunningMean(), max_epochs=1)
+    found.trainer.save_checkpoint(tmp_path / "last.ckpt")
+    restored = RunningMean()
+    TinyModule(restored).on_load_checkpoint(torch.load(tmp_path / "last.ckpt", weights_only=True))
+    assert restored.mean == found.module.objective.mean != 0.0
+
+
+def test_the_reference_is_not_saved_and_another_one_is_refused(tmp_path):
+    found = run(DPO(), max_epochs=1)
+    found.trainer.save_checkpoint(tmp_path / "last.ckpt")
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert not [name for name in saved["state_dict"] if name.startswith("reference.")]
+    assert [name for name in saved["state_dict"] if name.startswith("policy.")]
+
+    same, other = TinyModule(DPO()), TinyModule(DPO())
+    for module in (same, other):
+        module.configure_model()
+    same.on_load_checkpoint(saved)
+    same.load_state_dict(saved["state_dict"])
+    with torch.no_grad():
+        next(other.reference.parameters()).add_(1.0)
+    with pytest.raises(ValueError, match=r"trained against another reference.*model.reference.name_or_path"):
+        other.on_load_checkpoint(torch.load(tmp_path / "last.ckpt", weights_only=True))

@@ -1,0 +1,67 @@
+"""A run that was interrupted and goes on equals one that was not: the plan is a function of the optimizer step."""
+
+import pytest
+import torch
+from helpers import run
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+from orpo_lightning import DPO, ORPO, OptimizerConfig
+from orpo_lightning.testing import make_rows
+
+
+class StopAt(Callback):
+    """Ends the run after a number of micro-batches, as if it had been killed."""
+
+    def __init__(self, batches):
+        self.left = batches
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if self.left == 0:
+            raise KeyboardInterrupt
+        self.left -= 1
+
+
+def train(folder, objective, *, stop=None, resume=False, accumulate=1, **options):
+    saver = ModelCheckpoint(folder, "last", every_n_train_steps=1, save_top_k=1, enable_version_counter=False)
+    callbacks = [saver] if stop is None else [saver, StopAt(stop)]
+    return run_to_the_end(objective, callbacks, folder / "last.ckpt" if resume else None, accumulate, **options)
+
+
+def run_to_the_end(objective, callbacks, ckpt_path, accumulate, **options):
+    return run(
+        objective,
+        make_rows(22),
+        callbacks=callbacks,
+        enable_checkpointing=True,
+        accumulate_grad_batches=accumulate,
+        max_epochs=3,
+        ckpt_path=ckpt_path,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("objective", [ORPO, DPO])
+@pytest.mark.parametrize("stop", [2, 5, 6, 7, 13])
+def test_an_interrupted_run_ends_bit_for_bit_where_an_uninterrupted_one_does(tmp_path, objective, stop):
+    options = {"accumulate": 2, "module": {"optimizer": OptimizerConfig(lr=1e-2)}}
+    straight = train(tmp_path / "straight", objective(), **options)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        train(tmp_path / "parts", objective(), stop=stop, **options)
+    resumed = train(tmp_path / "parts", objective(), resume=True, **options)
+    assert torch.equal(resumed.weights, straight.weights)
+    by_step = dict(straight.history)
+    assert resumed.history
+    for step, logged in resumed.history:
+        assert logged == by_step[step]
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 1), (2, 8)])
+def test_a_run_resumed_with_another_accumulation_goes_on_with_the_same_plan(tmp_path, before, after):
+    straight = train(tmp_path / "straight", ORPO())
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        train(tmp_path / "parts", ORPO(), stop=5 * before, accumulate=before)
+    resumed = train(tmp_path / "parts", ORPO(), resume=True, accumulate=after)
+    torch.testing.assert_close(resumed.weights, straight.weights, rtol=0, atol=1e-12)
+    by_step = dict(straight.history)
+    for step, logged in resumed.history:
+        assert logged == pytest.approx(by_step[step], rel=1e-9, abs=1e-12)
