@@ -6,24 +6,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from orpo_lightning.data.datamodule import PreferenceDataModule
-    from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig
-    from orpo_lightning.modules.optimization import OptimizerConfig, ScheduleConfig
-    from orpo_lightning.modules.preference import NonFiniteError, PreferenceModule
+    from orpo_lightning.data.datamodule import PreferenceDataModule as PreferenceDataModule
+    from orpo_lightning.models.loading import PolicyConfig as PolicyConfig, ReferenceConfig as ReferenceConfig
+    from orpo_lightning.modules.optimization import OptimizerConfig as OptimizerConfig, ScheduleConfig as ScheduleConfig
+    from orpo_lightning.modules.preference import NonFiniteError as NonFiniteError, PreferenceModule as PreferenceModule
     from orpo_lightning.objectives import (
-        CPO,
-        DPO,
-        IPO,
-        ORPO,
-        SFT,
-        HingeDPO,
-        Objective,
-        RobustDPO,
-        SimPO,
-        get_objective,
-        list_objectives,
+        CPO as CPO,
+        DPO as DPO,
+        IPO as IPO,
+        ORPO as ORPO,
+        SFT as SFT,
+        HingeDPO as HingeDPO,
+        Objective as Objective,
+        RobustDPO as RobustDPO,
+        SimPO as SimPO,
+        get_objective as get_objective,
+        list_objectives as list_objectives,
     )
-    from orpo_lightning.records import ObjectiveOutput, PairLogps
+    from orpo_lightning.records import ObjectiveOutput as ObjectiveOutput, PairLogps as PairLogps
+
 
 _HOMES = {
     "orpo_lightning.data.datamodule": ("PreferenceDataModule",),
@@ -48,28 +49,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __version__ = "0.1.0"
-__all__ = [
-    "CPO",
-    "DPO",
-    "IPO",
-    "ORPO",
-    "SFT",
-    "HingeDPO",
-    "NonFiniteError",
-    "Objective",
-    "ObjectiveOutput",
-    "OptimizerConfig",
-    "PairLogps",
-    "PolicyConfig",
-    "PreferenceDataModule",
-    "PreferenceModule",
-    "ReferenceConfig",
-    "RobustDPO",
-    "ScheduleConfig",
-    "SimPO",
-    "get_objective",
-    "list_objectives",
-]
+__all__ = sorted(_HOME_OF)
 
 
 def __getattr__(name: str) -> Any:

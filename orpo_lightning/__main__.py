@@ -6,15 +6,7 @@ import difflib
 import os
 import sys
 
-TRAINER_VERBS = {
-    "fit": "train a policy on preference pairs",
-    "validate": "measure a policy on the validation pairs",
-    "test": "the same, logged under test/",
-}
-OWN_VERBS = {
-    "objectives": "list the objectives, with their formulas and arguments",
-}
-_VERBS = TRAINER_VERBS | OWN_VERBS
+from orpo_lightning.verbs import TRAINER_VERBS, VERBS
 
 
 def main() -> None:
@@ -24,12 +16,12 @@ def main() -> None:
         print(_help())
         return
     verb = arguments[0]
-    if verb not in _VERBS:
-        near = difflib.get_close_matches(verb, _VERBS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_VERBS)}"
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(VERBS)}"
         sys.exit(f"orpo-lightning: no verb is named {verb!r}; {hint}")
-    # an objective in a file of the current folder is found by its name, as python -m does
-    if os.getcwd() not in sys.path and "" not in sys.path:
+    # an objective in a file of the current folder is found by its name, as under python -m
+    if not {"", os.getcwd()} & set(sys.path):
         sys.path.insert(0, os.getcwd())
 
     from orpo_lightning import cli
@@ -41,7 +33,7 @@ def main() -> None:
 
 
 def _help() -> str:
-    verbs = "\n".join(f"  {verb:<12}{text}" for verb, text in _VERBS.items())
+    verbs = "\n".join(f"  {verb:<12}{text}" for verb, text in VERBS.items())
     return (
         "usage: orpo-lightning VERB [options]\n\n"
         f"Preference optimization of language models.\n\nverbs:\n{verbs}\n\n"

@@ -1,22 +1,18 @@
-"""LightningCLI over the module and the data module, both exchangeable by a config file."""
+"""The trainer's verbs over a module and a data module, both exchangeable by a config file; and our own verbs."""
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from typing import Any
 
-from jsonargparse import lazy_instance
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from rich.console import Console
-from rich.table import Table
 
-from orpo_lightning.__main__ import TRAINER_VERBS
-from orpo_lightning.data.datamodule import PreferenceDataModule
 from orpo_lightning.loggers import MetricsFile
-from orpo_lightning.modules.preference import PreferenceModule
-from orpo_lightning.objectives import ORPO, get_objective, list_objectives
+from orpo_lightning.objectives import get_objective, list_objectives
+from orpo_lightning.verbs import TRAINER_VERBS
 
 
 class CLI(LightningCLI):
@@ -24,11 +20,10 @@ class CLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Default module and data, and the values that one takes from the other."""
-        objective = lazy_instance(ORPO)
         parser.set_defaults(
             {
-                "model": lazy_instance(PreferenceModule, objective=objective),
-                "data": lazy_instance(PreferenceDataModule),
+                "model": {"class_path": "orpo_lightning.PreferenceModule", "init_args": {"objective": "ORPO"}},
+                "data": {"class_path": "orpo_lightning.PreferenceDataModule"},
             }
         )
         parser.link_arguments("model.init_args.policy.name_or_path", "data.init_args.tokenizer")
@@ -50,10 +45,7 @@ class CLI(LightningCLI):
 
 def run_trainer() -> None:
     """Run the verb of ``sys.argv`` through the trainer."""
-    # of Lightning's own making, and nothing that a user can act on
-    warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
-    # data is read from local files and models from local folders unless they are named by hub id
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    _quieten()
     CLI(
         LightningModule,
         LightningDataModule,
@@ -68,11 +60,26 @@ def run_trainer() -> None:
 
 
 def print_objectives() -> None:
-    """Print the table of objectives."""
-    table = Table("objective", "loss", "reference", "arguments", "source")
+    """Print the objectives: arguments with their defaults, formula, source."""
     for name in list_objectives():
         cls = get_objective(name)
         objective = cls()
-        arguments = ", ".join(f"{key}={value!r}" for key, value in objective.arguments().items())
-        table.add_row(name, cls.formula, "yes" if objective.needs_reference else "no", arguments, cls.citation)
-    Console().print(table)
+        reference = "needs a reference model" if objective.needs_reference else "no reference model"
+        print(f"{objective}\n    {cls.formula}\n    {cls.citation}; {reference}\n")
+    print(
+        "x prompt, y_w chosen, y_l rejected response; S summed and A mean log-probability; "
+        "h log-ratio to the reference\nUse one by its name: --model.objective DPO --model.objective.beta 0.2"
+    )
+
+
+def _quieten() -> None:
+    """Leave out what Lightning prints that a user can do nothing about."""
+    warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+    warnings.filterwarnings("ignore", r".*your dataloader is not resumable")  # the batch plan makes it so
+    warnings.filterwarnings("ignore", r"Total length of `list` across ranks is zero")  # no validation data
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+    def no_advertising(record: logging.LogRecord) -> bool:
+        return "Tip:" not in record.getMessage()
+
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(no_advertising)

@@ -95,7 +95,8 @@ def sequence_mean_nll(logps: Tensor, tokens: Tensor) -> Tensor:
 def dpo_loss(margin: Tensor, beta: float, label_smoothing: float = 0.0) -> Tensor:
     """``-(1 - e) log sigmoid(beta m) - e log sigmoid(-beta m)``: eq. 7 of arXiv:2305.18290.
 
-    With ``e > 0`` the conservative DPO of Mitchell 2023, "A note on DPO with noisy preferences", eq. 3.
+    With ``e > 0`` it is conservative DPO (Mitchell 2023, "A note on DPO with noisy preferences and relationship to
+    IPO"); of summed log-probabilities instead of log-ratios, the preference term of CPO (eq. 3 of arXiv:2401.08417).
 
     Args:
         margin: log-ratio to the reference of the chosen response less that of the rejected one, ``(B,)``.
@@ -111,7 +112,7 @@ def dpo_loss(margin: Tensor, beta: float, label_smoothing: float = 0.0) -> Tenso
 
 
 def robust_dpo_loss(margin: Tensor, beta: float, label_smoothing: float) -> Tensor:
-    """``(-(1 - e) log sigmoid(beta m) + e log sigmoid(-beta m)) / (1 - 2 e)``: eq. 12 of arXiv:2403.00409.
+    """``(-(1 - e) log sigmoid(beta m) + e log sigmoid(-beta m)) / (1 - 2 e)``: robust DPO, arXiv:2403.00409.
 
     Its expectation over labels flipped with probability e is the DPO loss of the clean labels.
 
@@ -130,7 +131,7 @@ def robust_dpo_loss(margin: Tensor, beta: float, label_smoothing: float) -> Tens
 
 
 def hinge_loss(margin: Tensor, beta: float) -> Tensor:
-    """``max(0, 1 - beta m)``: the hinge form of DPO (SLiC-norm, eq. 11 of arXiv:2309.06657).
+    """``max(0, 1 - beta m)``: the hinge form of DPO (hinge-norm, arXiv:2309.06657).
 
     Args:
         margin: as in :func:`dpo_loss`, ``(B,)``.

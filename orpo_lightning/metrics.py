@@ -1,7 +1,7 @@
 """What is measured at each step, as sums and counts, and the names it is logged under.
 
 Every value is a ratio of two sums over pairs, so that it is the same however the pairs are split over micro-batches,
-accumulation steps and ranks. The names are explained in docs/metrics.md.
+accumulation steps and ranks.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ class RatioMetrics(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """The ratios by name; 0 where nothing was counted (a batch of rows of weight 0)."""
+        if self.sums.numel() == 0:
+            return {}
         numerators, denominators = self.sums.unbind(dim=1)
         values = torch.where(denominators == 0, 0.0, numerators / denominators)
         return dict(zip(self.names, values.unbind(), strict=True))

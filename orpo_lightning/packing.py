@@ -64,6 +64,7 @@ class PackedBatch:
         margin: score difference of the rows, NaN where none, ``(G,)``.
         row_ids: where each row came from.
         step: the global batch that this micro-batch is a part of.
+        half_pairs: ids of the rows whose chosen and rejected responses are not one of each.
     """
 
     input_ids: Tensor
@@ -86,6 +87,7 @@ class PackedBatch:
     margin: Tensor
     row_ids: tuple[str, ...]
     step: StepInfo
+    half_pairs: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -101,7 +103,13 @@ class PackedBatch:
         return max(group.longest for group in self.groups)
 
     def pairs(self, table: ResponseLogps) -> PairLogps:
-        """The pairs among the responses that a model scored."""
+        """The responses that a model scored, as pairs.
+
+        Raises:
+            ValueError: rejected responses are in the batch, and a row of it is not a pair.
+        """
+        if self.rejected.numel() and self.half_pairs:
+            raise ValueError(f"not one chosen and one rejected response: {', '.join(self.half_pairs)}")
         paired = self.group[self.chosen]
         has_rejected, has_prompt = self.rejected.numel() > 0, table.prompt_logps is not None
         chosen, chosen_tokens = table.logps[self.chosen], table.tokens[self.chosen]
@@ -193,6 +201,8 @@ def pack(
         return torch.tensor(values, dtype=torch.float32)
 
     role, token_counts = long(roles), long(tokens)
+    chosen, losing = ((role == part).nonzero().flatten() for part in (Role.CHOSEN, Role.REJECTED))
+    group = long(group_of)
     prompt_tokens = long([len(row.prompt) - 1 for row in rows])
     return PackedBatch(
         input_ids=long(ids),
@@ -206,13 +216,19 @@ def pack(
         prompt_group=torch.arange(len(rows)).repeat_interleave(prompt_tokens),
         prompt_tokens=prompt_tokens,
         tokens=token_counts,
-        group=long(group_of),
+        group=group,
         role=role,
         label=real(labels),
-        chosen=(role == Role.CHOSEN).nonzero().flatten(),
-        rejected=(role == Role.REJECTED).nonzero().flatten(),
+        chosen=chosen,
+        rejected=losing,
         weight=real([row.weight for row in rows] if weights is None else weights),
         margin=real([float("nan") if row.margin is None else row.margin for row in rows]),
         row_ids=tuple(row.row_id for row in rows),
         step=step,
+        half_pairs=tuple(row.row_id for row in rows if _is_half_a_pair(row)),
     )
+
+
+def _is_half_a_pair(row: TokenizedRow) -> bool:
+    roles = sorted(response.role for response in row.responses if response.role is not Role.UNPAIRED)
+    return bool(roles) and roles != [Role.CHOSEN, Role.REJECTED]

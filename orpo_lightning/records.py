@@ -6,9 +6,9 @@ Shape suffixes: B pairs, R responses, G prompt groups of a micro-batch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
-from typing import overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -196,6 +196,10 @@ class PairLogps:
     margin: Tensor | None = None
     tokens_per_pair: float | None = None
     full_tokens_per_pair: float | None = None
+
+    def replace(self, **changes: Any) -> PairLogps:
+        """These log-probabilities with some fields changed (`dataclasses.replace` would read what was not computed)."""
+        return PairLogps(**{**{f.name: self.__dict__[f.name] for f in fields(self)}, **changes})
 
     def __post_init__(self) -> None:
         for name in ("chosen", "rejected", "chosen_full"):

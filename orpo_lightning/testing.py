@@ -119,17 +119,12 @@ def _declared(objective: Objective, pairs: PairLogps) -> PairLogps:
         absent |= {"rejected": None, "rejected_tokens": None}
     if not objective.needs_prompt_logps:
         absent |= {"chosen_full": None, "chosen_full_tokens": None}
-    return _with(pairs, **absent)
-
-
-def _with(pairs: PairLogps, **changes: Any) -> PairLogps:
-    values = {name: pairs.__dict__[name] for name in PairLogps.__dataclass_fields__}
-    return PairLogps(**{**values, **changes})
+    return pairs.replace(**absent)
 
 
 def _select(pairs: PairLogps, index: Tensor) -> PairLogps:
     values = {name: pairs.__dict__[name] for name in (*_FIELDS, *_COUNTS, "margin")}
-    return _with(pairs, **{name: None if value is None else value[index] for name, value in values.items()})
+    return pairs.replace(**{name: None if value is None else value[index] for name, value in values.items()})
 
 
 class _Untouchable:
@@ -184,14 +179,14 @@ def _finite_at_the_edges(objective: Objective) -> None:
         short = dict.fromkeys(("chosen_tokens", "rejected_tokens"), one)
         cases = {
             "ordinary pairs": plain,
-            "log p = 0 everywhere": _with(plain, **certain),
-            "a certain chosen, an unlikely rejected response": _with(plain, **{**certain, "rejected": low}),
-            "an unlikely chosen, a certain rejected response": _with(
-                plain, **{**unlikely, "rejected": certain["rejected"]}
+            "log p = 0 everywhere": plain.replace(**certain),
+            "a certain chosen, an unlikely rejected response": plain.replace(**{**certain, "rejected": low}),
+            "an unlikely chosen, a certain rejected response": plain.replace(
+                **{**unlikely, "rejected": certain["rejected"]}
             ),
-            "very unlikely responses": _with(plain, **unlikely),
-            "one-token responses": _with(plain, **short),
-            "identical responses": _with(plain, rejected=plain.chosen, rejected_tokens=plain.chosen_tokens),
+            "very unlikely responses": plain.replace(**unlikely),
+            "one-token responses": plain.replace(**short),
+            "identical responses": plain.replace(rejected=plain.chosen, rejected_tokens=plain.chosen_tokens),
         }
         for case, pairs in cases.items():
             policy = _requiring_grad(pairs)
@@ -271,7 +266,7 @@ def _survives_a_checkpoint(objective: Objective) -> None:
 
 
 def _requiring_grad(pairs: PairLogps) -> PairLogps:
-    return _with(pairs, **{name: pairs.__dict__[name].detach().clone().requires_grad_() for name in _FIELDS})
+    return pairs.replace(**{name: pairs.__dict__[name].detach().clone().requires_grad_() for name in _FIELDS})
 
 
 _CHECKS: tuple[Callable[[Objective], None], ...] = (

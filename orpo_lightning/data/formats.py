@@ -70,18 +70,7 @@ def parse_hh_rlhf(row: Row, row_id: str) -> PreferencePair:
         >>> pair.prompt, pair.rejected
         ((Message(role='user', content='Hi'),), 'rejected')
     """
-    prompts, responses = [], []
-    for side in ("chosen", "rejected"):
-        # ["", speaker, text, speaker, text, ...]
-        _, *parts = _TURN.split(row[side])
-        turns = [
-            Message(_SPEAKERS[speaker], text.strip()) for speaker, text in zip(parts[::2], parts[1::2], strict=True)
-        ]
-        if len(turns) < 2 or turns[-1].role != "assistant":
-            raise RowError("no_response", row_id, f"{side!r} does not end with an assistant turn after a human one")
-        prompts.append(tuple(turns[:-1]))
-        responses.append(turns[-1].content)
-    return _pair(row, row_id, prompts, responses)
+    return _pair_of_conversations(row, row_id, _hh_rlhf_turns)
 
 
 def _is_messages(row: Row) -> bool:
@@ -103,14 +92,7 @@ def parse_messages(row: Row, row_id: str) -> PreferencePair:
         >>> pair.chosen, pair.margin
         ('Hello!', 5.0)
     """
-    prompts, responses = [], []
-    for side in ("chosen", "rejected"):
-        turns = [Message(str(turn["role"]), turn["content"] or "") for turn in row[side]]
-        if len(turns) < 2 or turns[-1].role != "assistant":
-            raise RowError("no_response", row_id, f"{side!r} does not end with an assistant turn after another one")
-        prompts.append(tuple(turns[:-1]))
-        responses.append(turns[-1].content)
-    return _pair(row, row_id, prompts, responses)
+    return _pair_of_conversations(row, row_id, _messages)
 
 
 def _is_text(row: Row) -> bool:
@@ -124,21 +106,56 @@ def parse_text(row: Row, row_id: str) -> PreferencePair:
         >>> parse_text({"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}, "a:1").prompt
         (Message(role='user', content='Hi'),)
     """
-    for column in ("prompt", "chosen", "rejected"):
-        if not isinstance(row.get(column), str):
-            raise RowError("not_text", row_id, f"{column!r} is {type(row.get(column)).__name__}, not text")
-    prompt = (Message("user", row["prompt"]),)
-    return _pair(row, row_id, [prompt, prompt], [row["chosen"], row["rejected"]])
+    prompt, chosen, rejected = (_text(row.get(column), column, row_id) for column in ("prompt", "chosen", "rejected"))
+    return _pair(row, row_id, (Message("user", prompt),), chosen, rejected)
 
 
-def _pair(row: Row, row_id: str, prompts: Sequence[tuple[Message, ...]], responses: Sequence[str]) -> PreferencePair:
-    if prompts[0] != prompts[1]:
+def _text(value: Any, where: str, row_id: str) -> str:
+    if not isinstance(value, str):
+        raise RowError("not_text", row_id, f"{where!r} is {type(value).__name__}, not text")
+    return value
+
+
+def _hh_rlhf_turns(value: Any, side: str, row_id: str) -> list[Message]:
+    # ["", speaker, text, speaker, text, ...]
+    before, *parts = _TURN.split(_text(value, side, row_id))
+    if before.strip() and parts:
+        raise RowError("text_before_first_turn", row_id, f"{side!r} begins with {before[:40]!r} and not with a turn")
+    return [Message(_SPEAKERS[speaker], text.strip()) for speaker, text in zip(parts[::2], parts[1::2], strict=True)]
+
+
+def _messages(value: Any, side: str, row_id: str) -> list[Message]:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise RowError("not_text", row_id, f"{side!r} is {type(value).__name__}, not a list of messages")
+    turns = [dict(turn) for turn in value]
+    if turns and turns[-1].get("content") is None:
+        turns[-1]["content"] = ""  # a response that is null is an empty one, for the filters to count
+    return [Message(*(_text(turn.get(key), f"{side}: {key}", row_id) for key in ("role", "content"))) for turn in turns]
+
+
+def _pair_of_conversations(row: Row, row_id: str, turns_of: Callable[[Any, str, str], list[Message]]) -> PreferencePair:
+    conversations = []
+    for side in ("chosen", "rejected"):
+        turns = turns_of(row[side], side, row_id)
+        if len(turns) < 2 or turns[-1].role != "assistant":
+            raise RowError("no_response", row_id, f"{side!r} does not end with an assistant turn after another one")
+        conversations.append(turns)
+    (*prompt, chosen), (*other, rejected) = conversations
+    if prompt != other:
         raise RowError("different_prompts", row_id, "chosen and rejected do not answer the same prompt")
-    chosen_score, rejected_score = row.get("score_chosen"), row.get("score_rejected")
+    return _pair(row, row_id, tuple(prompt), chosen.content, rejected.content)
+
+
+def _pair(row: Row, row_id: str, prompt: tuple[Message, ...], chosen: str, rejected: str) -> PreferencePair:
+    scores = [row.get("score_chosen"), row.get("score_rejected")]
     margin = None
-    if chosen_score is not None and rejected_score is not None:
-        margin = float(chosen_score) - float(rejected_score)
-    return PreferencePair(row_id, prompts[0], responses[0], responses[1], margin)
+    if None not in scores:
+        try:
+            margin = float(scores[0]) - float(scores[1])  # type: ignore[arg-type]  # what float refuses is caught
+        except (TypeError, ValueError):
+            detail = f"the scores {scores[0]!r} and {scores[1]!r} are not both numbers"
+            raise RowError("score_not_a_number", row_id, detail) from None
+    return PreferencePair(row_id, prompt, chosen, rejected, margin)
 
 
 FORMATS = (

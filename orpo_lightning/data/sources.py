@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterator
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -40,10 +41,17 @@ def _read_file(path: Path, name: str) -> Iterator[tuple[str, Row]]:
         raise ValueError(f"{name}: the file's kind is not known; accepted: {', '.join(_BUILDERS)}")
     datasets.disable_progress_bars()
     try:
-        rows = datasets.load_dataset(builder, data_files=str(path), split="train")
-    except datasets.exceptions.DatasetGenerationError as error:
+        # the path is a name, not a pattern
+        rows = datasets.load_dataset(builder, data_files=glob.escape(str(path)), split="train")
+    except Exception as error:  # datasets passes on whatever gzip, json or arrow raise
+        if _is_blank(path):
+            raise ValueError(f"{name}: holds no rows") from None
         raise ValueError(f"{name}: cannot be read as {builder}: {error.__cause__ or error}") from error
     if len(rows) == 0:
         raise ValueError(f"{name}: holds no rows")
     for number, row in enumerate(rows, start=1):
         yield f"{name}:{number}", row
+
+
+def _is_blank(path: Path) -> bool:
+    return path.read_bytes()[:1000].strip() in (b"", b"[]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -44,9 +45,9 @@ def tokenize_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Preferenc
     """Tokenize pairs in order; the boundary between prompt and response is one in tokens by construction."""
     remaining = iter(pairs)
     while batch := list(islice(remaining, _BATCH)):
-        prompts = _encode(tokenizer, [render_prompt(tokenizer, pair.prompt) for pair in batch])
-        chosen = _encode(tokenizer, [pair.chosen for pair in batch])
-        rejected = _encode(tokenizer, [pair.rejected for pair in batch])
+        prompts = _encode_prompts(tokenizer, [pair.prompt for pair in batch])
+        chosen = _encode(tokenizer, [pair.chosen for pair in batch], special=False)
+        rejected = _encode(tokenizer, [pair.rejected for pair in batch], special=False)
         for pair, prompt_ids, chosen_ids, rejected_ids in zip(batch, prompts, chosen, rejected, strict=True):
             yield TokenizedRow(
                 row_id=pair.row_id,
@@ -60,8 +61,33 @@ def tokenize_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Preferenc
             )
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    # special tokens stand in the rendered template already
-    encoded: Any = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)
+def _encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[tuple[Message, ...]]) -> list[list[int]]:
+    encoded = _encode(tokenizer, [render_prompt(tokenizer, prompt) for prompt in prompts], special=True)
+    special = tokenizer.all_special_tokens
+    for i, prompt in enumerate(prompts):
+        if any(token in message.content for message in prompt for token in special):
+            encoded[i] = _encode_in_pieces(tokenizer, prompt)
+    return encoded
+
+
+def _encode_in_pieces(tokenizer: PreTrainedTokenizerBase, prompt: tuple[Message, ...]) -> list[int]:
+    """Encode a prompt whose text imitates special tokens: those of the template count, those of the text do not."""
+    # the template is rendered around place holders of the private use area
+    holders = tuple(Message(message.role, f"\ue000{i}\ue001") for i, message in enumerate(prompt))
+    ids = []
+    for piece in re.split("(\ue000\\d+\ue001)", render_prompt(tokenizer, holders)):
+        is_holder = piece.startswith("\ue000")
+        text = prompt[int(piece[1:-1])].content if is_holder else piece
+        ids += _encode(tokenizer, [text], special=not is_holder)[0]
+    return ids
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, special: bool) -> list[list[int]]:
+    encoded: Any = tokenizer(
+        texts,
+        add_special_tokens=False,  # they stand in the rendered template already
+        split_special_tokens=not special,
+        return_attention_mask=False,
+    )
     ids: list[list[int]] = encoded["input_ids"]
     return ids

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
-from transformers import PreTrainedTokenizerFast as FastTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast as FastTokenizer
 
 VOCABULARY = 97
 TEMPLATE = (

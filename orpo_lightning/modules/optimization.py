@@ -58,7 +58,7 @@ class ScheduleConfig:
     def __post_init__(self) -> None:
         if self.name not in get_args(ScheduleName):
             raise ValueError(f"model.schedule.name = {self.name!r}; accepted: {', '.join(get_args(ScheduleName))}")
-        if not self.warmup >= 0 or (self.warmup >= 1 and self.warmup != int(self.warmup)):
+        if not 0 <= self.warmup < math.inf or (self.warmup >= 1 and self.warmup != int(self.warmup)):
             raise ValueError(
                 f"model.schedule.warmup = {self.warmup!r}; accepted: a share of all steps in [0, 1), or a whole number"
             )
@@ -76,10 +76,14 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable[tuple[str, nn.
         [0.1, 0.0]
     """
     module, _, name = config.algorithm.rpartition(".")
-    cls = getattr(importlib.import_module(module), name, None) if module else None
+    try:
+        cls = getattr(importlib.import_module(module), name, None) if module else None
+    except ModuleNotFoundError:
+        cls = None
     if not (isinstance(cls, type) and issubclass(cls, Optimizer)):
         raise ValueError(
-            f"model.optimizer.algorithm = {config.algorithm!r} is not an optimizer class; an example: torch.optim.AdamW"
+            f"model.optimizer.algorithm = {config.algorithm!r} is not an optimizer class that can be imported; "
+            "an example: torch.optim.AdamW"
         )
     trainable = [parameter for _, parameter in parameters if parameter.requires_grad]
     # norms and biases are the parameters of one dimension

@@ -225,6 +225,7 @@ class PreferenceModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the objective's state and which reference was used; the reference's weights are not saved."""
         checkpoint["objective"] = dict(self.objective.state_dict())
+        checkpoint["steps_per_epoch"] = self._steps_per_epoch
         if self.reference is not None:
             checkpoint["reference"] = fingerprint(self.reference.net)
             for name in [name for name in checkpoint["state_dict"] if name.startswith("reference.")]:
@@ -243,7 +244,13 @@ class PreferenceModule(LightningModule):
             weights = self.state_dict()
             checkpoint["state_dict"].update({k: v for k, v in weights.items() if k.startswith("reference.")})
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            rewind_to_step(checkpoint, self._steps_per_epoch, self.trainer.accumulate_grad_batches)
+            saved, steps = checkpoint["steps_per_epoch"], self._steps_per_epoch
+            if saved != steps:
+                raise ValueError(
+                    f"the checkpoint is of a run with {saved} optimizer steps an epoch, this run has {steps}: the "
+                    "training data, data.global_batch_size and trainer.limit_train_batches must be as they were"
+                )
+            rewind_to_step(checkpoint, steps, self.trainer.accumulate_grad_batches)
 
     @property
     def _steps_per_epoch(self) -> int:

@@ -16,10 +16,12 @@ def rewind_to_step(checkpoint: dict[str, Any], steps_per_epoch: int, accumulate:
         steps_per_epoch: optimizer steps per epoch of the run that resumes.
         accumulate: micro-batches per optimizer step and rank of the run that resumes.
     """
-    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-    current, total = progress["current"], progress["total"]
-    # at the end of an epoch the counter stands at its last batch, not at 0 of the next
-    step = checkpoint["global_step"] % steps_per_epoch or (steps_per_epoch if current["processed"] else 0)
+    fit_loop = checkpoint["loops"]["fit_loop"]
+    batches_done, epochs = fit_loop["epoch_loop.batch_progress"], fit_loop["epoch_progress"]["current"]
+    current, total = batches_done["current"], batches_done["total"]
+    # saved in the hooks at the end of an epoch, that epoch is processed and not completed: all of its steps are done
+    at_the_end = epochs["processed"] > epochs["completed"]
+    step = steps_per_epoch if at_the_end else checkpoint["global_step"] - epochs["processed"] * steps_per_epoch
     # a checkpoint saved inside a batch has one batch more processed than completed; Lightning reads that from it
     unfinished = current["processed"] - current["completed"]
     for key in ("ready", "started", "processed", "completed"):

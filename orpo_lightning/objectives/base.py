@@ -122,9 +122,12 @@ def get_objective(name: str) -> type[Objective]:
     """
     if "." in name:
         module, _, attribute = name.rpartition(".")
-        cls = getattr(importlib.import_module(module), attribute, None)
-        if not (isinstance(cls, type) and issubclass(cls, Objective)):
-            raise ValueError(f"{name} is not a subclass of orpo_lightning.Objective")
+        try:
+            cls = getattr(importlib.import_module(module), attribute, None)
+        except (ModuleNotFoundError, ValueError) as error:
+            raise ValueError(f"objective {name!r} cannot be imported: {error}") from error
+        if not (isinstance(cls, type) and issubclass(cls, Objective)) or inspect.isabstract(cls):
+            raise ValueError(f"{name} is not a subclass of orpo_lightning.Objective that can be made")
         return cls
     found = _registry.get(name.lower(), [])
     if len(found) > 1:
@@ -154,7 +157,8 @@ def check_range(
     Raises:
         ValueError: names the objective, the argument, the value and the accepted range.
     """
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     # NaN compares false with everything, so it is refused here too
-    if not ((low <= value if low_allowed else low < value) and value < high):
+    if not is_number or not ((low <= value if low_allowed else low < value) and value < high):
         accepted = f"{'[' if low_allowed else '('}{low:g}, {high:g})"
         raise ValueError(f"{type(objective).__name__}: {name} = {value!r} is out of range; accepted: {accepted}")

@@ -9,9 +9,9 @@ from orpo_lightning.records import ObjectiveOutput, PairLogps
 
 
 class CPO(NLLObjective):
-    """Contrastive preference optimization: ``-log sigmoid(beta (S_w - S_l)) + alpha NLL(y_w)`` (arXiv:2401.08417).
+    """Contrastive preference optimization: ``-log sigmoid(beta (S_w - S_l)) + alpha NLL(y_w)``.
 
-    ``S`` = summed log-probability of a response. Rewards are ``beta S``. No reference model.
+    Eq. 3 of arXiv:2401.08417; ``S`` = summed log-probability of a response. Rewards are ``beta S``. No reference model.
 
     Args:
         beta: scale of the reward, per nat.
@@ -26,7 +26,7 @@ class CPO(NLLObjective):
     """
 
     formula = "-log sigmoid(beta (S_w - S_l)) - alpha log P(y_w|x)"
-    citation = "arXiv:2401.08417"
+    citation = "arXiv:2401.08417, eq. 3"
 
     def __init__(
         self,

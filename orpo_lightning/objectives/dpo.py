@@ -70,7 +70,7 @@ class RobustDPO(DPO):
 
 
 class HingeDPO(LogRatioObjective):
-    """Hinge form of DPO: ``max(0, 1 - beta (h_w - h_l))`` (SLiC-norm, arXiv:2309.06657). Rewards are ``beta h``.
+    """Hinge form of DPO: ``max(0, 1 - beta (h_w - h_l))`` (hinge-norm, arXiv:2309.06657). Rewards are ``beta h``.
 
     Args:
         beta: inverse of the margin at which the loss vanishes.

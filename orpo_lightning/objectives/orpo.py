@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from orpo_lightning.functional import MAX_MEAN_LOGP, log_odds, odds_ratio_loss
 from orpo_lightning.objectives.base import check_range
@@ -66,8 +67,14 @@ class ORPO(NLLObjective):
                 "or_loss": or_loss.detach(),
                 "log_odds_chosen": log_odds_ratio.detach(),
                 "delta": delta,
-                "grad_coef/chosen": delta / -torch.expm1(chosen.clamp(max=MAX_MEAN_LOGP)),
-                "grad_coef/rejected": delta / -torch.expm1(rejected.clamp(max=MAX_MEAN_LOGP)),
+                "grad_coef/chosen": delta * _log_odds_slope(chosen),
+                "grad_coef/rejected": delta * _log_odds_slope(rejected),
             }
         loss = nll + self.lambda_ * or_loss
         return ObjectiveOutput(loss, self.lambda_ * chosen.detach(), self.lambda_ * rejected.detach(), terms)
+
+
+def _log_odds_slope(mean_logps: Tensor) -> Tensor:
+    """``1 / (1 - P)``; 0 where `log_odds` holds P back from 1."""
+    slope = -1 / torch.expm1(mean_logps.clamp(max=MAX_MEAN_LOGP))
+    return torch.where(mean_logps > MAX_MEAN_LOGP, 0.0, slope)

@@ -1,0 +1,173 @@
+"""The command line, as a user types it."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from orpo_lightning.__main__ import main
+from orpo_lightning.modules import preference
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+SHORT = [*QUIET, "--trainer.max_steps=2", "--trainer.limit_val_batches=1", "--trainer.enable_checkpointing=false"]
+USERS_LOSS = '''
+from orpo_lightning import Objective, ObjectiveOutput, PairLogps
+
+
+class SquaredMargin(Objective):
+    """Squared distance of the margin of mean log-probabilities to a target.
+
+    Args:
+        width: target margin, nats/token.
+    """
+
+    def __init__(self, width: float = 0.5) -> None:
+        self.width = width
+
+    def __call__(self, policy: PairLogps, reference: PairLogps | None = None) -> ObjectiveOutput:
+        margin = policy.chosen_mean - policy.rejected_mean
+        return ObjectiveOutput((margin - self.width) ** 2, policy.chosen_mean.detach(), policy.rejected_mean.detach())
+'''
+
+
+@pytest.fixture
+def orpo_lightning(tmp_path, monkeypatch):
+    """The command, run in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["orpo-lightning", *map(str, arguments)])
+        main()
+
+    return run
+
+
+def metrics(folder):
+    with (Path(folder) / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_config_runs_to_its_end_as_it_is(orpo_lightning, config):
+    orpo_lightning("fit", "--config", config, *QUIET)
+    folder = Path("runs") / config.stem
+    rows = metrics(folder)
+    assert [int(row["step"]) for row in rows] == list(range(24))
+    assert float(rows[-1]["train/nll_response"]) < float(rows[0]["train/nll_response"]) or config.stem != "sft"
+    assert float(rows[-1]["val/pref/margins"]) > 0
+    assert list((folder / "checkpoints").glob("*.ckpt"))
+    assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["default_root_dir"] == f"runs/{config.stem}"
+
+
+def objective_of(folder):
+    return yaml.safe_load((Path(folder) / "config.yaml").read_text())["model"]["init_args"]["objective"]
+
+
+def test_one_option_swaps_the_objective_and_another_sets_its_argument(orpo_lightning):
+    swap = ["--model.objective", "DPO", "--model.objective.beta", "0.2"]
+    orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *swap, *SHORT)
+    assert objective_of("runs/orpo") == {
+        "class_path": "orpo_lightning.DPO",
+        "init_args": {"beta": 0.2, "label_smoothing": 0.0, "length_normalized": False},
+    }
+    assert float(metrics("runs/orpo")[0]["train/loss"]) == pytest.approx(0.6931472)
+
+
+def test_it_runs_without_any_config(orpo_lightning):
+    orpo_lightning("fit", "--model.objective.lambda_", "0.3", *SHORT)
+    assert objective_of(".")["init_args"]["lambda_"] == 0.3
+    assert len(metrics(".")) == 2
+
+
+def test_the_saved_config_starts_the_same_run_again(orpo_lightning):
+    orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *SHORT)
+    before = metrics("runs/orpo")
+    orpo_lightning("fit", "--config", "runs/orpo/config.yaml", "--trainer.default_root_dir", "again")
+    assert metrics("again") == before
+
+
+def test_keys_are_what_users_and_scripts_rely_on(orpo_lightning):
+    orpo_lightning(
+        "fit",
+        "--model.objective=IPO",
+        "--model.policy.name_or_path=tiny",
+        "--model.reference.name_or_path=tiny",
+        "--model.layout=padded",
+        "--model.optimizer.lr=1e-3",
+        "--model.optimizer.weight_decay=0.1",
+        "--model.schedule.name=inverse_sqrt",
+        "--model.schedule.warmup=1",
+        "--data.train=sample",
+        "--data.val=sample",
+        "--data.global_batch_size=4",
+        "--data.max_length=256",
+        "--data.max_prompt_length=128",
+        "--trainer.default_root_dir=here",
+        *SHORT,
+    )
+    assert len(metrics("here")) == 2
+
+
+def test_the_tokenizer_is_the_policys(orpo_lightning, capsys):
+    with pytest.raises(SystemExit):
+        orpo_lightning("fit", "--model.policy.name_or_path", "tiny", "--print_config")
+    assert "tokenizer" not in yaml.safe_load(capsys.readouterr().out.replace("==SUPPRESS==", ""))["data"]["init_args"]
+
+
+def test_validate_logs_every_shared_measure_and_leaves_the_metrics_of_a_fit_alone(orpo_lightning, capsys):
+    orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *SHORT)
+    before = metrics("runs/orpo")
+    capsys.readouterr()
+    orpo_lightning("validate", "--config", CONFIGS / "orpo.yaml", *QUIET)
+    printed = capsys.readouterr().out
+    assert "val/pref/accuracies" in printed
+    assert "val/nll_response" in printed
+    assert metrics("runs/orpo") == before
+
+
+@pytest.mark.parametrize("command", [["-m", "orpo_lightning"], [str(Path(sys.executable).parent / "orpo-lightning")]])
+def test_a_users_loss_in_a_file_of_their_own_folder_runs(tmp_path, command):
+    (tmp_path / "my_losses.py").write_text(USERS_LOSS)
+    options = ["--model.objective", "my_losses.SquaredMargin", "--model.objective.width", "0.7"]
+    command = [sys.executable, *command] if command[0] == "-m" else command
+    result = subprocess.run(
+        [*command, "fit", *options, *SHORT], cwd=tmp_path, capture_output=True, text=True, check=False, env=os.environ
+    )
+    assert result.returncode == 0, result.stderr
+    assert objective_of(tmp_path) == {"class_path": "my_losses.SquaredMargin", "init_args": {"width": 0.7}}
+    assert len(metrics(tmp_path)) == 2
+
+
+def test_help_lists_the_verbs(orpo_lightning, capsys):
+    orpo_lightning("--help")
+    printed = capsys.readouterr().out
+    assert all(verb in printed for verb in ("fit", "validate", "test", "objectives"))
+
+
+def test_a_misspelt_verb_is_answered_with_the_nearest(orpo_lightning):
+    with pytest.raises(SystemExit, match="no verb is named 'fitt'; did you mean 'fit'"):
+        orpo_lightning("fitt")
+
+
+def test_the_objectives_are_listed_with_formula_and_arguments(orpo_lightning, capsys):
+    orpo_lightning("objectives")
+    printed = capsys.readouterr().out
+    assert "DPO(beta=0.1, label_smoothing=0.0, length_normalized=False)" in printed
+    assert "-log sigmoid(beta (h_w - h_l))" in printed
+
+
+def test_options_are_not_abbreviated(orpo_lightning, capsys):
+    with pytest.raises(SystemExit):
+        orpo_lightning("fit", "--trainer.max_step=1")
+    assert "--trainer.max_step=1" in capsys.readouterr().err
+
+
+def test_a_missing_file_is_named_before_any_model_is_loaded(orpo_lightning, monkeypatch):
+    monkeypatch.setattr(preference, "load_causal_lm", lambda *args: pytest.fail("a model was loaded"))
+    with pytest.raises(ValueError, match=r"no file at 'missing.jsonl'; accepted: the path of a data file, or 'sample'"):
+        orpo_lightning("fit", "--data.train", "missing.jsonl", *SHORT)

@@ -1,0 +1,99 @@
+"""Imports point one way, third parties stay in their rooms, and importing does nothing."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "orpo_lightning"
+# room: the rooms it may import from; the first match of a module's path names its room
+MAY_IMPORT = {
+    "verbs": set(),
+    "records": set(),
+    "loggers": set(),
+    "functional": {"records"},
+    "packing": {"records"},
+    "objectives": {"records", "functional"},
+    "metrics": {"records"},
+    "models": {"records", "packing"},
+    "data": {"records", "packing", "models.pretrained"},
+    "modules": {"records", "packing", "objectives", "metrics", "models"},
+    "testing": {"records", "objectives"},
+    "cli": {"verbs", "data", "loggers", "modules", "objectives"},
+    "__main__": {"verbs", "cli"},
+    "__init__": {"data", "models", "modules", "objectives", "records"},
+}
+THIRD_PARTIES = {
+    "transformers": ("models", "data.tokenization"),
+    "tokenizers": ("models",),
+    "datasets": ("data",),
+    "lightning": ("data.datamodule", "modules", "loggers", "cli"),
+    "torchmetrics": ("metrics",),
+    "jsonargparse": ("cli", "testing"),
+    "wandb": (),
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def name_of(file):
+    parts = file.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+def imports(file):
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            # "from package import module" imports the module
+            yield from (
+                f"{node.module}.{a.name}" if node.module == "orpo_lightning" else node.module for a in node.names
+            )
+
+
+def within(module, room):
+    return module == room or module.startswith(room + ".")
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_imports_point_one_way(file):
+    room = name_of(file).split(".")[0]
+    for module in imports(file):
+        if within(module, "orpo_lightning"):
+            target = module.removeprefix("orpo_lightning.")
+            allowed = {room} | MAY_IMPORT[room]
+            assert any(within(target, other) for other in allowed), f"{room} must not import {target}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_third_parties_stay_in_their_rooms(file):
+    for module in imports(file):
+        rooms = THIRD_PARTIES.get(module.split(".")[0])
+        if rooms is not None:
+            assert any(within(name_of(file), room) for room in rooms), f"{module} is not for {name_of(file)}"
+
+
+def loaded_after(code):
+    script = f"import sys; {code}; print(*sorted(sys.modules))"
+    return set(
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    )
+
+
+def test_importing_the_package_loads_nothing():
+    assert not {"torch", "lightning", "transformers", "datasets"} & loaded_after("import orpo_lightning")
+
+
+def test_the_objectives_need_torch_only():
+    loaded = loaded_after("from orpo_lightning import ORPO, Objective, PairLogps")
+    assert "torch" in loaded
+    assert not {"lightning", "transformers", "datasets", "wandb"} & loaded
+
+
+def test_the_help_comes_before_any_import():
+    code = "sys.argv = ['orpo-lightning', '--help']; from orpo_lightning.__main__ import main; main()"
+    loaded = loaded_after(code)
+    assert not {"torch", "lightning", "jsonargparse"} & loaded

@@ -1,0 +1,69 @@
+"""Every command and snippet of the README runs, in the order in which it stands there."""
+
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from orpo_lightning import objectives
+from orpo_lightning.__main__ import main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+COMMANDS = [line for language, block in BLOCKS if language == "bash" for line in block.splitlines()]
+SNIPPETS = [block for language, block in BLOCKS if language == "python"]
+RUN_BY_CI_ITSELF = ["make install", "make test"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A user's folder: the configs, pairs and a loss of their own."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    pairs = [{"prompt": f"{i} and {i}?", "chosen": f"{2 * i}.", "rejected": f"{i}."} for i in range(16)]
+    (tmp_path / "my_pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    (tmp_path / "my_losses.py").write_text(next(snippet for snippet in SNIPPETS if "class SquaredMargin" in snippet))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_readme_has_the_commands_and_snippets_that_are_tested_here():
+    assert COMMANDS[:2] == RUN_BY_CI_ITSELF
+    assert len(COMMANDS) == 10
+    assert len(SNIPPETS) == 3
+
+
+def slow_where_it_takes_minutes(command):
+    return pytest.param(command, marks=pytest.mark.slow if "smollm2" in command else ())
+
+
+@pytest.mark.parametrize("command", [slow_where_it_takes_minutes(c) for c in COMMANDS if c not in RUN_BY_CI_ITSELF])
+def test_command(folder, monkeypatch, command):
+    program, *arguments = shlex.split(command)
+    assert program == "orpo-lightning"
+    limit = ["--trainer.max_steps", "2"] if "smollm2" in command else []
+    monkeypatch.setattr(sys, "argv", [program, *arguments, *limit])
+    monkeypatch.syspath_prepend(str(folder))
+    main()  # fails by raising
+
+
+def test_the_snippets_run_one_after_the_other(folder, monkeypatch):
+    monkeypatch.syspath_prepend(str(folder))
+    names = {"__name__": "readme"}
+    monkeypatch.setitem(sys.modules, "readme", type(sys)("readme"))
+    for snippet in SNIPPETS:
+        exec(compile(snippet, "README.md", "exec"), names)
+        vars(sys.modules["readme"]).update(names)
+    assert names["trainer"].global_step == 16
+    assert names["trainer"].callback_metrics["val/pref/margins"] > 0
+
+
+def test_the_table_of_objectives_is_complete():
+    assert set(re.findall(r"^\| `(\w+)` \|", README, flags=re.MULTILINE)) == set(objectives.__all__) - {
+        "Objective",
+        "get_objective",
+        "list_objectives",
+    }
