@@ -12,7 +12,14 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
-from orpo_lightning import Objective, OptimizerConfig, PreferenceDataModule, PreferenceModule, ScheduleConfig
+from orpo_lightning import (
+    Objective,
+    ObjectiveOutput,
+    OptimizerConfig,
+    PreferenceDataModule,
+    PreferenceModule,
+    ScheduleConfig,
+)
 from orpo_lightning.models.logp_model import LogpModel
 from orpo_lightning.models.tiny import tiny_model
 from orpo_lightning.records import TokenizedRow
@@ -78,6 +85,21 @@ class GradientNorms(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: PreferenceModule, optimizer: Any) -> None:
         parameters = pl_module.policy.parameters()
         self.gradients.append(torch.cat([p.grad.flatten().double() for p in parameters]).clone())
+
+
+class Exploding(Objective):
+    """A loss that is NaN for the pairs whose chosen response has a given number of tokens."""
+
+    def __init__(self, tokens: int = 3, in_gradient: bool = False) -> None:
+        self.tokens = tokens
+        self.in_gradient = in_gradient
+
+    def __call__(self, policy, reference=None):
+        bad = policy.chosen_tokens == self.tokens
+        # sqrt has a finite value and an infinite slope at 0
+        zero = policy.chosen - policy.chosen.detach()
+        poison = zero.clamp_min(0).sqrt() if self.in_gradient else torch.full_like(policy.chosen, torch.nan)
+        return ObjectiveOutput(-policy.chosen_mean + torch.where(bad, poison, 0.0))
 
 
 @dataclass

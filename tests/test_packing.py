@@ -248,11 +248,16 @@ def test_pairs_of_a_stream_without_rejected_responses_have_none():
     assert pairs.chosen.tolist() == [-1.0, -2.0]
 
 
-def test_a_chosen_response_without_a_rejected_one_is_no_half_of_another_pair():
-    alone = TokenizedRow("sft:1", (5,), (response(Role.CHOSEN, 6, 2),))
-    batch = pack([alone, FIRST], STEP)
-    try:
-        pairs = batch.pairs(table_of(batch, [-1.0, -2.0, -3.0]))
-    except ValueError:
-        return
-    assert pairs.chosen.shape == pairs.rejected.shape
+@pytest.mark.parametrize("role", [Role.CHOSEN, Role.REJECTED])
+def test_half_a_pair_among_pairs_is_refused_by_row(role):
+    # it would shift the pairs after it against each other
+    half = TokenizedRow("half:1", (5,), (response(role, 6, 2),))
+    batch = pack([half, FIRST], STEP)
+    with pytest.raises(ValueError, match="half:1") as error:
+        batch.pairs(table_of(batch, [-1.0, -2.0, -3.0]))
+    assert FIRST.row_id not in str(error.value)
+
+
+def test_chosen_responses_alone_are_no_halves():
+    batch = pack([TokenizedRow("sft:1", (5,), (response(Role.CHOSEN, 6, 2),))], STEP)
+    assert batch.pairs(table_of(batch, [-1.0])).chosen.tolist() == [-1.0]

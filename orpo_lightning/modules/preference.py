@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -162,8 +163,11 @@ class PreferenceModule(LightningModule):
             chosen = {f"{stage}/{name}": value for name, value in values.items() if (name in shown) is prog_bar}
             self.log_dict(chosen, prog_bar=prog_bar, batch_size=1)
 
-    def on_fit_start(self) -> None:
-        """Refuse what would train on something else than what was asked for."""
+    def setup(self, stage: str) -> None:
+        """Refuse, before a model is loaded, what would train on something else than what was asked for."""
+        if stage != "fit":
+            return
+        _ = self._steps_per_epoch
         micro_batches = self.trainer.accumulate_grad_batches * self.trainer.world_size
         if self.objective.couples_pairs and micro_batches > 1:
             raise ValueError(
@@ -200,21 +204,22 @@ class PreferenceModule(LightningModule):
         self.log_dict({"train/grad_norm": norm, "train/learning_rate": optimizer.param_groups[0]["lr"]}, batch_size=1)
 
     def _raise_non_finite(self, what: str, found: str) -> None:
-        losses = [pair for loss, ids in self._step_losses for pair in zip(loss.tolist(), ids, strict=True)]
-        rows = [row_id for value, row_id in losses if not math.isfinite(value)] or [row_id for _, row_id in losses]
-        gathered: list[list[str]] = [rows]
+        losses = [pair for loss, ids in self._step_losses for pair in zip(ids, loss.tolist(), strict=True)]
+        gathered: list[list[tuple[str, float]]] = [losses]
         if torch.distributed.is_initialized():
             gathered = [[] for _ in range(torch.distributed.get_world_size())]
-            torch.distributed.all_gather_object(gathered, rows)
-        names = sorted({row_id for rank_rows in gathered for row_id in rank_rows})
+            torch.distributed.all_gather_object(gathered, losses)
+        loss_of = dict(pair for of_rank in gathered for pair in of_rank)
+        # a gradient can be infinite where every loss is finite: then any row of the step may be the cause
+        rows = [row_id for row_id, loss in loss_of.items() if not math.isfinite(loss)] or list(loss_of)
         raise NonFiniteError(
             f"{what} of optimizer step {self.global_step}{found}; the weights are those from before this step. "
-            f"Rows: {', '.join(names)}"
+            f"Rows: {', '.join(sorted(rows))}"
         )
 
     def _check_reference(self, policy: PairLogps, reference: PairLogps, batch: PackedBatch) -> None:
-        if self.reference_config.name_or_path is not None:
-            return
+        if self.reference_config.name_or_path is not None or not self.policy_config.disable_dropout:
+            return  # they may differ
         difference = (policy.chosen - reference.chosen).abs().max() / reference.chosen.abs().max().clamp_min(1e-6)
         if not difference <= STEP0_TOLERANCE:
             raise ValueError(
@@ -225,9 +230,10 @@ class PreferenceModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the objective's state and which reference was used; the reference's weights are not saved."""
         checkpoint["objective"] = dict(self.objective.state_dict())
-        checkpoint["steps_per_epoch"] = self._steps_per_epoch
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            checkpoint["steps_per_epoch"] = self._steps_per_epoch
         if self.reference is not None:
-            checkpoint["reference"] = fingerprint(self.reference.net)
+            checkpoint["reference"] = self._reference_fingerprint
             for name in [name for name in checkpoint["state_dict"] if name.startswith("reference.")]:
                 del checkpoint["state_dict"][name]
 
@@ -235,7 +241,7 @@ class PreferenceModule(LightningModule):
         """Take back the objective's state, insist on the same reference, and find the place in the epoch."""
         self.objective.load_state_dict(checkpoint["objective"])
         if self.reference is not None:
-            found = fingerprint(self.reference.net)
+            found = self._reference_fingerprint
             if checkpoint.get("reference", found) != found:
                 raise ValueError(
                     f"the checkpoint was trained against another reference (its weights have the fingerprint "
@@ -251,6 +257,11 @@ class PreferenceModule(LightningModule):
                     "training data, data.global_batch_size and trainer.limit_train_batches must be as they were"
                 )
             rewind_to_step(checkpoint, steps, self.trainer.accumulate_grad_batches)
+
+    @cached_property
+    def _reference_fingerprint(self) -> str:
+        assert self.reference is not None
+        return fingerprint(self.reference.net)
 
     @property
     def _steps_per_epoch(self) -> int:

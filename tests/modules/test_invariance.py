@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import Run, run
+from helpers import Exploding, Run, run
 
-from orpo_lightning import CPO, DPO, IPO, ORPO, SFT, HingeDPO, RobustDPO, SimPO
+from orpo_lightning import CPO, DPO, IPO, ORPO, SFT, HingeDPO, NonFiniteError, RobustDPO, SimPO
 from orpo_lightning.testing import make_rows
 
 OBJECTIVES = {
@@ -176,6 +176,14 @@ def test_two_processes_equal_one(two_processes, whole, name):
     assert_same(load(two_processes, name), expected, 1e-10)
 
 
+def test_two_processes_stop_on_the_same_non_finite_loss_and_name_the_same_rows(two_processes):
+    bad = {row.row_id for row in make_rows(16) if len(row.responses[0].ids) == 3}
+    for rank in (0, 1):
+        message = (two_processes / f"non-finite-{rank}.txt").read_text()
+        assert "the loss of optimizer step 0 is nan" in message
+        assert set(message.split("Rows: ")[1].split(", ")) == bad
+
+
 def main(folder: Path) -> None:
     from lightning.pytorch.strategies import DDPStrategy
 
@@ -192,6 +200,11 @@ def main(folder: Path) -> None:
         if found.trainer.global_rank == 0:
             saved = {"history": json.dumps(found.history), "gradients": found.gradients, "weights": found.weights}
             torch.save(saved, folder / f"{name}.pt")
+    try:
+        strategy = DDPStrategy(process_group_backend="gloo")
+        run(Exploding(), make_rows(16), devices=2, strategy=strategy, data={"global_batch_size": 16})
+    except NonFiniteError as error:
+        (folder / f"non-finite-{os.environ['RANK']}.txt").write_text(str(error))
 
 
 if __name__ == "__main__":

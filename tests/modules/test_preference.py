@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from helpers import RowsData, TinyModule, run
+from helpers import Exploding, RowsData, TinyModule, run
 from lightning import Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
@@ -156,21 +156,6 @@ def fit_tiny(objective, folder, *, module=PreferenceModule, reference=None, **op
     data = PreferenceDataModule(val=None, max_length=256, max_prompt_length=128)
     trainer.fit(module(objective, reference=ReferenceConfig(reference)), data)
     return trainer
-
-
-class Exploding(Objective):
-    """A loss that is NaN for the pairs whose chosen response has a given number of tokens."""
-
-    def __init__(self, tokens: int = 3, in_gradient: bool = False) -> None:
-        self.tokens = tokens
-        self.in_gradient = in_gradient
-
-    def __call__(self, policy, reference=None):
-        bad = policy.chosen_tokens == self.tokens
-        # sqrt has a finite value and an infinite slope at 0
-        zero = policy.chosen - policy.chosen.detach()
-        poison = zero.clamp_min(0).sqrt() if self.in_gradient else torch.full_like(policy.chosen, torch.nan)
-        return ObjectiveOutput(-policy.chosen_mean + torch.where(bad, poison, 0.0))
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])
