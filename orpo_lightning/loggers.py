@@ -70,7 +70,7 @@ class MetricsFile(Logger):
         if self._row.get("step") != str(step):
             self._row = {"step": str(step)}
             self._row_start = self.path.stat().st_size
-        self._row |= {name: f"{value:.10g}" for name, value in metrics.items()}
+        self._row |= {name: str(value) for name, value in metrics.items()}
         new = sorted(set(self._row) - set(self._columns))
         if new:
             self._columns = self._columns + new

@@ -107,6 +107,13 @@ class PreferenceDataModule(LightningDataModule):
             )
         return used // accumulate
 
+    @property
+    def _last_epoch(self) -> int:
+        trainer = self._attached_trainer
+        epochs = [trainer.max_epochs] if trainer.max_epochs is not None and trainer.max_epochs >= 0 else []
+        epochs += [-(-trainer.max_steps // self.steps_per_epoch)] if trainer.max_steps >= 0 else []
+        return min(epochs, default=1) - 1
+
     def train_dataloader(self) -> DataLoader[PackedBatch]:
         """The training micro-batches of this rank, from where the run stands."""
         trainer = self._attached_trainer
@@ -128,7 +135,9 @@ class PreferenceDataModule(LightningDataModule):
             max_tokens=self.max_tokens_per_batch,
         )
         epoch, first_step = divmod(trainer.global_step, self.steps_per_epoch)
-        plan.check_tokens(epoch)
+        if self.max_tokens_per_batch is not None:
+            for each in range(epoch, self._last_epoch + 1):
+                plan.check_tokens(each)
         return self._loader(PlanSampler(plan, epoch, first_step))
 
     def val_dataloader(self) -> DataLoader[PackedBatch] | list[object]:

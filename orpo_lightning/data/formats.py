@@ -127,6 +127,8 @@ def _hh_rlhf_turns(value: Any, side: str, row_id: str) -> list[Message]:
 def _messages(value: Any, side: str, row_id: str) -> list[Message]:
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise RowError("not_text", row_id, f"{side!r} is {type(value).__name__}, not a list of messages")
+    if not all(isinstance(turn, Mapping) for turn in value):
+        raise RowError("not_text", row_id, f"{side!r} holds something that is not a message of role and content")
     turns = [dict(turn) for turn in value]
     if turns and turns[-1].get("content") is None:
         turns[-1]["content"] = ""  # a response that is null is an empty one, for the filters to count

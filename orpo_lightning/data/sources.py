@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import gzip
 from collections.abc import Iterator
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -54,4 +55,9 @@ def _read_file(path: Path, name: str) -> Iterator[tuple[str, Row]]:
 
 
 def _is_blank(path: Path) -> bool:
-    return path.read_bytes()[:1000].strip() in (b"", b"[]")
+    try:
+        content = path.read_bytes()
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+    except (OSError, EOFError):
+        return False
+    return b"".join(content.split()) in (b"", b"[]")

@@ -72,14 +72,28 @@ def _encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[tuple[
 
 def _encode_in_pieces(tokenizer: PreTrainedTokenizerBase, prompt: tuple[Message, ...]) -> list[int]:
     """Encode a prompt whose text imitates special tokens: those of the template count, those of the text do not."""
+    rendered = render_prompt(tokenizer, prompt)
     # the template is rendered around place holders of the private use area
     holders = tuple(Message(message.role, f"\ue000{i}\ue001") for i, message in enumerate(prompt))
+    pieces = re.split("\ue000(\\d+)\ue001", render_prompt(tokenizer, holders))
+    contents = [message.content for message in prompt]
+    if _joined(pieces, contents) != rendered:
+        contents = [content.strip() for content in contents]  # as many templates do
+    if _joined(pieces, contents) != rendered:
+        raise ValueError(
+            "the chat template changes the text of a message that imitates a special token of the tokenizer, so that "
+            f"the two cannot be told apart: {rendered[:200]!r}"
+        )
     ids = []
-    for piece in re.split("(\ue000\\d+\ue001)", render_prompt(tokenizer, holders)):
-        is_holder = piece.startswith("\ue000")
-        text = prompt[int(piece[1:-1])].content if is_holder else piece
-        ids += _encode(tokenizer, [text], special=not is_holder)[0]
+    for i, piece in enumerate(pieces):
+        is_content = i % 2 == 1
+        ids += _encode(tokenizer, [contents[int(piece)] if is_content else piece], special=not is_content)[0]
     return ids
+
+
+def _joined(pieces: Sequence[str], contents: Sequence[str]) -> str:
+    """Template text at the even places, at the odd ones the numbers of the contents between."""
+    return "".join(contents[int(piece)] if i % 2 else piece for i, piece in enumerate(pieces))
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, special: bool) -> list[list[int]]:

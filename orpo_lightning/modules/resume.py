@@ -22,9 +22,11 @@ def rewind_to_step(checkpoint: dict[str, Any], steps_per_epoch: int, accumulate:
     # saved in the hooks at the end of an epoch, that epoch is processed and not completed: all of its steps are done
     at_the_end = epochs["processed"] > epochs["completed"]
     step = steps_per_epoch if at_the_end else checkpoint["global_step"] - epochs["processed"] * steps_per_epoch
+    # an epoch that is over, and not followed by another yet, stays in the total
+    over = batches_done["is_last_batch"] and step == 0
     # a checkpoint saved inside a batch has one batch more processed than completed; Lightning reads that from it
     unfinished = current["processed"] - current["completed"]
     for key in ("ready", "started", "processed", "completed"):
         batches = step * accumulate - (unfinished if key == "completed" else 0)
-        total[key] += batches - current[key]
+        total[key] += 0 if over else batches - current[key]
         current[key] = batches

@@ -212,7 +212,6 @@ def test_content_that_is_no_text_is_refused_and_named():
 
 
 @pytest.mark.parametrize("turn", [None, "Hi"])
-@pytest.mark.xfail(reason="dict(turn) raises before the type of a turn is checked", raises=(TypeError, ValueError))
 def test_a_turn_that_is_no_message_is_refused_and_named(turn):
     with pytest.raises(RowError, match=r"^some\.jsonl:7: "):
         parse_messages({**MESSAGES, "rejected": [turn, answer("What?")]}, "some.jsonl:7")

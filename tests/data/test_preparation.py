@@ -153,7 +153,6 @@ def test_a_file_name_is_a_name_and_not_a_pattern(tmp_path):
     assert (row_id, row) == (f"{tmp_path / 'a[1].jsonl'}:1", GOOD)
 
 
-@pytest.mark.xfail(reason="blankness is told from the first 1000 bytes as they are on disk, gzipped or not")
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [

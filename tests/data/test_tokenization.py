@@ -107,7 +107,6 @@ def test_a_prompt_that_imitates_special_tokens_stays_text(tokenizer):
     assert tokenizer.decode(ids) == f"<|user|>\n{IMITATION}<|end|>\n<|assistant|>\n"
 
 
-@pytest.mark.xfail(reason="a text with a special token in it is put in after rendering: the template does not see it")
 def test_a_prompt_that_imitates_special_tokens_is_rendered_like_any_other(tmp_path):
     # Llama 3's template trims as this one does
     trimming = "{% for message in messages %}{{ message.content | trim }}{% endfor %}"

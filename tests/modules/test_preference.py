@@ -24,12 +24,14 @@ from orpo_lightning import (
     ScheduleConfig,
     SimPO,
     get_objective,
-    list_objectives,
+    objectives,
 )
+from orpo_lightning.data.batching import BatchPlan
 from orpo_lightning.models import loading
 from orpo_lightning.models.tiny import tiny_model
 from orpo_lightning.testing import make_rows
 
+BUILT_IN = sorted(set(objectives.__all__) - {"Objective", "get_objective", "list_objectives"})
 SHARED = {
     "loss", "nll_response", "pref/accuracies", "pref/accuracies_sum", "pref/margins",
     "logps/chosen", "logps/rejected", "logps_mean/chosen", "logps_mean/rejected",
@@ -48,7 +50,7 @@ def keys(found, stage):
     return {key.removeprefix(f"{stage}/") for _, logged in found.history for key in logged if key.startswith(stage)}
 
 
-@pytest.mark.parametrize("name", list_objectives())
+@pytest.mark.parametrize("name", BUILT_IN)
 def test_every_objective_logs_the_shared_measures_and_its_own(name):
     found = run(get_objective(name)(), validation=make_rows(5, seed=9), max_epochs=1)
     expected = SHARED | OWN.get(name, REWARDS)
@@ -80,7 +82,7 @@ def test_shared_measures_mean_what_they_say():
 def test_the_objective_independent_measures_are_the_same_for_every_objective():
     validation = make_rows(6, seed=9)
     measured = {}
-    for name in list_objectives():
+    for name in BUILT_IN:
         module = TinyModule(get_objective(name)())
         trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
         (values,) = trainer.validate(module, RowsData(make_rows(2), validation), verbose=False)
@@ -285,6 +287,19 @@ def test_an_accumulation_that_changes_during_training_is_refused():
 def test_a_micro_batch_of_too_many_tokens_is_refused_before_training():
     with pytest.raises(ValueError, match=r"max_tokens_per_batch = 50.*longest row, made:.*accumulate_grad_batches"):
         run(ORPO(), data={"max_tokens_per_batch": 50})
+
+
+def test_every_epoch_that_the_run_will_reach_is_checked_before_it_starts():
+    # the largest micro-batch of each epoch differs; the limit is that of the first
+    plan = BatchPlan(make_rows(22), 8, 2, seed=0)
+    largest = [max(plan[epoch * len(plan) + i].num_tokens for i in range(len(plan))) for epoch in range(3)]
+    limit = largest[0]
+    assert max(largest[1:]) > limit
+    first = largest.index(next(size for size in largest if size > limit))
+    data = {"max_tokens_per_batch": limit, "seed": 0}
+    run(ORPO(), accumulate_grad_batches=2, max_epochs=first, data=data)
+    with pytest.raises(ValueError, match="max_tokens_per_batch"):
+        run(ORPO(), accumulate_grad_batches=2, max_epochs=first + 1, data=data, limit_train_batches=2)
 
 
 class RunningMean(Objective):
