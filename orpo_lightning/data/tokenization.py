@@ -102,6 +102,7 @@ def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, special: bo
         add_special_tokens=False,  # they stand in the rendered template already
         split_special_tokens=not special,
         return_attention_mask=False,
+        verbose=False,  # rows longer than the model takes are dropped and counted later
     )
     ids: list[list[int]] = encoded["input_ids"]
     return ids
