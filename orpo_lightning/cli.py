@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from pathlib import Path
 from typing import Any
 
+from jsonargparse import _typehints
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_info
 
-from orpo_lightning.loggers import MetricsFile
+from orpo_lightning.loggers import METRICS_FILE, MetricsFile
 from orpo_lightning.objectives import get_objective, list_objectives
 from orpo_lightning.verbs import TRAINER_VERBS
 
@@ -27,6 +30,21 @@ class CLI(LightningCLI):
             }
         )
         parser.link_arguments("model.init_args.policy.name_or_path", "data.init_args.tokenizer")
+        parser.link_arguments("model.init_args.policy.revision", "data.init_args.tokenizer_revision")
+
+    def before_instantiate_classes(self) -> None:
+        """Give a fit a folder of its own: a numbered sibling where another run is, unless that one is resumed."""
+        config = self.config.get(self.subcommand)
+        if self.subcommand != "fit" or config.ckpt_path:
+            return
+        asked = folder = Path(config.trainer.default_root_dir or ".")
+        number = 1
+        while (folder / METRICS_FILE).exists():
+            number += 1
+            folder = asked.with_name(f"{asked.name}-{number}") if asked.name else Path(f"run-{number}")
+        if folder != asked:
+            rank_zero_info(f"{asked} holds another run; this one is in {folder}")
+            config.trainer.default_root_dir = str(folder)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer; whatever loggers it is given, a fit also writes its measures to metrics.csv."""
@@ -46,6 +64,7 @@ class CLI(LightningCLI):
 def run_trainer() -> None:
     """Run the verb of ``sys.argv`` through the trainer."""
     _quieten()
+    _typehints.discard_init_args_on_class_path_change = _discard_arguments_of_another_objective
     CLI(
         LightningModule,
         LightningDataModule,
@@ -70,6 +89,30 @@ def print_objectives() -> None:
         "x prompt, y_w chosen, y_l rejected response; S summed and A mean log-probability; "
         "h log-ratio to the reference\nUse one by its name: --model.objective DPO --model.objective.beta 0.2"
     )
+
+
+_discard_unknown_arguments = _typehints.discard_init_args_on_class_path_change
+
+
+def _discard_arguments_of_another_objective(parser: Any, previous: Any, value: Any) -> None:
+    """Start a newly named objective from its own defaults.
+
+    jsonargparse keeps the arguments of the class named before that the new one has too: DPO's ``beta`` of 0.1 would
+    become SimPO's, whose default is 2.
+    """
+    if previous and value["class_path"] != previous["class_path"] and _is_objective(previous["class_path"]):
+        for name in list(previous.get("init_args", {}).keys()):
+            previous["init_args"].pop(name)
+    else:
+        _discard_unknown_arguments(parser, previous, value)  # type: ignore[no-untyped-call]
+
+
+def _is_objective(class_path: str) -> bool:
+    try:
+        get_objective(class_path)
+    except ValueError:
+        return False
+    return True
 
 
 def _quieten() -> None:

@@ -11,12 +11,13 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-FILE = "metrics.csv"
+METRICS_FILE = "metrics.csv"
 _INDEX = ["step", "epoch"]
 
 
 class MetricsFile(Logger):
-    """Writes one row per optimizer step to ``metrics.csv``; what was logged is on disk when the call returns.
+    """Writes one row per optimizer step to ``metrics.csv``; what was logged is in the file when the call
+    returns, so that a process that dies loses none of it.
 
     When a run goes on in the same folder, the rows from its first step on are replaced and those before are kept.
 
@@ -36,7 +37,7 @@ class MetricsFile(Logger):
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__()
-        self.path = Path(folder) / FILE
+        self.path = Path(folder) / METRICS_FILE
         self._columns: list[str] | None = None
         self._row: dict[str, str] = {}
         self._row_start = 0

@@ -88,12 +88,7 @@ def preference_ratios(policy: PairLogps, output: ObjectiveOutput, weight: Tensor
         output: what the objective returned.
         weight: row weights, ``(B,)``.
     """
-    per_pair = {
-        "loss": output.loss,
-        "logps/chosen": policy.chosen,
-        "logps_mean/chosen": policy.chosen_mean,
-        **output.terms,
-    }
+    per_pair = {"loss": output.loss, "logps/chosen": policy.chosen, "logps_mean/chosen": policy.chosen_mean}
     if policy.has_rejected:
         margins = policy.chosen_mean - policy.rejected_mean
         per_pair |= {
@@ -111,6 +106,16 @@ def preference_ratios(policy: PairLogps, output: ObjectiveOutput, weight: Tensor
         per_pair["rewards/margins"] = output.chosen_rewards - output.rejected_rewards
         per_pair["rewards/accuracies"] = win_rate(per_pair["rewards/margins"])
 
+    taken = sorted(set(output.terms) & {*per_pair, "nll_response"})
+    if taken:
+        raise ValueError(f"an objective logs terms under names that are taken: {', '.join(taken)}")
+    per_pair |= output.terms
+    for name, values in per_pair.items():
+        if values.shape != weight.shape:
+            raise ValueError(
+                f"an objective returns one value per pair: {name!r} has the shape {tuple(values.shape)}, "
+                f"for {len(weight)} pairs"
+            )
     weight = weight.to(output.loss.dtype)
     ratios = {name: (weighted_sum(value, weight), weight.sum()) for name, value in per_pair.items()}
     ratios["nll_response"] = (weighted_sum(-policy.chosen, weight), (policy.chosen_tokens * weight).sum())

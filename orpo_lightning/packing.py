@@ -9,7 +9,6 @@ Shape suffixes: N tokens of the stream, M scored positions, P scored prompt posi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -39,9 +38,11 @@ class GroupSpan(NamedTuple):
         return prompt + max((span.end - span.start for span in self.responses), default=0)
 
 
-@dataclass(frozen=True)
 class PackedBatch:
     """A micro-batch of prompt groups.
+
+    Not a dataclass: Lightning walks into those to change the precision of floating-point inputs, which must not
+    round weights and scores.
 
     Args:
         input_ids: the stream, ``(N,)``.
@@ -87,7 +88,10 @@ class PackedBatch:
     margin: Tensor
     row_ids: tuple[str, ...]
     step: StepInfo
-    half_pairs: tuple[str, ...] = ()
+    half_pairs: tuple[str, ...]
+
+    def __init__(self, **fields: Any) -> None:
+        vars(self).update(fields)
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -135,8 +139,10 @@ class PackedBatch:
         return self._map("pin_memory")
 
     def _map(self, method: str, *args: Any, **kwargs: Any) -> PackedBatch:
-        tensors = {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
-        return replace(self, **{name: getattr(value, method)(*args, **kwargs) for name, value in tensors.items()})
+        def moved(value: Any) -> Any:
+            return getattr(value, method)(*args, **kwargs) if isinstance(value, Tensor) else value
+
+        return PackedBatch(**{name: moved(value) for name, value in vars(self).items()})
 
 
 def pack(

@@ -5,6 +5,7 @@ Shape suffixes: B pairs, R responses, G prompt groups of a micro-batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
@@ -37,7 +38,7 @@ class PreferencePair:
     """Two responses to one prompt, as text.
 
     Args:
-        row_id: where the row came from, ``file:line``; every error about the row names it.
+        row_id: where the row came from, ``file:row``; every error about the row names it.
         prompt: the conversation up to the response.
         chosen: the preferred response.
         rejected: the other response.
@@ -77,6 +78,8 @@ class TokenizedRow:
             raise ValueError(f"{self.row_id}: the prompt has no tokens; the first token of a response needs one")
         if not self.responses or any(not response.ids for response in self.responses):
             raise ValueError(f"{self.row_id}: a response has no tokens")
+        if not 0 <= self.weight < math.inf:
+            raise ValueError(f"{self.row_id}: the row's weight is {self.weight!r}; accepted: a number from 0 on")
 
     @property
     def num_tokens(self) -> int:

@@ -9,6 +9,7 @@ def test_my_objective():
 from __future__ import annotations
 
 import copy
+import io
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
+from orpo_lightning.metrics import preference_ratios
 from orpo_lightning.objectives import Objective, get_objective
 from orpo_lightning.records import (
     ObjectiveOutput,
@@ -127,16 +129,15 @@ def _select(pairs: PairLogps, index: Tensor) -> PairLogps:
     return pairs.replace(**{name: None if value is None else value[index] for name, value in values.items()})
 
 
-class _Untouchable:
-    """Stands where an objective must not look."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise UndeclaredNeedError(f"it read reference.{name}; set `needs_reference = True` in its class")
-
-
 def _call(objective: Objective, policy: PairLogps, reference: PairLogps) -> ObjectiveOutput:
-    seen: Any = _declared(objective, reference) if objective.needs_reference else _Untouchable()
-    return objective(_declared(objective, policy), seen)
+    if objective.needs_reference:
+        return objective(_declared(objective, policy), _declared(objective, reference))
+    try:
+        return objective(_declared(objective, policy), None)
+    except AttributeError as error:
+        if "'NoneType' object" in str(error):
+            raise UndeclaredNeedError(f"it reads the reference ({error}): set `needs_reference = True`") from error
+        raise
 
 
 def _values(output: ObjectiveOutput) -> Iterator[tuple[str, Tensor]]:
@@ -205,6 +206,8 @@ def _order_does_not_matter(objective: Objective) -> None:
     permutation = torch.tensor([3, 0, 4, 1, 2])
     straight = _call(copy.deepcopy(objective), policy, reference).loss[permutation]
     permuted = _call(copy.deepcopy(objective), _select(policy, permutation), _select(reference, permutation)).loss
+    if objective.couples_pairs:  # such a loss may be one of the ranks of the pairs, not of the pairs
+        straight, permuted = straight.sort().values, permuted.sort().values
     assert torch.allclose(straight, permuted), "the losses of permuted pairs are not the permuted losses"
 
 
@@ -213,6 +216,12 @@ def _batch_mates_do_not_matter(objective: Objective) -> None:
         return
     policy, reference = make_pairs(), make_pairs(seed=1)
     together = _call(copy.deepcopy(objective), policy, reference).loss
+    before, after = copy.deepcopy(objective), copy.deepcopy(objective)
+    _call(after, policy, reference)
+    assert _plain(before) == _plain(after), (
+        "its state changes in a call, so that a pair's loss depends on the pairs before it; if that is meant, set "
+        "`couples_pairs = True`"
+    )
     for i in range(_PAIRS):
         index = torch.tensor([i])
         alone = _call(copy.deepcopy(objective), _select(policy, index), _select(reference, index)).loss
@@ -233,6 +242,21 @@ def _inputs_are_not_changed(objective: Objective) -> None:
 def _arguments_are_stored(objective: Objective) -> None:
     for name in objective.argument_names():
         assert hasattr(objective, name), f"the argument {name!r} of __init__ is not stored as an attribute of that name"
+    arguments = objective.arguments()
+    for name, value in arguments.items():
+        if isinstance(value, float) and value:
+            changed = arguments | {name: 0.9 * value}
+            found = type(objective)(**changed).arguments()
+            assert found == changed, f"made with {name} = {changed[name]}, it stores {found}"
+
+
+def _plain(objective: Objective) -> str:
+    return repr({name: getattr(value, "tolist", lambda v=value: v)() for name, value in objective.state_dict().items()})
+
+
+def _terms_have_names_of_their_own(objective: Objective) -> None:
+    policy = _declared(objective, make_pairs())
+    preference_ratios(policy, _call(objective, make_pairs(), make_pairs(seed=1)), torch.ones(_PAIRS))
 
 
 def _survives_a_config_file(objective: Objective) -> None:
@@ -258,7 +282,10 @@ def _survives_a_checkpoint(objective: Objective) -> None:
     policy, reference = make_pairs(), make_pairs(seed=1)
     _call(objective, policy, reference)
     restored = type(objective)(**objective.arguments())
-    restored.load_state_dict(copy.deepcopy(dict(objective.state_dict())))
+    file = io.BytesIO()
+    torch.save(dict(objective.state_dict()), file)
+    file.seek(0)
+    restored.load_state_dict(torch.load(file, weights_only=True))  # tensors and plain data only
     expected, found = (_call(each, policy, reference).loss for each in (objective, restored))
     assert torch.equal(expected, found), (
         "the losses differ after load_state_dict(state_dict()): some state is not saved"
@@ -276,6 +303,7 @@ _CHECKS: tuple[Callable[[Objective], None], ...] = (
     _order_does_not_matter,
     _batch_mates_do_not_matter,
     _inputs_are_not_changed,
+    _terms_have_names_of_their_own,
     _arguments_are_stored,
     _survives_a_config_file,
     _survives_a_checkpoint,

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "models": {"records", "packing"},
     "data": {"records", "packing", "models.pretrained"},
     "modules": {"records", "packing", "objectives", "metrics", "models"},
-    "testing": {"records", "objectives"},
+    "testing": {"records", "objectives", "metrics"},
     "cli": {"verbs", "data", "loggers", "modules", "objectives"},
     "__main__": {"verbs", "cli"},
     "__init__": {"data", "models", "modules", "objectives", "records"},

@@ -20,7 +20,7 @@ RUN_BY_CI_ITSELF = ["make install", "make test"]
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch, only_built_in_objectives):
     """A user's folder: the configs, pairs and a loss of their own."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     pairs = [{"prompt": f"{i} and {i}?", "chosen": f"{2 * i}.", "rejected": f"{i}."} for i in range(16)]

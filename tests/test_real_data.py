@@ -18,7 +18,7 @@ from orpo_lightning.records import StepInfo
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 PAIRS = {"hh_rlhf": DATA / "hh_rlhf" / "test.jsonl.gz", "gpt4_pairs": DATA / "gpt4_pairs" / "test_prefs.parquet"}
-TRAINS = {"orpo": 1.0e-3, "dpo": 1.0e-4, "ipo": 1.0e-4, "sft": 1.0e-3}
+OBJECTIVES = ["orpo", "dpo", "ipo", "sft"]
 
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"the real pairs are not at {DATA}")
 
@@ -38,19 +38,19 @@ def fit(monkeypatch, folder, objective, data, *options):
 
 
 @pytest.mark.parametrize("data", PAIRS)
-@pytest.mark.parametrize("objective", TRAINS)
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_tiny_model_learns_from_real_pairs(tmp_path, monkeypatch, objective, data):
-    options = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=25", "--trainer.limit_val_batches=5"]
-    rows = fit(monkeypatch, tmp_path, objective, data, *options, f"--model.optimizer.lr={TRAINS[objective]}")
+    rows = fit(monkeypatch, tmp_path, objective, data, "--trainer.max_epochs=3", "--trainer.limit_val_batches=5")
     losses = [float(row["train/loss"]) for row in rows]
-    assert len(losses) == 25
     assert all(map(math.isfinite, losses))
-    assert sum(losses[-5:]) < sum(losses[:5])
+    # the same pairs in the first epoch and in the last
+    epoch = len(losses) // 3
+    assert sum(losses[-epoch:]) < sum(losses[:epoch])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("data", PAIRS)
-@pytest.mark.parametrize("objective", TRAINS)
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_smollm2_takes_steps_on_real_pairs(tmp_path, monkeypatch, objective, data):
     options = ["--model.policy.name_or_path=smollm2", "--data.global_batch_size=2", "--data.max_length=256"]
     rate = ["--model.optimizer.lr=5e-6", "--data.max_prompt_length=128"]

@@ -78,6 +78,7 @@ class BatchPlan(Dataset[PackedBatch]):
         self.rejected = rejected
         self.max_tokens = max_tokens
         self.steps = -(-len(rows) // global_batch_size)
+        self._order_of: tuple[int, list[int]] | None = None
         self._last: tuple[tuple[int, int], list[Slot]] | None = None
         self._lengths = [_stream_tokens(row, rejected) for row in rows]
 
@@ -119,15 +120,15 @@ class BatchPlan(Dataset[PackedBatch]):
         self._last = ((epoch, step), slots)
         return slots
 
-    def check_tokens(self, epoch: int) -> None:
-        """Refuse an epoch that has a micro-batch of more than `max_tokens` tokens.
+    def check_tokens(self, epoch: int, steps: int | None = None) -> None:
+        """Refuse an epoch that has a micro-batch of more than `max_tokens` tokens in its first `steps` steps.
 
         Raises:
             ValueError: names the micro-batch's size, its longest row and the settings to change.
         """
         if self.max_tokens is None:
             return
-        for step in range(self.steps):
+        for step in range(self.steps if steps is None else steps):
             for slot in self.slots(epoch, step):
                 tokens = sum(self._lengths[i] for i in slot.rows)
                 if tokens > self.max_tokens:
@@ -140,11 +141,13 @@ class BatchPlan(Dataset[PackedBatch]):
                     )
 
     def _order(self, epoch: int) -> list[int]:
-        if not self.shuffle:
-            return list(range(len(self.rows)))
-        generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
-        order: list[int] = torch.randperm(len(self.rows), generator=generator).tolist()
-        return order
+        if self._order_of is None or self._order_of[0] != epoch:
+            order = list(range(len(self.rows)))
+            if self.shuffle:
+                generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
+                order = torch.randperm(len(self.rows), generator=generator).tolist()
+            self._order_of = (epoch, order)
+        return self._order_of[1]
 
 
 class PlanSampler(DistributedSampler[int]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
@@ -26,7 +28,8 @@ class PreferenceDataModule(LightningDataModule):
         max_prompt_length: longest prompt, tokens; longer rows are dropped.
         max_tokens_per_batch: refuse, before training, a micro-batch of more tokens than this; None is no limit.
         shuffle: whether each epoch has an order of its own.
-        seed: of the order and of dropout.
+        seed: of the order and of dropout; None is that of `seed_everything`.
+        tokenizer_revision: branch, tag or commit of a tokenizer on the hub. On the command line it is the policy's.
         num_workers: processes that pack batches ahead; 0 packs in the training process.
 
     Example:
@@ -46,7 +49,8 @@ class PreferenceDataModule(LightningDataModule):
         max_prompt_length: int = 512,
         max_tokens_per_batch: int | None = None,
         shuffle: bool = True,
-        seed: int = 0,
+        seed: int | None = None,
+        tokenizer_revision: str | None = None,
         num_workers: int = 0,
     ) -> None:
         super().__init__()
@@ -72,6 +76,7 @@ class PreferenceDataModule(LightningDataModule):
         self.max_tokens_per_batch = max_tokens_per_batch
         self.shuffle = shuffle
         self.seed = seed
+        self.tokenizer_revision = tokenizer_revision
         self.num_workers = num_workers
         self.reports: dict[str, SplitReport] = {}
         self._rows: dict[str, list[TokenizedRow]] = {}
@@ -87,7 +92,7 @@ class PreferenceDataModule(LightningDataModule):
         if split in self._rows:
             return
         self._rows[split], self.reports[split] = prepare_split(
-            split, source, self.tokenizer, self.max_length, self.max_prompt_length
+            split, source, self.tokenizer, self.max_length, self.max_prompt_length, self.tokenizer_revision
         )
         rank_zero_info(str(self.reports[split]))
 
@@ -114,6 +119,15 @@ class PreferenceDataModule(LightningDataModule):
         epochs += [-(-trainer.max_steps // self.steps_per_epoch)] if trainer.max_steps >= 0 else []
         return min(epochs, default=1) - 1
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest conversation of all splits."""
+        return max(
+            len(row.prompt) + max(len(response.ids) for response in row.responses)
+            for rows in self._rows.values()
+            for row in rows
+        )
+
     def train_dataloader(self) -> DataLoader[PackedBatch]:
         """The training micro-batches of this rank, from where the run stands."""
         trainer = self._attached_trainer
@@ -130,14 +144,15 @@ class PreferenceDataModule(LightningDataModule):
             trainer.world_size,
             trainer.global_rank,
             shuffle=self.shuffle,
-            seed=self.seed,
+            # Lightning's seed_everything leaves its seed in the environment, for the other ranks too
+            seed=int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed,
             rejected=getattr(trainer.lightning_module, "needs_rejected", True),
             max_tokens=self.max_tokens_per_batch,
         )
         epoch, first_step = divmod(trainer.global_step, self.steps_per_epoch)
         if self.max_tokens_per_batch is not None:
             for each in range(epoch, self._last_epoch + 1):
-                plan.check_tokens(each)
+                plan.check_tokens(each, self.steps_per_epoch)
         return self._loader(PlanSampler(plan, epoch, first_step))
 
     def val_dataloader(self) -> DataLoader[PackedBatch] | list[object]:
@@ -145,8 +160,17 @@ class PreferenceDataModule(LightningDataModule):
         if self.val is None:
             return []
         trainer = self._attached_trainer
-        rows = self._rows["validation"]
         pairs = -(-self.global_batch_size // (trainer.accumulate_grad_batches * trainer.world_size))
+        limit = trainer.limit_val_batches
+        if isinstance(limit, float) and 0 < limit < 1:
+            raise ValueError(
+                f"trainer.limit_val_batches = {limit} would measure rows that depend on how validation is split; "
+                "accepted: 1.0 (all) or a number of batches, which takes the first rows"
+            )
+        # the counts that normalise the loss are those of the rows that are measured
+        rows = self._rows["validation"][: limit * pairs * trainer.world_size if isinstance(limit, int) else None]
+        if not rows:
+            return []
         plan = BatchPlan(
             rows,
             global_batch_size=len(rows),

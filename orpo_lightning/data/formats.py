@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ class RowFormat:
     """A format of rows.
 
     Args:
-        name: how it is called in `data.format` and in errors.
+        name: how it is called in reports and errors.
         columns: what its rows hold, in words.
         matches: whether a row is of this format, told from one row.
         parse: a row and its id to a pair; raises :class:`RowError` for a row that is broken.
@@ -40,21 +40,24 @@ class RowFormat:
     parse: Callable[[Row, str], PreferencePair]
 
 
-def detect_format(row: Row, source: str) -> RowFormat:
-    """The format of a source, told from its first row: the first of `FORMATS` that matches.
+def detect_format(rows: Iterable[Row], source: str) -> RowFormat:
+    """The format of a source: that of its first row which is of one of `FORMATS`.
 
     Raises:
-        ValueError: none matches; lists the row's columns and what each format wants.
+        ValueError: no row is; lists the columns and what each format wants.
 
     Example:
-        >>> detect_format({"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}, "example").name
+        >>> detect_format([{"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}], "example").name
         'text'
     """
-    for row_format in FORMATS:
-        if row_format.matches(row):
-            return row_format
+    columns: dict[str, None] = {}
+    for row in rows:
+        columns |= dict.fromkeys(row)
+        for row_format in FORMATS:
+            if row_format.matches(row):
+                return row_format
     known = "\n".join(f"  {row_format.name}: {row_format.columns}" for row_format in FORMATS)
-    raise ValueError(f"{source}: no known format has the columns {', '.join(row)}. Known formats:\n{known}")
+    raise ValueError(f"{source}: no row is of a known format; the columns are {', '.join(columns)}. Known:\n{known}")
 
 
 def _is_hh_rlhf(row: Row) -> bool:
@@ -138,7 +141,7 @@ def _messages(value: Any, side: str, row_id: str) -> list[Message]:
 def _pair_of_conversations(row: Row, row_id: str, turns_of: Callable[[Any, str, str], list[Message]]) -> PreferencePair:
     conversations = []
     for side in ("chosen", "rejected"):
-        turns = turns_of(row[side], side, row_id)
+        turns = turns_of(row.get(side), side, row_id)
         if len(turns) < 2 or turns[-1].role != "assistant":
             raise RowError("no_response", row_id, f"{side!r} does not end with an assistant turn after another one")
         conversations.append(turns)

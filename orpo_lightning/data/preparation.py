@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from orpo_lightning.data.filters import FILTERS
-from orpo_lightning.data.formats import RowError, RowFormat, detect_format
+from orpo_lightning.data.formats import RowError, detect_format
 from orpo_lightning.data.sources import read_rows
 from orpo_lightning.data.tokenization import load_tokenizer, tokenize_pairs
 from orpo_lightning.records import PreferencePair, TokenizedRow
@@ -43,7 +43,7 @@ class SplitReport:
 
 
 def prepare_split(
-    split: str, source: str, tokenizer: str, max_length: int, max_prompt_length: int
+    split: str, source: str, tokenizer: str, max_length: int, max_prompt_length: int, revision: str | None = None
 ) -> tuple[list[TokenizedRow], SplitReport]:
     """Read, filter and tokenize the rows of a source.
 
@@ -53,6 +53,7 @@ def prepare_split(
         tokenizer: whose tokenizer to use.
         max_length: longest conversation, tokens.
         max_prompt_length: longest prompt, tokens.
+        revision: of the tokenizer, if it is on the hub.
 
     Raises:
         ValueError: the source cannot be read, or no row of it is left; says what dropped them.
@@ -60,7 +61,7 @@ def prepare_split(
     report = SplitReport(split, source)
     pairs = _read_pairs(report)
     rows = []
-    for row in tokenize_pairs(load_tokenizer(tokenizer), pairs):
+    for row in tokenize_pairs(load_tokenizer(tokenizer, revision), pairs):
         reason = _too_long(row, max_length, max_prompt_length)
         if reason is None:
             rows.append(row)
@@ -74,9 +75,10 @@ def prepare_split(
 
 def _read_pairs(report: SplitReport) -> list[PreferencePair]:
     pairs = []
-    row_format: RowFormat | None = None
-    for row_id, row in read_rows(report.source, report.split):
-        row_format = row_format or detect_format(row, report.source)
+    rows = list(read_rows(report.source, report.split))
+    row_format = detect_format((row for _, row in rows), report.source)
+    report.format = row_format.name
+    for row_id, row in rows:
         report.read += 1
         try:
             pair = row_format.parse(row, row_id)
@@ -88,7 +90,6 @@ def _read_pairs(report: SplitReport) -> list[PreferencePair]:
             pairs.append(pair)
         else:
             report.dropped[reason] += 1
-    report.format = row_format.name if row_format else "no rows"
     return pairs
 
 

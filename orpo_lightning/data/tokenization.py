@@ -7,16 +7,18 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from orpo_lightning.models.pretrained import resolve
 from orpo_lightning.records import Message, PreferencePair, Role, TokenizedResponse, TokenizedRow
 
 DEFAULT_TEMPLATE = (
+    "{{ bos_token }}"
     "{% for message in messages %}<|{{ message.role }}|>\n{{ message.content }}{{ eos_token }}\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
-"""The template of tokenizers that have none: that of the ORPO authors' code."""
+"""The template of tokenizers that have none: that of the ORPO authors' code, whose tokenizer adds the BOS token."""
 
 _BATCH = 1000
 
@@ -45,7 +47,7 @@ def tokenize_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Preferenc
     """Tokenize pairs in order; the boundary between prompt and response is one in tokens by construction."""
     remaining = iter(pairs)
     while batch := list(islice(remaining, _BATCH)):
-        prompts = _encode_prompts(tokenizer, [pair.prompt for pair in batch])
+        prompts = _encode_prompts(tokenizer, batch)
         chosen = _encode(tokenizer, [pair.chosen for pair in batch], special=False)
         rejected = _encode(tokenizer, [pair.rejected for pair in batch], special=False)
         for pair, prompt_ids, chosen_ids, rejected_ids in zip(batch, prompts, chosen, rejected, strict=True):
@@ -61,12 +63,18 @@ def tokenize_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Preferenc
             )
 
 
-def _encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[tuple[Message, ...]]) -> list[list[int]]:
-    encoded = _encode(tokenizer, [render_prompt(tokenizer, prompt) for prompt in prompts], special=True)
+def _encode_prompts(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PreferencePair]) -> list[list[int]]:
+    rendered = []
+    for pair in pairs:
+        try:
+            rendered.append(render_prompt(tokenizer, pair.prompt))
+        except TemplateError as error:
+            raise ValueError(f"{pair.row_id}: the chat template refuses the conversation: {error}") from error
+    encoded = _encode(tokenizer, rendered, special=True)
     special = tokenizer.all_special_tokens
-    for i, prompt in enumerate(prompts):
-        if any(token in message.content for message in prompt for token in special):
-            encoded[i] = _encode_in_pieces(tokenizer, prompt)
+    for i, pair in enumerate(pairs):
+        if any(token in message.content for message in pair.prompt for token in special):
+            encoded[i] = _encode_in_pieces(tokenizer, pair.prompt)
     return encoded
 
 

@@ -183,12 +183,11 @@ class LogpModel(nn.Module):
             self.net.set_attn_implementation(self._plain_attention)
             self.net.train(training)
         expected_logps, found_logps = (torch.cat([a, b]) for a, b in (expected, found) if b is not None)
-        scale = expected_logps.abs().max().item()
-        difference = (expected_logps - found_logps).abs().max().item()
-        # NaN must not pass either
-        if difference <= scale * max(1e-5, 4 * torch.finfo(self.net.dtype).eps):
+        differences = (expected_logps - found_logps).abs()
+        # the mean, because the largest of half-precision differences says little; NaN must not pass either
+        if differences.mean() <= expected_logps.abs().mean() * max(1e-5, torch.finfo(self.net.dtype).eps):
             return None
-        return f"its log-probabilities differ from those of the padded layout by up to {difference:.2g} nats"
+        return f"its log-probabilities differ from those of the padded layout by up to {differences.max():.2g} nats"
 
 
 def _input_embedding(net: PreTrainedModel) -> Tensor:

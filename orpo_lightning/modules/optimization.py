@@ -64,8 +64,15 @@ class ScheduleConfig:
             )
 
 
-def build_optimizer(config: OptimizerConfig, parameters: Iterable[tuple[str, nn.Parameter]]) -> Optimizer:
+def build_optimizer(
+    config: OptimizerConfig, parameters: Iterable[tuple[str, nn.Parameter]], *, fused: bool = True
+) -> Optimizer:
     """The optimizer over all parameters that require gradients, in two groups: with and without weight decay.
+
+    Args:
+        config: the optimizer.
+        parameters: the parameters by name.
+        fused: whether to use the fused form of the class, if it has one.
 
     Raises:
         ValueError: `algorithm` is not the import path of an optimizer class.
@@ -85,16 +92,15 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable[tuple[str, nn.
             f"model.optimizer.algorithm = {config.algorithm!r} is not an optimizer class that can be imported; "
             "an example: torch.optim.AdamW"
         )
-    trainable = [parameter for _, parameter in parameters if parameter.requires_grad]
-    # norms and biases are the parameters of one dimension
-    matrices = [parameter for parameter in trainable if parameter.ndim > 1]
-    vectors = [parameter for parameter in trainable if parameter.ndim <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
+    decayed: list[nn.Parameter] = []
+    exempt: list[nn.Parameter] = []
+    for name, parameter in parameters:
+        if parameter.requires_grad:
+            # norms have one dimension; the biases of experts have two
+            (exempt if parameter.ndim <= 1 or name.endswith("bias") else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": exempt, "weight_decay": 0.0}]
     options = dict(config.options)
-    if "fused" in inspect.signature(cls).parameters:
+    if fused and "fused" in inspect.signature(cls).parameters and "foreach" not in options:
         options.setdefault("fused", True)
     make: Callable[..., Optimizer] = cls
     return make([group for group in groups if group["params"]], lr=config.lr, **options)

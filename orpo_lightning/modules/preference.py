@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from functools import cached_property
@@ -80,6 +81,7 @@ class PreferenceModule(LightningModule):
         self.train_metrics = RatioMetrics()
         self.eval_metrics = RatioMetrics()
         self._step_losses: list[tuple[Tensor, tuple[str, ...]]] = []
+        self._objective_state: dict[str, Any] = {}
 
     @property
     def needs_rejected(self) -> bool:
@@ -98,7 +100,8 @@ class PreferenceModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer and the schedule, which advances once per optimizer step."""
-        optimizer = build_optimizer(self.optimizer_config, self._policy.named_parameters())
+        # a fused optimizer undoes the scaling of fp16 gradients by itself, so that they could not be clipped before
+        optimizer = build_optimizer(self.optimizer_config, self._policy.named_parameters(), fused=self._scaler is None)
         schedule = build_schedule(self.schedule_config, optimizer, self._total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -109,7 +112,9 @@ class PreferenceModule(LightningModule):
     @torch.no_grad()
     def reference_logps(self, batch: PackedBatch) -> PairLogps | None:
         """Log-probabilities of a batch under the reference; None if the objective needs none."""
-        return None if self.reference is None else batch.pairs(self.reference(batch))
+        if self.reference is None:
+            return None
+        return batch.pairs(self.reference(batch, prompt_logps=self.objective.needs_prompt_logps))
 
     def training_step(self, batch: PackedBatch, batch_idx: int) -> Tensor:
         """The part of a micro-batch in the loss of its global batch."""
@@ -130,6 +135,15 @@ class PreferenceModule(LightningModule):
     def test_step(self, batch: PackedBatch, batch_idx: int) -> None:
         """Add a micro-batch to the measures of the test set."""
         self._shared_step(batch, self.eval_metrics)
+
+    def on_validation_epoch_start(self) -> None:
+        """Start to measure, and keep the state of the objective, which measuring must not move."""
+        self.eval_metrics = RatioMetrics().to(self.device)
+        self._objective_state = copy.deepcopy(dict(self.objective.state_dict()))
+
+    def on_test_epoch_start(self) -> None:
+        """As before a validation."""
+        self.on_validation_epoch_start()
 
     def on_validation_epoch_end(self) -> None:
         """Log the measures of the validation set."""
@@ -152,9 +166,9 @@ class PreferenceModule(LightningModule):
         return weighted_sum(output.loss, weight.to(output.loss.dtype)) / batch.step.weight
 
     def _finish_evaluation(self, stage: str) -> None:
-        values = self.eval_metrics.compute()
-        self.eval_metrics.reset()
-        self._log(values, stage)
+        if self._objective_state:
+            self.objective.load_state_dict(self._objective_state)
+        self._log(self.eval_metrics.compute(), stage)
 
     def _log(self, values: dict[str, Tensor], stage: str) -> None:
         # summed over micro-batches and ranks already: every rank logs the same numbers under the same names
@@ -182,6 +196,9 @@ class PreferenceModule(LightningModule):
         self._policy.train()
         if self.reference is not None:
             self.reference.eval()
+        # a run before this one may have ended amid a step
+        self.train_metrics = RatioMetrics().to(self.device)
+        self._step_losses.clear()
 
     def on_train_batch_start(self, batch: PackedBatch, batch_idx: int) -> None:
         """Make randomness a function of the position in the run, so that a resumed run draws the same."""
@@ -198,10 +215,26 @@ class PreferenceModule(LightningModule):
         gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         # a gradient scaler (fp16) skips such steps by itself
-        if getattr(self.trainer.precision_plugin, "scaler", None) is None and not math.isfinite(norm):
+        if self._scaler is None and not math.isfinite(norm):
             self._raise_non_finite("the gradient norm", f" is {norm.item()}")
         self._step_losses.clear()
         self.log_dict({"train/grad_norm": norm, "train/learning_rate": optimizer.param_groups[0]["lr"]}, batch_size=1)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradients of the whole global batch; Lightning would refuse to under bf16-mixed."""
+        if not gradient_clip_val:
+            return
+        clip = torch.nn.utils.clip_grad_value_ if gradient_clip_algorithm == "value" else torch.nn.utils.clip_grad_norm_
+        clip(self._policy.parameters(), gradient_clip_val)
+
+    @property
+    def _scaler(self) -> Any:
+        return getattr(self.trainer.precision_plugin, "scaler", None)
 
     def _raise_non_finite(self, what: str, found: str) -> None:
         losses = [pair for loss, ids in self._step_losses for pair in zip(ids, loss.tolist(), strict=True)]
@@ -221,16 +254,23 @@ class PreferenceModule(LightningModule):
         if self.reference_config.name_or_path is not None or not self.policy_config.disable_dropout:
             return  # they may differ
         difference = (policy.chosen - reference.chosen).abs().max() / reference.chosen.abs().max().clamp_min(1e-6)
-        if not difference <= STEP0_TOLERANCE:
+        # the largest of all ranks, so that all of them stop; NaN is not larger, and stops the run as a loss
+        difference = self.trainer.strategy.reduce(difference, reduce_op="max")
+        if difference > STEP0_TOLERANCE:
             raise ValueError(
                 "before the first step the policy must equal its reference, but their log-probabilities differ by "
-                f"{difference.item():.2g} (relative) on the rows {', '.join(batch.row_ids)}"
+                f"{difference.item():.2g} (relative), on this rank on the rows {', '.join(batch.row_ids)}. If they are "
+                "meant to differ, name the reference: model.reference.name_or_path"
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the objective's state and which reference was used; the reference's weights are not saved."""
-        checkpoint["objective"] = dict(self.objective.state_dict())
-        if self.trainer.state.fn == TrainerFn.FITTING:
+        checkpoint["objective"] = {
+            "class": f"{type(self.objective).__module__}.{type(self.objective).__qualname__}",
+            "repr": repr(self.objective),
+            "state": dict(self.objective.state_dict()),
+        }
+        if self._is_fitting:
             checkpoint["steps_per_epoch"] = self._steps_per_epoch
         if self.reference is not None:
             checkpoint["reference"] = self._reference_fingerprint
@@ -239,7 +279,9 @@ class PreferenceModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take back the objective's state, insist on the same reference, and find the place in the epoch."""
-        self.objective.load_state_dict(checkpoint["objective"])
+        if self._is_fitting:
+            self._check_objective(checkpoint["objective"])
+        self.objective.load_state_dict(checkpoint["objective"]["state"])
         if self.reference is not None:
             found = self._reference_fingerprint
             if checkpoint.get("reference", found) != found:
@@ -249,7 +291,7 @@ class PreferenceModule(LightningModule):
                 )
             weights = self.state_dict()
             checkpoint["state_dict"].update({k: v for k, v in weights.items() if k.startswith("reference.")})
-        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+        if self._is_fitting:
             saved, steps = checkpoint["steps_per_epoch"], self._steps_per_epoch
             if saved != steps:
                 raise ValueError(
@@ -258,6 +300,34 @@ class PreferenceModule(LightningModule):
                 )
             rewind_to_step(checkpoint, steps, self.trainer.accumulate_grad_batches)
 
+    @property
+    def _is_fitting(self) -> bool:
+        return self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+
+    def _check_objective(self, saved: dict[str, Any]) -> None:
+        cls = type(self.objective)
+        if saved["class"] != f"{cls.__module__}.{cls.__qualname__}":
+            raise ValueError(
+                f"the checkpoint is of a run of {saved['repr']}, this run is of {self.objective!r}: a run goes on with "
+                "its own objective. To start another one from those weights, start from them as a model"
+            )
+        if saved["repr"] != repr(self.objective):
+            rank_zero_warn(f"the run was of {saved['repr']} and goes on as {self.objective!r}")
+
+    def on_fit_start(self) -> None:
+        """Refuse data that the model cannot take."""
+        config = self._policy.net.config.get_text_config()
+        positions, longest = getattr(config, "max_position_embeddings", None), self._data.longest
+        if positions is not None and longest > positions:
+            raise ValueError(
+                f"the longest conversation has {longest} tokens and the model has {positions} positions: set "
+                f"data.max_length to {positions} or less"
+            )
+
+    @property
+    def _data(self) -> Any:
+        return self.trainer.datamodule  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
+
     @cached_property
     def _reference_fingerprint(self) -> str:
         assert self.reference is not None
@@ -265,8 +335,7 @@ class PreferenceModule(LightningModule):
 
     @property
     def _steps_per_epoch(self) -> int:
-        data = self.trainer.datamodule  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
-        steps: int | None = getattr(data, "steps_per_epoch", None)
+        steps: int | None = getattr(self._data, "steps_per_epoch", None)
         if steps is None:
             raise ValueError(
                 "a PreferenceModule trains on planned batches: pass Trainer.fit a PreferenceDataModule, or a data "

@@ -77,7 +77,8 @@ class Objective(ABC):
     @classmethod
     def argument_names(cls) -> tuple[str, ...]:
         """Names of the arguments of ``__init__``."""
-        return tuple(inspect.signature(cls).parameters)
+        variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        return tuple(name for name, each in inspect.signature(cls).parameters.items() if each.kind not in variadic)
 
     def arguments(self) -> dict[str, Any]:
         """The arguments that this objective was made with."""

@@ -31,23 +31,23 @@ def test_the_same_pair_is_read_from_every_format(parse, row):
 
 @pytest.mark.parametrize(("name", "row"), [(name, row) for name, (_, row) in READERS.items()])
 def test_a_format_is_recognised_by_its_row(name, row):
-    assert detect_format(row, "file").name == name
+    assert detect_format([row], "file").name == name
 
 
 def test_further_columns_do_not_hide_a_format():
     # UltraFeedback-binarized has a text column `prompt` as well
-    assert detect_format({"prompt": "Hi", "prompt_id": "x", "messages": [], **MESSAGES}, "file").name == "messages"
-    assert detect_format({"prompt": "Hi", **HH}, "file").name == "hh_rlhf"
-    assert detect_format({"kind": "greeting", **TEXT}, "file").name == "text"
+    assert detect_format([{"prompt": "Hi", "prompt_id": "x", "messages": [], **MESSAGES}], "file").name == "messages"
+    assert detect_format([{"prompt": "Hi", **HH}], "file").name == "hh_rlhf"
+    assert detect_format([{"kind": "greeting", **TEXT}], "file").name == "text"
 
 
 def test_text_that_only_mentions_human_is_not_raw_hh_rlhf():
     row = {"prompt": "Hi", "chosen": "Human: is a word\n\nHuman: is one too", "rejected": "no"}
-    assert detect_format(row, "file").name == "text"
+    assert detect_format([row], "file").name == "text"
 
 
 def test_one_side_in_raw_hh_rlhf_is_not_enough():
-    assert detect_format({**TEXT, "chosen": HH["chosen"]}, "file").name == "text"
+    assert detect_format([{**TEXT, "chosen": HH["chosen"]}], "file").name == "text"
 
 
 @pytest.mark.parametrize(
@@ -60,8 +60,8 @@ def test_one_side_in_raw_hh_rlhf_is_not_enough():
     ],
 )
 def test_a_row_of_no_known_format_is_refused_with_its_columns_and_what_the_formats_want(row):
-    with pytest.raises(ValueError, match=r"some\.jsonl: no known format") as error:
-        detect_format(row, "some.jsonl")
+    with pytest.raises(ValueError, match=r"some\.jsonl: no row is of a known format") as error:
+        detect_format([row], "some.jsonl")
     for said in (*row, "hh_rlhf: chosen and rejected", "messages: ", "text: prompt, chosen and rejected"):
         assert said in str(error.value)
 

@@ -178,6 +178,13 @@ BAD = {
 }
 
 
+def test_a_bad_first_row_does_not_hide_the_format(tmp_path):
+    rows, report = prepare(write(tmp_path / "a.jsonl", {**GOOD, "chosen": None}, GOOD))
+    assert report.format == "text"
+    assert report.dropped == {"not_text": 1}
+    assert len(rows) == 1
+
+
 @pytest.mark.parametrize("reason", BAD)
 def test_a_dropped_row_is_counted_under_its_reason(tmp_path, reason):
     rows, report = prepare(write(tmp_path / "a.jsonl", GOOD, BAD[reason], OTHER))
@@ -239,7 +246,7 @@ def test_a_source_of_which_no_row_is_left_is_refused_with_what_dropped_them(tmp_
 
 def test_a_source_of_no_known_format_is_refused_by_name(tmp_path):
     path = write(tmp_path / "a.jsonl", {"question": "Hi"})
-    with pytest.raises(ValueError, match="no known format") as error:
+    with pytest.raises(ValueError, match="no row is of a known format") as error:
         prepare(path)
     assert path in str(error.value)
 

@@ -131,8 +131,21 @@ def test_a_tokenizer_keeps_the_template_that_it_has(tmp_path):
 def test_a_tokenizer_without_a_template_gets_the_default(tmp_path):
     tokenizer = load_tokenizer(saved(tmp_path, chat_template=None))
     assert tokenizer.chat_template == DEFAULT_TEMPLATE
-    assert render_prompt(tokenizer, QUESTION) == "<|user|>\nName a colour.<|end|>\n<|assistant|>\n"
+    assert render_prompt(tokenizer, QUESTION) == "<|bos|><|user|>\nName a colour.<|end|>\n<|assistant|>\n"
+    assert tokenized(tokenizer).prompt.count(tokenizer.bos_token_id) == 1
     assert tokenizer.decode(tokenized(tokenizer).responses[0].ids) == "Blue.<|end|>"
+
+
+def test_without_a_token_for_the_beginning_the_default_template_has_none(tmp_path):
+    tokenizer = load_tokenizer(saved(tmp_path, chat_template=None, bos_token=None))
+    assert render_prompt(tokenizer, QUESTION) == "<|user|>\nName a colour.<|end|>\n<|assistant|>\n"
+
+
+def test_a_conversation_that_the_template_refuses_is_named(tmp_path):
+    strict = "{% for message in messages %}{{ raise_exception('roles must alternate') }}{% endfor %}"
+    tokenizer = load_tokenizer(saved(tmp_path, chat_template=strict))
+    with pytest.raises(ValueError, match=r"^.+: the chat template refuses the conversation: roles must alternate"):
+        tokenized(tokenizer)
 
 
 def test_a_tokenizer_without_an_end_of_sequence_token_is_refused(tmp_path):

@@ -1,12 +1,13 @@
 """The module: what it loads, logs, checks and refuses."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
-from helpers import Exploding, RowsData, TinyModule, run
+from helpers import Exploding, Recorder, RowsData, TinyModule, run
 from lightning import Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
 
 from orpo_lightning import (
     DPO,
@@ -225,7 +226,25 @@ def test_models_train_in_train_mode_and_references_in_eval_mode():
     assert set(modes) == {(True, False)}
 
 
-def test_dropout_is_off_by_default_and_seeded_by_position_where_it_is_on(tmp_path):
+def test_dropout_is_seeded_by_the_place_in_the_run_and_not_by_its_history(tmp_path):
+    class Noisy(TinyModule):
+        def configure_model(self):
+            super().configure_model()
+            for layer in self.policy.net.get_decoder().layers:
+                layer.dropout = 0.3
+
+    def losses(*, draws):
+        torch.manual_seed(draws)  # what was drawn before must not matter
+        recorder = Recorder()
+        trainer = Trainer(accelerator="cpu", logger=recorder, log_every_n_steps=1, max_epochs=1)
+        trainer.fit(Noisy(ORPO(), policy=PolicyConfig(disable_dropout=False)), RowsData(make_rows(22)))
+        return [logged["train/loss"] for _, logged in recorder.history]
+
+    assert losses(draws=1) == losses(draws=2)
+    assert losses(draws=1) != pytest.approx([v["train/loss"] for _, v in run(ORPO(), max_epochs=1).history])
+
+
+def test_dropout_is_off_by_default(tmp_path):
     net = tiny_model("opt", torch.float32)
     net.config.dropout = 0.3
     net.save_pretrained(tmp_path)
@@ -302,14 +321,130 @@ def test_every_epoch_that_the_run_will_reach_is_checked_before_it_starts():
         run(ORPO(), accumulate_grad_batches=2, max_epochs=first + 1, data=data, limit_train_batches=2)
 
 
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+@pytest.mark.parametrize("objective", [ORPO, DPO])
+def test_it_trains_in_every_precision_and_clips(objective, precision):
+    # of a weight like 1.3, bf16 would make 1.296875
+    rows = [dataclasses.replace(row, weight=1.3 if i % 2 else 0.7) for i, row in enumerate(make_rows(16))]
+    options = {"shape": "llama", "dtype": torch.float32}
+    full = run(objective(), rows, module=options, max_epochs=1, gradient_clip_val=0.1)
+    dtype = torch.bfloat16 if precision == "bf16-true" else torch.float32
+    found = run(
+        objective(),
+        rows,
+        module={**options, "dtype": dtype},
+        max_epochs=1,
+        gradient_clip_val=0.1,
+        precision=precision,
+    )
+    # in double precision the same seed makes other weights
+    tolerance = 0.5 if precision == "64-true" else 0.03
+    for (_, values), (_, expected) in zip(found.history, full.history, strict=True):
+        assert values["train/loss"] == pytest.approx(expected["train/loss"], rel=tolerance)
+
+
+def test_fused_adam_is_clipped_under_mixed_precision():
+    module = {"shape": "llama", "dtype": torch.float32, "optimizer": OptimizerConfig(lr=1e-3)}
+    found = run(ORPO(), module=module, max_steps=2, gradient_clip_val=0.1, precision="bf16-mixed")
+    assert found.trainer.optimizers[0].defaults["fused"] is True
+    assert found.trainer.global_step == 2
+
+
+class ReferencePrompt(Objective):
+    """The log-ratio of prompt and chosen response."""
+
+    needs_reference = True
+    needs_prompt_logps = True
+
+    def __call__(self, policy, reference=None):
+        return ObjectiveOutput((policy.chosen_full - reference.chosen_full) ** 2)
+
+
+def test_prompt_log_probabilities_are_there_for_the_reference_too():
+    run(ReferencePrompt(), validation=make_rows(3), max_steps=1)
+
+
+class Mean(Objective):
+    def __call__(self, policy, reference=None):
+        return ObjectiveOutput(-policy.chosen_mean.mean())
+
+
+def test_a_loss_that_is_reduced_already_is_refused():
+    with pytest.raises(ValueError, match=r"one value per pair: 'loss' has the shape \(\), for 8 pairs"):
+        run(Mean(), max_steps=1)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_part_of_the_validation_set_is_normalised_by_its_own_counts(accumulate):
+    found = run(
+        SFT(nll_over="response"),
+        validation=make_rows(22, seed=9),
+        max_steps=1,
+        accumulate_grad_batches=accumulate,
+        limit_val_batches=1,
+        val_check_interval=accumulate,
+    )
+    values = {k: v for _, logged in found.history for k, v in logged.items()}
+    assert values["val/loss"] == pytest.approx(values["val/nll_response"], rel=1e-10)
+
+
+def test_a_share_of_the_validation_set_is_refused():
+    with pytest.raises(ValueError, match=r"limit_val_batches = 0.5.*accepted: 1.0 \(all\) or a number"):
+        run(ORPO(), validation=make_rows(22), limit_val_batches=0.5)
+
+
+def test_a_module_that_was_interrupted_amid_a_step_starts_afresh():
+    class Stop(Callback):
+        def on_train_batch_end(self, *args):
+            raise RuntimeError("stop")
+
+    module = TinyModule(ORPO())
+    data = RowsData(make_rows(22), global_batch_size=8)
+    quiet = {"accelerator": "cpu", "enable_checkpointing": False, "enable_progress_bar": False}
+    with pytest.raises(RuntimeError, match="stop"):
+        Trainer(callbacks=[Stop()], logger=False, accumulate_grad_batches=4, max_steps=1, **quiet).fit(module, data)
+    recorder = Recorder()
+    Trainer(logger=recorder, accumulate_grad_batches=4, max_steps=1, log_every_n_steps=1, **quiet).fit(module, data)
+    expected = run(ORPO(), max_steps=1).history[0][1]["train/loss"]
+    assert recorder.history[0][1]["train/loss"] == pytest.approx(expected, rel=1e-10)
+
+
+def test_measuring_does_not_move_the_state_of_an_objective():
+    without = run(RunningMean(), max_epochs=1)
+    measured = run(RunningMean(), validation=make_rows(5), max_epochs=1, val_check_interval=1)
+    assert measured.module.objective.mean == without.module.objective.mean
+
+
+def test_a_run_does_not_go_on_with_another_objective(tmp_path):
+    found = run(ORPO(lambda_=0.1), max_epochs=1)
+    found.trainer.save_checkpoint(tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=r"of a run of ORPO\(lambda_=0.1.*this run is of DPO"):
+        run(DPO(), ckpt_path=tmp_path / "last.ckpt")
+    with pytest.warns(UserWarning, match=r"was of ORPO\(lambda_=0.1.* goes on as ORPO\(lambda_=0.5"):
+        run(ORPO(lambda_=0.5), ckpt_path=tmp_path / "last.ckpt")
+
+
+def test_a_run_does_not_go_on_with_another_plan(tmp_path):
+    found = run(ORPO(), max_epochs=1)
+    found.trainer.save_checkpoint(tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=r"3 optimizer steps an epoch, this run has 6.*data.global_batch_size"):
+        run(ORPO(), ckpt_path=tmp_path / "last.ckpt", data={"global_batch_size": 4})
+
+
+def test_conversations_longer_than_the_model_are_refused_before_training():
+    row = make_rows(1)[0]
+    long = dataclasses.replace(row, row_id="made:long", prompt=row.prompt * 100)
+    with pytest.raises(ValueError, match=r"the model has 256 positions: set data.max_length to 256 or less"):
+        run(ORPO(), [long, *make_rows(3)])
+
+
 class RunningMean(Objective):
     """An objective with state."""
 
+    couples_pairs = True
+
     def __init__(self) -> None:
         self.mean = 0.0
-
-    def argument_names(self):  # type: ignore[override]
-        return ()
 
     def __call__(self, policy, reference=None):
         margin = policy.chosen_mean - policy.rejected_mean
