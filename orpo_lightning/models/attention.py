@@ -19,7 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from orpo_lightning.packing import GroupSpan, PackedBatch
+from orpo_lightning.packing import GroupSpan, PackedBatch, ResponseSpan
 
 PACKED_ATTENTION = "orpo_lightning_packed"
 
@@ -48,7 +48,7 @@ class AttentionLayout:
         self, query_HND: Tensor, key_KND: Tensor, value_KND: Tensor, scale: float | None, dropout: float
     ) -> Tensor:
         """Attention outputs of the whole stream, ``(1, H, N, D)``."""
-        grouped = query_HND.shape[1] != key_KND.shape[1]
+        heads_per_key = query_HND.shape[1] // key_KND.shape[1]
         outputs = []
         for group, masks in zip(self.groups, self.masks, strict=True):
             first_end = group.responses[0].end if group.responses else group.prompt_end
@@ -61,7 +61,7 @@ class AttentionLayout:
                     dropout_p=dropout,
                     is_causal=True,
                     scale=scale,
-                    enable_gqa=grouped,
+                    enable_gqa=heads_per_key > 1,
                 )
             )
             for span, mask in zip(group.responses[1:], masks, strict=True):
@@ -70,12 +70,11 @@ class AttentionLayout:
                 outputs.append(
                     F.scaled_dot_product_attention(
                         query_HND[:, :, span.start : span.end],
-                        _prompt_and_response(key_KND, group, span.start, span.end),
-                        _prompt_and_response(value_KND, group, span.start, span.end),
+                        _prompt_and_response(key_KND, group, span, heads_per_key),
+                        _prompt_and_response(value_KND, group, span, heads_per_key),
                         attn_mask=mask,
                         dropout_p=dropout,
                         scale=scale,
-                        enable_gqa=grouped,
                     )
                 )
         return torch.cat(outputs, dim=2)
@@ -86,8 +85,10 @@ def _lower_right_causal(queries: int, prompt: int, device: torch.device) -> Tens
     return torch.ones(queries, prompt + queries, dtype=torch.bool, device=device).tril(diagonal=prompt)
 
 
-def _prompt_and_response(states: Tensor, group: GroupSpan, start: int, end: int) -> Tensor:
-    return torch.cat([states[:, :, group.start : group.prompt_end], states[:, :, start:end]], dim=2)
+def _prompt_and_response(states_KND: Tensor, group: GroupSpan, span: ResponseSpan, heads_per_key: int) -> Tensor:
+    prompt, response = states_KND[:, :, group.start : group.prompt_end], states_KND[:, :, span.start : span.end]
+    # keys are repeated for their heads here, because CUDA has no fast kernel for grouped queries with a mask
+    return torch.cat([prompt, response], dim=2).repeat_interleave(heads_per_key, dim=1)
 
 
 def packed_attention(

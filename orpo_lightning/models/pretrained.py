@@ -44,10 +44,12 @@ def resolve(name_or_path: str) -> str:
     if name_or_path in _BUILDERS:
         version, build = _BUILDERS[name_or_path]
         return str(_build_once(f"{name_or_path}-{version()}", build))
-    looks_like_path = name_or_path.startswith((".", "/", "~"))
-    if looks_like_path and not Path(name_or_path).expanduser().is_dir():
-        raise FileNotFoundError(f"no model folder at {name_or_path!r}")
-    return str(Path(name_or_path).expanduser()) if looks_like_path else name_or_path
+    path = Path(name_or_path).expanduser()
+    # a hub id has one slash, and its owner is not a folder here
+    looks_like_path = name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1 or path.is_dir()
+    if looks_like_path and not path.is_dir():
+        raise FileNotFoundError(f"no model folder at {name_or_path!r}; short names: {', '.join(_BUILDERS)}")
+    return str(path) if looks_like_path else name_or_path
 
 
 def _build_once(name: str, build: Callable[[Path], None]) -> Path:

@@ -1,5 +1,6 @@
 """P3: the same global batch gives the same loss, metrics, gradients and weights, however it is split or laid out."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -33,13 +34,11 @@ OBJECTIVES = {
 def rows_of(case):
     if case == "uneven":
         # 22 pairs do not divide by 8; one is longer than all the others together
-        rows = make_rows(21)
-        longest = make_rows(1, longest=60, seed=3)[0]
-        return [*rows, type(longest)("made:long", longest.prompt * 4, longest.responses)]
-    return [
-        type(row)(row.row_id, row.prompt, row.responses, weight=(0.0 if i == 3 else 1.0 + i / 4))
-        for i, row in enumerate(make_rows(10))
-    ]
+        rows = make_rows(21, longest=4)
+        longest = dataclasses.replace(rows[0], row_id="made:long", prompt=tuple(range(3, 93)) * 2)
+        assert longest.num_tokens > sum(row.num_tokens for row in rows)
+        return [*rows, longest]
+    return [dataclasses.replace(row, weight=0.0 if i == 3 else 1.0 + i / 3) for i, row in enumerate(make_rows(10))]
 
 
 def assert_same(found: Run, expected: Run, tolerance: float) -> None:
@@ -102,9 +101,7 @@ def test_row_weights_and_a_row_of_weight_0_are_the_same_in_every_split(name):
 
 def test_a_row_of_weight_0_trains_nothing():
     rows = make_rows(4)
-    ignored = type(rows[0])(
-        *[getattr(make_rows(1, seed=5)[0], f) for f in ("row_id", "prompt", "responses")], weight=0.0
-    )
+    ignored = dataclasses.replace(make_rows(1, seed=5)[0], weight=0.0)
     with_it = run(ORPO(nll_mean="sequences"), [*rows, ignored], data={"global_batch_size": 5, "shuffle": False})
     without = run(ORPO(nll_mean="sequences"), rows, data={"global_batch_size": 4, "shuffle": False})
     assert_same(with_it, without, 1e-10)
