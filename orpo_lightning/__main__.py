@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 
 from orpo_lightning.verbs import TRAINER_VERBS, VERBS
+
+TRACEBACK_VARIABLE = "ORPO_LIGHTNING_TRACEBACK"
 
 
 def main() -> None:
@@ -24,12 +27,31 @@ def main() -> None:
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.insert(0, os.getcwd())
 
-    from orpo_lightning import cli
-
     if verb in TRAINER_VERBS:
-        cli.run_trainer()
+        from orpo_lightning.cli import run_trainer
+
+        run_trainer()
     else:
-        cli.print_objectives()
+        from orpo_lightning.objectives.table import print_objectives
+
+        print_objectives()
+
+
+def console() -> None:
+    """What the installed command runs: :func:`main`, with errors of one line."""
+    try:
+        main()
+    except (ValueError, OSError, ModuleNotFoundError, ArithmeticError) as error:
+        if os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        sys.exit(f"orpo-lightning: {_sentence(error)}\n(set {TRACEBACK_VARIABLE}=1 to see where)")
+
+
+def _sentence(error: Exception) -> str:
+    """The message; of an error that jsonargparse wraps, the one inside."""
+    message = str(error)
+    wrapped = re.search(r"^ *- (.+)$", message, flags=re.MULTILINE) if "Union subtypes" in message else None
+    return wrapped.group(1) if wrapped else message
 
 
 def _help() -> str:
@@ -38,9 +60,11 @@ def _help() -> str:
         "usage: orpo-lightning VERB [options]\n\n"
         f"Preference optimization of language models.\n\nverbs:\n{verbs}\n\n"
         "example:\n  orpo-lightning fit --config configs/orpo.yaml --model.objective.lambda_ 0.2\n\n"
-        "'orpo-lightning VERB --help' lists the options of a verb."
+        "options of the model:    orpo-lightning fit --model.help PreferenceModule\n"
+        "options of the data:     orpo-lightning fit --data.help PreferenceDataModule\n"
+        "options of the trainer:  orpo-lightning fit --help"
     )
 
 
 if __name__ == "__main__":
-    main()
+    console()

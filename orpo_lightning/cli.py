@@ -1,4 +1,4 @@
-"""The trainer's verbs over a module and a data module, both exchangeable by a config file; and our own verbs."""
+"""The trainer's verbs over a module and a data module, both exchangeable by a config file."""
 
 from __future__ import annotations
 
@@ -10,12 +10,36 @@ from typing import Any
 
 from jsonargparse import _typehints
 from lightning import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
 
 from orpo_lightning.loggers import METRICS_FILE, MetricsFile
-from orpo_lightning.objectives import get_objective, list_objectives
+from orpo_lightning.objectives import get_objective
 from orpo_lightning.verbs import TRAINER_VERBS
+
+
+class SaveConfig(SaveConfigCallback):
+    """Keeps the configuration of a fit beside its measures, and never writes over that of another."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs["save_to_log_dir"] = False
+        super().__init__(*args, **kwargs)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save in a fit only: to measure a run changes nothing about it."""
+        if stage == "fit":
+            super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write config.yaml, or, where a run goes on with other settings, a numbered sibling."""
+        text = self.parser.dump(self.config, skip_unset=False)
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        path, number = folder / "config.yaml", 1
+        while path.exists() and path.read_text(encoding="utf-8") != text:
+            number += 1
+            path = folder / f"config-{number}.yaml"
+        path.write_text(text, encoding="utf-8")
 
 
 class CLI(LightningCLI):
@@ -72,22 +96,9 @@ def run_trainer() -> None:
         subclass_mode_data=True,
         auto_configure_optimizers=False,
         seed_everything_default=0,
-        save_config_kwargs={"overwrite": True},
+        save_config_callback=SaveConfig,
         parser_kwargs={"parser_mode": "omegaconf+", "allow_abbrev": False},
         trainer_defaults={"logger": False, "use_distributed_sampler": False, "log_every_n_steps": 1},
-    )
-
-
-def print_objectives() -> None:
-    """Print the objectives: arguments with their defaults, formula, source."""
-    for name in list_objectives():
-        cls = get_objective(name)
-        objective = cls()
-        reference = "needs a reference model" if objective.needs_reference else "no reference model"
-        print(f"{objective}\n    {cls.formula}\n    {cls.citation}; {reference}\n")
-    print(
-        "x prompt, y_w chosen, y_l rejected response; S summed and A mean log-probability; "
-        "h log-ratio to the reference\nUse one by its name: --model.objective DPO --model.objective.beta 0.2"
     )
 
 
@@ -122,7 +133,7 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", r"Total length of `list` across ranks is zero")  # no validation data
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-    def no_advertising(record: logging.LogRecord) -> bool:
-        return "Tip:" not in record.getMessage()
+    def is_of_use(record: logging.LogRecord) -> bool:
+        return not any(noise in record.getMessage() for noise in ("Tip:", "TPU available: False"))
 
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(no_advertising)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_of_use)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orpo_lightning.__main__ import main
+from orpo_lightning.__main__ import console, main
 from orpo_lightning.modules import preference
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -172,6 +172,35 @@ def test_validate_logs_every_shared_measure_and_leaves_the_metrics_of_a_fit_alon
     assert "val/pref/accuracies" in printed
     assert "val/nll_response" in printed
     assert metrics("runs/orpo") == before
+
+
+def test_measuring_a_run_leaves_its_configuration_alone(orpo_lightning):
+    orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *SHORT)
+    before = Path("runs/orpo/config.yaml").read_text()
+    orpo_lightning("validate", "--config", "runs/orpo/config.yaml", "--model.objective.lambda_=0.9", *QUIET)
+    assert Path("runs/orpo/config.yaml").read_text() == before
+    orpo_lightning("fit", "--config", "runs/orpo/config.yaml", *SHORT)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ["--data.train", "missing.jsonl"],
+            "no file at 'missing.jsonl'; accepted: the path of a data file, or 'sample'",
+        ),
+        (["--model.objective.lambda_=-1"], "ORPO: lambda_ = -1.0 is out of range; accepted: [0, inf)"),
+        (["--data.global_batch_size=0"], "data.global_batch_size = 0 is out of range; accepted: 1 or more"),
+    ],
+)
+def test_errors_are_of_one_line(orpo_lightning, monkeypatch, arguments, sentence):
+    monkeypatch.setattr("orpo_lightning.__main__.main", lambda: orpo_lightning("fit", *arguments, *SHORT))
+    with pytest.raises(SystemExit) as error:
+        console()
+    assert str(error.value).splitlines()[0] == f"orpo-lightning: {sentence}"
+    monkeypatch.setenv("ORPO_LIGHTNING_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="accepted:"):
+        console()
 
 
 @pytest.mark.parametrize("command", [["-m", "orpo_lightning"], [str(Path(sys.executable).parent / "orpo-lightning")]])

@@ -21,8 +21,8 @@ MAY_IMPORT = {
     "data": {"records", "packing", "models.pretrained"},
     "modules": {"records", "packing", "objectives", "metrics", "models"},
     "testing": {"records", "objectives", "metrics"},
-    "cli": {"verbs", "data", "loggers", "modules", "objectives"},
-    "__main__": {"verbs", "cli"},
+    "cli": {"verbs", "loggers", "objectives"},
+    "__main__": {"verbs", "cli", "objectives"},
     "__init__": {"data", "models", "modules", "objectives", "records"},
 }
 THIRD_PARTIES = {

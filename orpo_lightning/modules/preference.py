@@ -181,12 +181,18 @@ class PreferenceModule(LightningModule):
         """Refuse, before a model is loaded, what would train on something else than what was asked for."""
         if stage != "fit":
             return
-        _ = self._steps_per_epoch
         micro_batches = self.trainer.accumulate_grad_batches * self.trainer.world_size
         if self.objective.couples_pairs and micro_batches > 1:
             raise ValueError(
                 f"{type(self.objective).__name__} couples the pairs of a batch, so its global batch cannot be split "
                 f"into {micro_batches} micro-batches: set trainer.accumulate_grad_batches = 1 and use one process"
+            )
+        steps, trainer = self._steps_per_epoch, self.trainer
+        whole_epochs = trainer.val_check_interval in (1.0, None) and trainer.check_val_every_n_epoch is not None
+        if getattr(self._data, "val", None) and whole_epochs and 0 <= trainer.max_steps < steps:
+            rank_zero_warn(
+                f"no validation will run: it comes after an epoch of {steps} steps, and trainer.max_steps is "
+                f"{trainer.max_steps}; set trainer.val_check_interval to a number of micro-batches"
             )
         if not self.policy_config.disable_dropout:
             rank_zero_warn("with dropout the loss depends on how a global batch is split over micro-batches and ranks")

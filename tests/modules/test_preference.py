@@ -236,7 +236,9 @@ def test_dropout_is_seeded_by_the_place_in_the_run_and_not_by_its_history(tmp_pa
     def losses(*, draws):
         torch.manual_seed(draws)  # what was drawn before must not matter
         recorder = Recorder()
-        trainer = Trainer(accelerator="cpu", logger=recorder, log_every_n_steps=1, max_epochs=1)
+        trainer = Trainer(
+            accelerator="cpu", logger=recorder, log_every_n_steps=1, max_epochs=1, enable_checkpointing=False
+        )
         trainer.fit(Noisy(ORPO(), policy=PolicyConfig(disable_dropout=False)), RowsData(make_rows(22)))
         return [logged["train/loss"] for _, logged in recorder.history]
 
@@ -386,6 +388,11 @@ def test_a_part_of_the_validation_set_is_normalised_by_its_own_counts(accumulate
     )
     values = {k: v for _, logged in found.history for k, v in logged.items()}
     assert values["val/loss"] == pytest.approx(values["val/nll_response"], rel=1e-10)
+
+
+def test_a_run_too_short_to_validate_says_so():
+    with pytest.warns(UserWarning, match=r"no validation will run: it comes after an epoch of 3 steps"):
+        run(ORPO(), validation=make_rows(3), max_steps=2)
 
 
 def test_a_share_of_the_validation_set_is_refused():
