@@ -115,7 +115,7 @@ def _discard_arguments_of_another_objective(parser: Any, previous: Any, value: A
         for name in list(previous.get("init_args", {}).keys()):
             previous["init_args"].pop(name)
     else:
-        _discard_unknown_arguments(parser, previous, value)  # type: ignore[no-untyped-call]
+        _discard_unknown_arguments(parser, previous, value)  # type: ignore[no-untyped-call]  # it is private and not annotated
 
 
 def _is_objective(class_path: str) -> bool:

@@ -169,7 +169,7 @@ class IgnoresItsArgument(Good):
 
 
 class CannotBeConfigured(Good):
-    def __init__(self, width: "torch.Tensor" = torch.ones(())) -> None:  # noqa: B008
+    def __init__(self, width: "torch.Tensor" = torch.ones(())) -> None:  # noqa: B008  # the mistake that is tested
         super().__init__(width)
 
 

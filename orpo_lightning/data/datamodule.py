@@ -113,11 +113,15 @@ class PreferenceDataModule(LightningDataModule):
         return used // accumulate
 
     @property
-    def _last_epoch(self) -> int:
-        trainer = self._attached_trainer
-        epochs = [trainer.max_epochs] if trainer.max_epochs is not None and trainer.max_epochs >= 0 else []
-        epochs += [-(-trainer.max_steps // self.steps_per_epoch)] if trainer.max_steps >= 0 else []
-        return min(epochs, default=1) - 1
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        # not trainer.estimated_stepping_batches: that makes the training batches before a resumed run knows its place
+        epochs, steps = self._attached_trainer.max_epochs, self._attached_trainer.max_steps
+        limits = [epochs * self.steps_per_epoch] if epochs is not None and epochs >= 0 else []
+        limits += [steps] if steps >= 0 else []
+        if not limits:
+            raise ValueError("the learning-rate schedule needs an end: set trainer.max_epochs or trainer.max_steps")
+        return min(limits)
 
     @property
     def longest(self) -> int:
@@ -151,7 +155,7 @@ class PreferenceDataModule(LightningDataModule):
         )
         epoch, first_step = divmod(trainer.global_step, self.steps_per_epoch)
         if self.max_tokens_per_batch is not None:
-            for each in range(epoch, self._last_epoch + 1):
+            for each in range(epoch, -(-self.total_steps // self.steps_per_epoch)):
                 plan.check_tokens(each, self.steps_per_epoch)
         return self._loader(PlanSampler(plan, epoch, first_step))
 

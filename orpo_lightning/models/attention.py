@@ -43,7 +43,7 @@ class AttentionLayout:
         ]
 
     # the loop over blocks has another length for each batch: traced, it would be compiled anew each time
-    @torch._dynamo.disable  # type: ignore[untyped-decorator]
+    @torch._dynamo.disable  # type: ignore[untyped-decorator]  # torch does not annotate it
     def attend(
         self, query_HND: Tensor, key_KND: Tensor, value_KND: Tensor, scale: float | None, dropout: float
     ) -> Tensor:

@@ -102,7 +102,7 @@ class PreferenceModule(LightningModule):
         """The optimizer and the schedule, which advances once per optimizer step."""
         # a fused optimizer undoes the scaling of fp16 gradients by itself, so that they could not be clipped before
         optimizer = build_optimizer(self.optimizer_config, self._policy.named_parameters(), fused=self._scaler is None)
-        schedule = build_schedule(self.schedule_config, optimizer, self._total_steps)
+        schedule = build_schedule(self.schedule_config, optimizer, self._data.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def policy_logps(self, batch: PackedBatch) -> PairLogps:
@@ -341,23 +341,13 @@ class PreferenceModule(LightningModule):
 
     @property
     def _steps_per_epoch(self) -> int:
-        steps: int | None = getattr(self._data, "steps_per_epoch", None)
-        if steps is None:
+        if not all(hasattr(type(self._data), name) for name in ("steps_per_epoch", "total_steps", "longest")):
             raise ValueError(
                 "a PreferenceModule trains on planned batches: pass Trainer.fit a PreferenceDataModule, or a data "
-                "module with a property `steps_per_epoch` and batches of the same kind"
+                "module with its properties steps_per_epoch, total_steps and longest and batches of the same kind"
             )
+        steps: int = self._data.steps_per_epoch
         return steps
-
-    @property
-    def _total_steps(self) -> int:
-        # not trainer.estimated_stepping_batches: that makes the training batches before a resumed run knows its place
-        epochs, steps = self.trainer.max_epochs, self.trainer.max_steps
-        limits = [epochs * self._steps_per_epoch] if epochs is not None and epochs >= 0 else []
-        limits += [steps] if steps >= 0 else []
-        if not limits:
-            raise ValueError("the learning-rate schedule needs an end: set trainer.max_epochs or trainer.max_steps")
-        return min(limits)
 
     @property
     def _policy(self) -> LogpModel:

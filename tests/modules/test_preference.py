@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from helpers import Exploding, Recorder, RowsData, TinyModule, run
-from lightning import Trainer
+from lightning import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
 
 from orpo_lightning import (
@@ -388,6 +388,12 @@ def test_a_part_of_the_validation_set_is_normalised_by_its_own_counts(accumulate
     )
     values = {k: v for _, logged in found.history for k, v in logged.items()}
     assert values["val/loss"] == pytest.approx(values["val/nll_response"], rel=1e-10)
+
+
+def test_a_data_module_without_a_plan_is_refused_before_a_model_is_loaded(loads):
+    with pytest.raises(ValueError, match=r"a PreferenceModule trains on planned batches: pass Trainer.fit"):
+        Trainer(accelerator="cpu", logger=False).fit(PreferenceModule(ORPO()), LightningDataModule())
+    assert loads == []
 
 
 def test_a_run_too_short_to_validate_says_so():
