@@ -1,6 +1,9 @@
 """For doctests and tests: no network, and objectives defined in one test are unknown to the next."""
 
 import os
+import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +12,21 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from orpo_lightning import objectives
+from orpo_lightning.models.pretrained import CACHE_VARIABLE, cache_folder
 from orpo_lightning.objectives import base
+
+
+def pytest_configure(config):
+    """Converted models are kept from session to session, everything else that is cached is made anew."""
+    models = cache_folder() / "models"
+    models.mkdir(parents=True, exist_ok=True)
+    config.cache_of_session = Path(tempfile.mkdtemp(prefix="orpo_lightning-"))
+    (config.cache_of_session / "models").symlink_to(models)
+    os.environ[CACHE_VARIABLE] = str(config.cache_of_session)
+
+
+def pytest_unconfigure(config):
+    shutil.rmtree(config.cache_of_session, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

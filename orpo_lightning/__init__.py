@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from orpo_lightning.data.datamodule import PreferenceDataModule as PreferenceDataModule
+    from orpo_lightning.data.filters import Filter as Filter
+    from orpo_lightning.data.sources import SourceConfig as SourceConfig
     from orpo_lightning.models.loading import PolicyConfig as PolicyConfig, ReferenceConfig as ReferenceConfig
     from orpo_lightning.modules.optimization import OptimizerConfig as OptimizerConfig, ScheduleConfig as ScheduleConfig
     from orpo_lightning.modules.preference import NonFiniteError as NonFiniteError, PreferenceModule as PreferenceModule
@@ -23,11 +25,18 @@ if TYPE_CHECKING:
         get_objective as get_objective,
         list_objectives as list_objectives,
     )
-    from orpo_lightning.records import ObjectiveOutput as ObjectiveOutput, PairLogps as PairLogps
+    from orpo_lightning.records import (
+        Message as Message,
+        ObjectiveOutput as ObjectiveOutput,
+        PairLogps as PairLogps,
+        TextRow as TextRow,
+    )
 
 
 _HOMES = {
     "orpo_lightning.data.datamodule": ("PreferenceDataModule",),
+    "orpo_lightning.data.filters": ("Filter",),
+    "orpo_lightning.data.sources": ("SourceConfig",),
     "orpo_lightning.models.loading": ("PolicyConfig", "ReferenceConfig"),
     "orpo_lightning.modules.optimization": ("OptimizerConfig", "ScheduleConfig"),
     "orpo_lightning.modules.preference": ("NonFiniteError", "PreferenceModule"),
@@ -44,7 +53,7 @@ _HOMES = {
         "get_objective",
         "list_objectives",
     ),
-    "orpo_lightning.records": ("ObjectiveOutput", "PairLogps"),
+    "orpo_lightning.records": ("Message", "ObjectiveOutput", "PairLogps", "TextRow"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
 
+from orpo_lightning.callbacks.data_report import DataReport
 from orpo_lightning.loggers import METRICS_FILE, MetricsFile
 from orpo_lightning.objectives import get_objective
 from orpo_lightning.verbs import TRAINER_VERBS
@@ -76,6 +76,7 @@ class CLI(LightningCLI):
         fast_dev_run = trainer.fast_dev_run  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
         if self.subcommand == "fit" and not fast_dev_run:
             trainer.loggers = [MetricsFile(trainer.default_root_dir), *trainer.loggers]
+            trainer.callbacks.append(DataReport())  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
         return trainer
 
     @staticmethod
@@ -87,18 +88,23 @@ class CLI(LightningCLI):
 
 def run_trainer() -> None:
     """Run the verb of ``sys.argv`` through the trainer."""
+    make_cli(CLI, save_config_callback=SaveConfig)
+
+
+def make_cli(cls: type[CLI], **options: Any) -> CLI:
+    """The command line of a verb that reads the configuration of a run."""
     _quieten()
     _typehints.discard_init_args_on_class_path_change = _discard_arguments_of_another_objective
-    CLI(
+    return cls(
         LightningModule,
         LightningDataModule,
         subclass_mode_model=True,
         subclass_mode_data=True,
         auto_configure_optimizers=False,
         seed_everything_default=0,
-        save_config_callback=SaveConfig,
         parser_kwargs={"parser_mode": "omegaconf+", "allow_abbrev": False},
         trainer_defaults={"logger": False, "use_distributed_sampler": False, "log_every_n_steps": 1},
+        **options,
     )
 
 
@@ -131,7 +137,6 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     warnings.filterwarnings("ignore", r".*your dataloader is not resumable")  # the batch plan makes it so
     warnings.filterwarnings("ignore", r"Total length of `list` across ranks is zero")  # no validation data
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
     def is_of_use(record: logging.LogRecord) -> bool:
         return not any(noise in record.getMessage() for noise in ("Tip:", "TPU available: False"))

@@ -34,24 +34,63 @@ class Message:
 
 
 @dataclass(frozen=True)
-class PreferencePair:
-    """Two responses to one prompt, as text.
+class TextResponse:
+    """A response to a prompt, as text."""
+
+    text: str
+    role: Role
+    label: float | None = None
+
+
+@dataclass(frozen=True)
+class TextRow:
+    """One prompt and its responses, as text: a pair, or a single response with a label.
 
     Args:
         row_id: where the row came from, ``file:row``; every error about the row names it.
         prompt: the conversation up to the response.
-        chosen: the preferred response.
-        rejected: the other response.
+        responses: the chosen and the rejected response, or an unpaired one.
         margin: difference of the two responses' scores, or None where the data has none.
         weight: the row's weight in the loss.
+
+    Example:
+        >>> row = TextRow.pair("a:1", (Message("user", "Hi"),), chosen="Hello!", rejected="What?")
+        >>> row.rejected
+        'What?'
     """
 
     row_id: str
     prompt: tuple[Message, ...]
-    chosen: str
-    rejected: str
+    responses: tuple[TextResponse, ...]
     margin: float | None = None
     weight: float = 1.0
+
+    @classmethod
+    def pair(cls, row_id: str, prompt: tuple[Message, ...], chosen: str, rejected: str, **fields: Any) -> TextRow:
+        """A row of two responses."""
+        responses = (TextResponse(chosen, Role.CHOSEN), TextResponse(rejected, Role.REJECTED))
+        return cls(row_id, prompt, responses, **fields)
+
+    @property
+    def chosen(self) -> str | None:
+        """The preferred response; None if the row is not a pair."""
+        return self._text(Role.CHOSEN)
+
+    @property
+    def rejected(self) -> str | None:
+        """The other response; None if the row is not a pair."""
+        return self._text(Role.REJECTED)
+
+    @property
+    def unpaired(self) -> str | None:
+        """The response of a row that is not a pair; None if the row is one."""
+        return self._text(Role.UNPAIRED)
+
+    def _text(self, role: Role) -> str | None:
+        for response in self.responses:  # a generator takes three times as long, and this runs often
+            if response.role is role:
+                return response.text
+        return None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,10 @@ import pytest
 import torch
 
 from orpo_lightning.__main__ import main
-from orpo_lightning.data.preparation import prepare_split
+from orpo_lightning.data.lengths import LengthLimits
+from orpo_lightning.data.preparation import Preparation
+from orpo_lightning.data.sources import SourceConfig
+from orpo_lightning.data.tokenization import load_tokenizer
 from orpo_lightning.models.loading import PolicyConfig, load_causal_lm
 from orpo_lightning.models.logp_model import LogpModel
 from orpo_lightning.packing import pack
@@ -66,7 +69,8 @@ def test_smollm2_takes_steps_on_real_pairs(tmp_path, monkeypatch, objective, dat
 @pytest.mark.slow
 @pytest.mark.parametrize("data", PAIRS)
 def test_smollm2_scores_real_pairs_as_its_plain_logits_do(data):
-    rows, _ = prepare_split("validation", str(PAIRS[data]), "smollm2", 512, 256)
+    how = Preparation(load_tokenizer("smollm2"), LengthLimits(512, 256))
+    rows, _ = how.prepare(SourceConfig(str(PAIRS[data])), "validation")
     net = load_causal_lm(PolicyConfig("smollm2")).eval()
     model = LogpModel(net, "packed")
     with torch.no_grad():

@@ -3,32 +3,52 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from lightning import LightningDataModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from torch.utils.data import DataLoader
 
 from orpo_lightning.data.batching import BatchPlan, PlanSampler
-from orpo_lightning.data.preparation import SplitReport, prepare_split
-from orpo_lightning.data.sources import SAMPLE
+from orpo_lightning.data.filters import Filter
+from orpo_lightning.data.lengths import LENGTH_REASONS, LengthLimits, Overlong
+from orpo_lightning.data.preparation import Preparation
+from orpo_lightning.data.report import SplitReport, print_reports
+from orpo_lightning.data.sources import SAMPLE, SourceConfig
+from orpo_lightning.data.splits import load_training, load_validation
+from orpo_lightning.data.tokenization import load_tokenizer
 from orpo_lightning.packing import PackedBatch
 from orpo_lightning.records import TokenizedRow
 
+MANY_TOO_LONG = 0.2
+"""Share of rows dropped for their length from which a warning says how to keep them."""
+
 
 class PreferenceDataModule(LightningDataModule):
-    """Preference pairs from files, in micro-batches that add up to global batches.
+    """Preference data from files or the hub, in micro-batches that add up to global batches.
+
+    A source is ``sample`` (the pairs that come with the package), the path of a json, jsonl (both also gzipped) or
+    parquet file, a folder of them, a hub id, a short name (``hh-rlhf``, ``hh-rlhf/harmless-base``,
+    ``ultrafeedback``, ``ultrafeedback-cleaned``), or one of these as the ``path`` of a :class:`SourceConfig`.
 
     Args:
-        train: training data: the path of a json, jsonl (also gzipped) or parquet file, or ``sample`` (the pairs
-            that come with the package).
-        val: validation data, likewise; None for none.
+        train: training data: a source, or a list of sources, each with a ``weight`` that says how often an epoch goes
+            over its rows.
+        val: validation data: a source, or sources by name, logged under ``val/NAME/``; None for none.
+        format: of the rows of all sources: text, messages, hh_rlhf, sharegpt or unpaired; None is told from the rows.
+        columns: our name of a column to that of the data, where they differ, in all sources.
+        filters: rules that drop rows, in this order, after those for empty and identical responses: Duplicates,
+            SharedPrompts, SmallMargin, or the path of a :class:`~orpo_lightning.Filter` of your own.
+        limit: read this many rows of each source at most; None reads all.
         tokenizer: whose tokenizer to use: a short name, folder or hub id. On the command line it is the policy's.
-        global_batch_size: pairs per optimizer step, over all ranks and accumulation steps.
-        max_length: longest conversation, prompt and response together, tokens; longer rows are dropped.
-        max_prompt_length: longest prompt, tokens; longer rows are dropped.
+        global_batch_size: rows per optimizer step, over all ranks and accumulation steps.
+        max_length: longest conversation, prompt and response together, tokens.
+        max_prompt_length: longest prompt, tokens.
+        overlong: what becomes of longer rows: drop, truncate_prompt (keep its end), truncate_response, or error.
         max_tokens_per_batch: refuse, before training, a micro-batch of more tokens than this; None is no limit.
         shuffle: whether each epoch has an order of its own.
-        seed: of the order and of dropout; None is that of `seed_everything`.
+        seed: of the order, of dropout and of the drawing of mixtures; None is that of `seed_everything`.
         tokenizer_revision: branch, tag or commit of a tokenizer on the hub. On the command line it is the policy's.
         num_workers: processes that pack batches ahead; 0 packs in the training process.
 
@@ -41,12 +61,17 @@ class PreferenceDataModule(LightningDataModule):
 
     def __init__(
         self,
-        train: str = SAMPLE,
-        val: str | None = SAMPLE,
+        train: str | SourceConfig | list[str | SourceConfig] = SAMPLE,
+        val: str | SourceConfig | dict[str, str | SourceConfig] | None = SAMPLE,
+        format: str | None = None,
+        columns: dict[str, str] | None = None,
+        filters: list[Filter] | None = None,
+        limit: int | None = None,
         tokenizer: str = "tiny",
         global_batch_size: int = 8,
         max_length: int = 1024,
         max_prompt_length: int = 512,
+        overlong: Overlong = "drop",
         max_tokens_per_batch: int | None = None,
         shuffle: bool = True,
         seed: int | None = None,
@@ -56,45 +81,72 @@ class PreferenceDataModule(LightningDataModule):
         super().__init__()
         for name, value, least in (
             ("global_batch_size", global_batch_size, 1),
-            ("max_length", max_length, 8),
-            ("max_prompt_length", max_prompt_length, 1),
             ("num_workers", num_workers, 0),
+            ("limit", 1 if limit is None else limit, 1),
         ):
             if value < least:
                 raise ValueError(f"data.{name} = {value!r} is out of range; accepted: {least} or more")
-        if max_prompt_length >= max_length:
-            raise ValueError(
-                f"data.max_prompt_length = {max_prompt_length} leaves no room for a response in "
-                f"data.max_length = {max_length}; accepted: 1 to {max_length - 1}"
-            )
-        self.train = train
-        self.val = val
+        self.limits = LengthLimits(max_length, max_prompt_length, overlong)
+        shared = SourceConfig("", format=format, columns=columns or {})
+        self.train = [_source(each, shared) for each in (train if isinstance(train, list) else [train])]
+        named = val if isinstance(val, dict) else {"": val} if val is not None else {}
+        self.val = {name: _source(each, shared) for name, each in named.items()}
+        if not self.train:
+            raise ValueError("data.train is an empty list; accepted: a source, or a list of one or more")
+        self.filters = filters or []
+        self.limit = limit
         self.tokenizer = tokenizer
         self.global_batch_size = global_batch_size
-        self.max_length = max_length
-        self.max_prompt_length = max_prompt_length
         self.max_tokens_per_batch = max_tokens_per_batch
         self.shuffle = shuffle
         self.seed = seed
         self.tokenizer_revision = tokenizer_revision
         self.num_workers = num_workers
         self.reports: dict[str, SplitReport] = {}
-        self._rows: dict[str, list[TokenizedRow]] = {}
+        self._rows: dict[str, Sequence[TokenizedRow]] = {}
+
+    @property
+    def rows(self) -> Mapping[str, Sequence[TokenizedRow]]:
+        """The tokenized rows by split: ``train``, and ``validation`` or ``validation/NAME``."""
+        return self._rows
+
+    @property
+    def val_names(self) -> tuple[str, ...]:
+        """Names of the validation sets, in the order of their loaders; an empty name is that of an only one."""
+        return tuple(self.val)
 
     def setup(self, stage: str) -> None:
         """Read, filter and tokenize the splits that the stage needs."""
-        if stage == "fit":
-            self._prepare("train", self.train)
-        if self.val is not None:
-            self._prepare("validation", self.val)
-
-    def _prepare(self, split: str, source: str) -> None:
-        if split in self._rows:
+        if "train" in self._rows or (stage != "fit" and self._rows):
             return
-        self._rows[split], self.reports[split] = prepare_split(
-            split, source, self.tokenizer, self.max_length, self.max_prompt_length, self.tokenizer_revision
-        )
-        rank_zero_info(str(self.reports[split]))
+        tokenizer = load_tokenizer(self.tokenizer, self.tokenizer_revision)
+        limits = replace(self.limits, bos=tokenizer.bos_token_id)
+        how = Preparation(tokenizer, limits, self.filters, self.limit)
+        splits = load_validation(how, self.val)
+        if stage == "fit":
+            prompts = frozenset().union(*(split.prompt_keys for split in splits.values()))
+            splits = {"train": load_training(how, self.train, prompts, self._seed), **splits}
+        self._rows = {name: split.rows for name, split in splits.items()}
+        self.reports = {name: report for split in splits.values() for name, report in split.reports.items()}
+        if self.trainer is not None:
+            self._tell()
+
+    @rank_zero_only
+    def _tell(self) -> None:
+        print_reports(self.reports)
+        for name, report in self.reports.items():
+            too_long = sum(report.dropped[reason] for reason in LENGTH_REASONS)
+            if too_long > MANY_TOO_LONG * report.read:
+                rank_zero_warn(
+                    f"{too_long / report.read:.0%} of the rows of {name} are too long and dropped: raise "
+                    f"data.max_length ({self.limits.max_length}) or data.max_prompt_length "
+                    f"({self.limits.max_prompt_length}), or cut them by data.overlong"
+                )
+
+    @property
+    def _seed(self) -> int:
+        # Lightning's seed_everything leaves its seed in the environment, for the other ranks too
+        return int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
 
     @property
     def steps_per_epoch(self) -> int:
@@ -148,8 +200,7 @@ class PreferenceDataModule(LightningDataModule):
             trainer.world_size,
             trainer.global_rank,
             shuffle=self.shuffle,
-            # Lightning's seed_everything leaves its seed in the environment, for the other ranks too
-            seed=int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed,
+            seed=self._seed,
             rejected=getattr(trainer.lightning_module, "needs_rejected", True),
             max_tokens=self.max_tokens_per_batch,
         )
@@ -159,26 +210,26 @@ class PreferenceDataModule(LightningDataModule):
                 plan.check_tokens(each, self.steps_per_epoch)
         return self._loader(PlanSampler(plan, epoch, first_step))
 
-    def val_dataloader(self) -> DataLoader[PackedBatch] | list[object]:
-        """The validation micro-batches of this rank: the whole split as one global batch, in the order of its rows."""
-        if self.val is None:
-            return []
-        trainer = self._attached_trainer
-        pairs = -(-self.global_batch_size // (trainer.accumulate_grad_batches * trainer.world_size))
-        limit = trainer.limit_val_batches
+    def val_dataloader(self) -> list[DataLoader[PackedBatch]]:
+        """The validation micro-batches of this rank, of each set: all of it as one global batch, in its order."""
+        limit = self._attached_trainer.limit_val_batches
         if isinstance(limit, float) and 0 < limit < 1:
             raise ValueError(
                 f"trainer.limit_val_batches = {limit} would measure rows that depend on how validation is split; "
                 "accepted: 1.0 (all) or a number of batches, which takes the first rows"
             )
+        sets = [rows for name, rows in self._rows.items() if name != "train" and len(rows)]
+        return [self._evaluation_loader(rows, limit) for rows in sets if limit]
+
+    def _evaluation_loader(self, rows: Sequence[TokenizedRow], limit: float) -> DataLoader[PackedBatch]:
+        trainer = self._attached_trainer
+        pairs = -(-self.global_batch_size // (trainer.accumulate_grad_batches * trainer.world_size))
         # the counts that normalise the loss are those of the rows that are measured
-        rows = self._rows["validation"][: limit * pairs * trainer.world_size if isinstance(limit, int) else None]
-        if not rows:
-            return []
+        measured = rows[: limit * pairs * trainer.world_size] if isinstance(limit, int) else rows
         plan = BatchPlan(
-            rows,
-            global_batch_size=len(rows),
-            accumulate=-(-len(rows) // (pairs * trainer.world_size)),
+            measured,
+            global_batch_size=len(measured),
+            accumulate=-(-len(measured) // (pairs * trainer.world_size)),
             world_size=trainer.world_size,
             rank=trainer.global_rank,
             shuffle=False,
@@ -187,11 +238,14 @@ class PreferenceDataModule(LightningDataModule):
         plan.check_tokens(epoch=0)
         return self._loader(PlanSampler(plan))
 
-    def test_dataloader(self) -> DataLoader[PackedBatch] | list[object]:
+    def test_dataloader(self) -> list[DataLoader[PackedBatch]]:
         """The validation micro-batches."""
         return self.val_dataloader()
 
     def _loader(self, sampler: PlanSampler) -> DataLoader[PackedBatch]:
+        if self.num_workers:
+            # the rows are tokenized; the tokenizer's threads would not survive the fork, and warn of it
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         return DataLoader(
             sampler.plan,
             sampler=sampler,
@@ -206,3 +260,11 @@ class PreferenceDataModule(LightningDataModule):
         if self.trainer is None:
             raise RuntimeError("the data module needs a Trainer: pass it to Trainer.fit, validate or test")
         return self.trainer
+
+
+def _source(source: str | SourceConfig, shared: SourceConfig) -> SourceConfig:
+    """The source, with what all sources share where it does not say otherwise."""
+    own = SourceConfig(source) if isinstance(source, str) else source
+    if own.path == SAMPLE:  # its columns and format are known
+        return own
+    return replace(own, format=own.format or shared.format, columns={**shared.columns, **own.columns})

@@ -1,26 +1,40 @@
-"""The formats of a row: how each is recognised by its columns, and read as a preference pair."""
+"""The formats of a row: how each is recognised by its columns, and read as a prompt with its responses."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orpo_lightning.records import Message, PreferencePair
+from orpo_lightning.records import Message, Role, TextResponse, TextRow
 
 Row = Mapping[str, Any]
 
+COLUMNS = (
+    "prompt", "chosen", "rejected", "messages", "conversations", "completion", "label", "system",
+    "score_chosen", "score_rejected", "margin", "weight",
+)  # fmt: skip
+"""The columns that formats read; `data.columns` gives them other names."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _TURN = re.compile(r"\n\n(Human|Assistant):")
-_SPEAKERS = {"Human": "user", "Assistant": "assistant"}
+_HH_RLHF_ROLES = {"Human": "user", "Assistant": "assistant"}
+_SHAREGPT_ROLES = {
+    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system",
+    "observation": "tool", "tool": "tool",
+}  # fmt: skip
 
 
 class RowError(ValueError):
-    """A row that cannot be read as a pair. `reason` is the name it is counted under."""
+    """A row that cannot be read. `reason` is the name it is counted under."""
 
     def __init__(self, reason: str, row_id: str, detail: str) -> None:
         super().__init__(f"{row_id}: {detail}")
+        self.row_id = row_id
         self.reason = reason
+        self.detail = detail
 
 
 @dataclass(frozen=True)
@@ -28,28 +42,35 @@ class RowFormat:
     """A format of rows.
 
     Args:
-        name: how it is called in reports and errors.
+        name: how it is called in configurations, reports and errors.
         columns: what its rows hold, in words.
         matches: whether a row is of this format, told from one row.
-        parse: a row and its id to a pair; raises :class:`RowError` for a row that is broken.
+        parse: a row and its id to text; raises :class:`RowError` for a row that is broken.
     """
 
     name: str
     columns: str
     matches: Callable[[Row], bool]
-    parse: Callable[[Row, str], PreferencePair]
+    parse: Callable[[Row, str], TextRow]
 
 
-def detect_format(rows: Iterable[Row], source: str) -> RowFormat:
-    """The format of a source: that of its first row which is of one of `FORMATS`.
+def find_format(rows: Iterable[Row], source: str, name: str | None = None) -> RowFormat:
+    """The format of a source: that of its first row which is of one of `FORMATS`, or the one that is named.
+
+    No row is of two formats: they differ in their columns, or in whether a column holds text or turns.
 
     Raises:
-        ValueError: no row is; lists the columns and what each format wants.
+        ValueError: no row is, or no format has the name; lists the columns and what each format wants.
 
     Example:
-        >>> detect_format([{"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}], "example").name
+        >>> find_format([{"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}], "example").name
         'text'
     """
+    if name is not None:
+        found = next((row_format for row_format in FORMATS if row_format.name == name), None)
+        if found is None:
+            raise ValueError(f"data.format = {name!r}; accepted: {', '.join(each.name for each in FORMATS)}")
+        return found
     columns: dict[str, None] = {}
     for row in rows:
         columns |= dict.fromkeys(row)
@@ -57,121 +78,298 @@ def detect_format(rows: Iterable[Row], source: str) -> RowFormat:
             if row_format.matches(row):
                 return row_format
     known = "\n".join(f"  {row_format.name}: {row_format.columns}" for row_format in FORMATS)
-    raise ValueError(f"{source}: no row is of a known format; the columns are {', '.join(columns)}. Known:\n{known}")
+    raise ValueError(
+        f"{source}: no row is of a known format; the columns are {', '.join(columns)}. Columns of other names are "
+        f"mapped by data.columns, for example {{prompt: question}}. Known:\n{known}"
+    )
 
 
-def _is_hh_rlhf(row: Row) -> bool:
-    return all(isinstance(row.get(side), str) and _TURN.match(row[side]) for side in ("chosen", "rejected"))
+def rename_columns(row: Row, columns: Mapping[str, str]) -> Row:
+    """The row with columns of other names under ours; `columns` maps our name to that of the data.
+
+    Example:
+        >>> rename_columns({"question": "Hi", "id": 3}, {"prompt": "question"})
+        {'id': 3, 'prompt': 'Hi'}
+    """
+    theirs = set(columns.values())
+    kept = {name: value for name, value in row.items() if name not in theirs}
+    return kept | {ours: row[name] for ours, name in columns.items() if name in row}
 
 
-def parse_hh_rlhf(row: Row, row_id: str) -> PreferencePair:
+def parse_hh_rlhf(row: Row, row_id: str) -> TextRow:
     r"""Read raw HH-RLHF text: turns that start with ``\n\nHuman:`` or ``\n\nAssistant:``; the last is the response.
 
     Example:
         >>> row = {side: f"\n\nHuman: Hi\n\nAssistant: {side}" for side in ("chosen", "rejected")}
-        >>> pair = parse_hh_rlhf(row, "a:1")
-        >>> pair.prompt, pair.rejected
+        >>> found = parse_hh_rlhf(row, "a:1")
+        >>> found.prompt, found.rejected
         ((Message(role='user', content='Hi'),), 'rejected')
     """
-    return _pair_of_conversations(row, row_id, _hh_rlhf_turns)
+    return _pair(row, row_id, _hh_rlhf_turns)
 
 
-def _is_messages(row: Row) -> bool:
-    return all(
-        isinstance(row.get(side), Sequence) and not isinstance(row[side], str) and len(row[side]) > 0
-        and all(isinstance(turn, Mapping) and {"role", "content"} <= set(turn) for turn in row[side])
-        for side in ("chosen", "rejected")
-    )  # fmt: skip
+def parse_messages(row: Row, row_id: str) -> TextRow:
+    """Read pairs of conversations as lists of role and content; the last turn of each is the response.
 
-
-def parse_messages(row: Row, row_id: str) -> PreferencePair:
-    """Read whole conversations as lists of role and content (UltraFeedback-binarized); the last turn is the response.
+    The prompt is what comes before it. A side that holds the response alone takes the prompt from the column
+    ``prompt``, which is a list of messages or the text of a user's turn.
 
     Example:
         >>> turns = [{"role": "user", "content": "Hi"}]
-        >>> pair = parse_messages({
+        >>> found = parse_messages({
         ...     "chosen": [*turns, {"role": "assistant", "content": "Hello!"}], "score_chosen": 8.0,
         ...     "rejected": [*turns, {"role": "assistant", "content": "What?"}], "score_rejected": 3.0}, "a:1")
-        >>> pair.chosen, pair.margin
+        >>> found.chosen, found.margin
         ('Hello!', 5.0)
     """
-    return _pair_of_conversations(row, row_id, _messages)
+    return _pair(row, row_id, _messages_after_prompt)
 
 
-def _is_text(row: Row) -> bool:
-    return all(isinstance(row.get(column), str) for column in ("prompt", "chosen", "rejected"))
+def parse_sharegpt(row: Row, row_id: str) -> TextRow:
+    """Read a conversation of ``{from, value}`` turns with a chosen and a rejected next turn.
+
+    Example:
+        >>> found = parse_sharegpt({
+        ...     "conversations": [{"from": "human", "value": "Hi"}],
+        ...     "chosen": {"from": "gpt", "value": "Hello!"}, "rejected": {"from": "gpt", "value": "What?"}}, "a:1")
+        >>> found.prompt, found.rejected
+        ((Message(role='user', content='Hi'),), 'What?')
+    """
+    return _pair(row, row_id, _sharegpt_turns)
 
 
-def parse_text(row: Row, row_id: str) -> PreferencePair:
+def parse_text(row: Row, row_id: str) -> TextRow:
     """Read a prompt and two responses as text; the prompt is one user turn.
 
     Example:
         >>> parse_text({"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}, "a:1").prompt
         (Message(role='user', content='Hi'),)
     """
-    prompt, chosen, rejected = (_text(row.get(column), column, row_id) for column in ("prompt", "chosen", "rejected"))
-    return _pair(row, row_id, (Message("user", prompt),), chosen, rejected)
+    return _pair(row, row_id, _text_turns)
 
 
-def _text(value: Any, where: str, row_id: str) -> str:
+def parse_unpaired(row: Row, row_id: str) -> TextRow:
+    """Read a single response with a label that says whether it is desirable (KTO).
+
+    It is the last turn of ``messages``, or ``completion`` after ``prompt``, each as text or as a list of messages.
+
+    Example:
+        >>> found = parse_unpaired({"prompt": "Hi", "completion": "Hello!", "label": True}, "a:1")
+        >>> found.responses
+        (TextResponse(text='Hello!', role=<Role.UNPAIRED: 2>, label=1.0),)
+    """
+    if "messages" in row:
+        turns = _messages(row["messages"], "messages", row_id)
+    elif isinstance(row.get("completion"), Sequence) and not isinstance(row["completion"], str):
+        turns = _messages_after_prompt(row, "completion", row_id)
+    else:
+        turns = _text_turns(row, "completion", row_id)
+    *prompt, response = _with_system(row, _conversation(turns, "messages", row_id), row_id)
+    label = TextResponse(response.content, Role.UNPAIRED, _label(row, row_id))
+    return TextRow(row_id, tuple(prompt), (label,), weight=_weight(row, row_id))
+
+
+def _pair(row: Row, row_id: str, turns_of: Callable[[Row, str, str], list[Message]]) -> TextRow:
+    sides = [_conversation(turns_of(row, side, row_id), side, row_id) for side in ("chosen", "rejected")]
+    (*prompt, chosen), (*other, rejected) = (_with_system(row, turns, row_id) for turns in sides)
+    if prompt != other:
+        raise RowError("different_prompts", row_id, "chosen and rejected do not answer the same prompt")
+    return TextRow.pair(
+        row_id,
+        tuple(prompt),
+        chosen.content,
+        rejected.content,
+        margin=_margin(row, row_id),
+        weight=_weight(row, row_id),
+    )
+
+
+def _conversation(turns: list[Message], where: str, row_id: str) -> list[Message]:
+    if len(turns) < 2 or turns[-1].role != "assistant":
+        raise RowError("no_response", row_id, f"{where!r} does not end with an assistant turn after another one")
+    return turns
+
+
+def _with_system(row: Row, turns: list[Message], row_id: str) -> list[Message]:
+    if row.get("system") in (None, "") or turns[0].role == "system":
+        return turns
+    return [Message("system", _text(row, "system", row_id)), *turns]
+
+
+def _hh_rlhf_turns(row: Row, side: str, row_id: str) -> list[Message]:
+    # ["", speaker, text, speaker, text, ...]
+    before, *parts = _TURN.split(_text(row, side, row_id))
+    if before.strip() and parts:
+        raise RowError("text_before_first_turn", row_id, f"{side!r} begins with {before[:40]!r} and not with a turn")
+    return [Message(_HH_RLHF_ROLES[who], text.strip()) for who, text in zip(parts[::2], parts[1::2], strict=True)]
+
+
+def _messages_after_prompt(row: Row, side: str, row_id: str) -> list[Message]:
+    turns = _messages(_value(row, side, row_id), side, row_id)
+    if len(turns) > 1:
+        given = _messages(row["prompt"], "prompt", row_id) if _is_list(row.get("prompt")) else []
+        # a side may begin with the prompt, or go on after it
+        return turns if turns[: len(given)] == given else given + turns
+    if not turns or row.get("prompt") is None:
+        return turns
+    if _is_list(row["prompt"]):
+        return _messages(row["prompt"], "prompt", row_id) + turns
+    return [Message("user", _text(row, "prompt", row_id)), *turns]
+
+
+def _sharegpt_turns(row: Row, side: str, row_id: str) -> list[Message]:
+    turns = [*_list(_value(row, "conversations", row_id), "conversations", row_id), _value(row, side, row_id)]
+    found = []
+    for turn in turns:
+        if not isinstance(turn, Mapping):
+            raise RowError("not_text", row_id, f"{side!r} or 'conversations' holds a turn that is {_kind(turn)}")
+        role = _SHAREGPT_ROLES.get(str(turn.get("from")))
+        if role is None:
+            known = ", ".join(_SHAREGPT_ROLES)
+            raise RowError("unknown_role", row_id, f"a turn is from {turn.get('from')!r}; known: {known}")
+        found.append(Message(role, _text(turn, "value", row_id)))
+    return found
+
+
+def _text_turns(row: Row, side: str, row_id: str) -> list[Message]:
+    return [Message("user", _text(row, "prompt", row_id)), Message("assistant", _response_text(row, side, row_id))]
+
+
+def _messages(value: Any, where: str, row_id: str) -> list[Message]:
+    turns = _list(value, where, row_id)
+    if not all(isinstance(turn, Mapping) for turn in turns):
+        raise RowError("not_text", row_id, f"{where!r} holds something that is not a message of role and content")
+    found = [Message(_text(turn, "role", row_id), _text(turn, "content", row_id)) for turn in turns[:-1]]
+    return [
+        *found,
+        *(Message(_text(turn, "role", row_id), _response_text(turn, "content", row_id)) for turn in turns[-1:]),
+    ]
+
+
+def _response_text(row: Row, column: str, row_id: str) -> str:
+    # a response that is null is an empty one, for the filters to count
+    return "" if column in row and row[column] is None else _text(row, column, row_id)
+
+
+def _value(row: Row, column: str, row_id: str) -> Any:
+    if column not in row:
+        raise RowError("missing_column", row_id, f"there is no {column!r}; there is {', '.join(row) or 'nothing'}")
+    if row[column] is None:
+        raise RowError("null", row_id, f"{column!r} is null")
+    return row[column]
+
+
+def _text(row: Row, column: str, row_id: str) -> str:
+    value = _value(row, column, row_id)
     if not isinstance(value, str):
-        raise RowError("not_text", row_id, f"{where!r} is {type(value).__name__}, not text")
+        raise RowError("not_text", row_id, f"{column!r} is {_kind(value)}, not text")
+    if not value.isascii() and _SURROGATE.search(value):
+        raise RowError("not_text", row_id, f"{column!r} holds half of a surrogate pair, which is no character")
     return value
 
 
-def _hh_rlhf_turns(value: Any, side: str, row_id: str) -> list[Message]:
-    # ["", speaker, text, speaker, text, ...]
-    before, *parts = _TURN.split(_text(value, side, row_id))
-    if before.strip() and parts:
-        raise RowError("text_before_first_turn", row_id, f"{side!r} begins with {before[:40]!r} and not with a turn")
-    return [Message(_SPEAKERS[speaker], text.strip()) for speaker, text in zip(parts[::2], parts[1::2], strict=True)]
+def _list(value: Any, where: str, row_id: str) -> Sequence[Any]:
+    if not _is_list(value):
+        raise RowError("not_text", row_id, f"{where!r} is {_kind(value)}, not a list of messages")
+    found: Sequence[Any] = value
+    return found
 
 
-def _messages(value: Any, side: str, row_id: str) -> list[Message]:
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        raise RowError("not_text", row_id, f"{side!r} is {type(value).__name__}, not a list of messages")
-    if not all(isinstance(turn, Mapping) for turn in value):
-        raise RowError("not_text", row_id, f"{side!r} holds something that is not a message of role and content")
-    turns = [dict(turn) for turn in value]
-    if turns and turns[-1].get("content") is None:
-        turns[-1]["content"] = ""  # a response that is null is an empty one, for the filters to count
-    return [Message(*(_text(turn.get(key), f"{side}: {key}", row_id) for key in ("role", "content"))) for turn in turns]
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
 
 
-def _pair_of_conversations(row: Row, row_id: str, turns_of: Callable[[Any, str, str], list[Message]]) -> PreferencePair:
-    conversations = []
-    for side in ("chosen", "rejected"):
-        turns = turns_of(row.get(side), side, row_id)
-        if len(turns) < 2 or turns[-1].role != "assistant":
-            raise RowError("no_response", row_id, f"{side!r} does not end with an assistant turn after another one")
-        conversations.append(turns)
-    (*prompt, chosen), (*other, rejected) = conversations
-    if prompt != other:
-        raise RowError("different_prompts", row_id, "chosen and rejected do not answer the same prompt")
-    return _pair(row, row_id, tuple(prompt), chosen.content, rejected.content)
+def _kind(value: Any) -> str:
+    return "null" if value is None else type(value).__name__
 
 
-def _pair(row: Row, row_id: str, prompt: tuple[Message, ...], chosen: str, rejected: str) -> PreferencePair:
-    scores = [row.get("score_chosen"), row.get("score_rejected")]
-    margin = None
-    if None not in scores:
-        try:
-            margin = float(scores[0]) - float(scores[1])  # type: ignore[arg-type]  # what float refuses is caught
-        except (TypeError, ValueError):
-            detail = f"the scores {scores[0]!r} and {scores[1]!r} are not both numbers"
-            raise RowError("score_not_a_number", row_id, detail) from None
-    return PreferencePair(row_id, prompt, chosen, rejected, margin)
+def _margin(row: Row, row_id: str) -> float | None:
+    if row.get("margin") is not None:
+        return _number(row, "margin", row_id)
+    if row.get("score_chosen") is None or row.get("score_rejected") is None:
+        return None
+    return _number(row, "score_chosen", row_id) - _number(row, "score_rejected", row_id)
+
+
+def _weight(row: Row, row_id: str) -> float:
+    if row.get("weight") is None:
+        return 1.0
+    weight = _number(row, "weight", row_id)
+    if weight < 0:
+        raise RowError("not_a_weight", row_id, f"'weight' is {weight:g}; accepted: a number from 0 on")
+    return weight
+
+
+def _label(row: Row, row_id: str) -> float:
+    value = _value(row, "label", row_id)
+    if value not in (True, False):  # 1, 0, 1.0 and 0.0 as well
+        raise RowError("not_a_label", row_id, f"'label' is {value!r}; accepted: true or false")
+    return float(value)
+
+
+def _number(row: Row, column: str, row_id: str) -> float:
+    try:
+        value = float(row[column])
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise RowError("not_a_number", row_id, f"{column!r} is {row[column]!r}, not a finite number")
+    return value
+
+
+def _is_hh_rlhf(row: Row) -> bool:
+    return all(isinstance(row.get(side), str) and _TURN.match(row[side]) for side in ("chosen", "rejected"))
+
+
+def _is_messages(row: Row) -> bool:
+    return all(_holds_messages(row.get(side)) for side in ("chosen", "rejected"))
+
+
+def _holds_messages(value: Any) -> bool:
+    return (
+        _is_list(value)
+        and len(value) > 0
+        and all(isinstance(turn, Mapping) and {"role", "content"} <= set(turn) for turn in value)
+    )
+
+
+def _is_sharegpt(row: Row) -> bool:
+    return _is_list(row.get("conversations")) and all(
+        isinstance(row.get(side), Mapping) and {"from", "value"} <= set(row[side]) for side in ("chosen", "rejected")
+    )
+
+
+def _is_text(row: Row) -> bool:
+    # raw HH-RLHF text beside a prompt is still raw HH-RLHF text
+    return all(isinstance(row.get(column), str) for column in ("prompt", "chosen", "rejected")) and not _is_hh_rlhf(row)
+
+
+def _is_unpaired(row: Row) -> bool:
+    response = _holds_messages(row.get("messages")) or ("prompt" in row and row.get("completion") is not None)
+    return row.get("label") is not None and response and not {"chosen", "rejected"} & set(row)
 
 
 FORMATS = (
+    RowFormat("text", "prompt, chosen and rejected, text", _is_text, parse_text),
+    RowFormat(
+        "messages",
+        "chosen and rejected, lists of {role, content}; with or without prompt (UltraFeedback-binarized, TRL)",
+        _is_messages,
+        parse_messages,
+    ),
     RowFormat(
         "hh_rlhf", "chosen and rejected, text that starts with '\\n\\nHuman:' (raw HH-RLHF)", _is_hh_rlhf, parse_hh_rlhf
     ),
     RowFormat(
-        "messages",
-        "chosen and rejected, lists of {role, content} (UltraFeedback-binarized)",
-        _is_messages,
-        parse_messages,
+        "sharegpt",
+        "conversations, chosen and rejected, turns of {from, value} (ShareGPT)",
+        _is_sharegpt,
+        parse_sharegpt,
     ),
-    RowFormat("text", "prompt, chosen and rejected, text", _is_text, parse_text),
+    RowFormat(
+        "unpaired",
+        "messages, or prompt and completion, with a label of true or false (KTO)",
+        _is_unpaired,
+        parse_unpaired,
+    ),
 )

@@ -3,99 +3,155 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 
-from orpo_lightning.data.filters import FILTERS
-from orpo_lightning.data.formats import RowError, detect_format
-from orpo_lightning.data.sources import read_rows
-from orpo_lightning.data.tokenization import load_tokenizer, tokenize_pairs
-from orpo_lightning.records import PreferencePair, TokenizedRow
+from orpo_lightning.data.cache import Prepared, cached, content_key
+from orpo_lightning.data.filters import ALWAYS, Filter, prompt_key, row_key
+from orpo_lightning.data.formats import Row, RowError, find_format, rename_columns
+from orpo_lightning.data.lengths import LENGTH_REASONS, LengthLimits
+from orpo_lightning.data.report import SplitReport
+from orpo_lightning.data.sources import Source, SourceConfig, columns_of, open_source
+from orpo_lightning.data.token_table import TableBuilder
+from orpo_lightning.data.tokenization import Tokenizer, end_of_turn, tokenize_rows, tokenizer_identity
+from orpo_lightning.records import TextRow
 
-
-@dataclass
-class SplitReport:
-    """What became of the rows of a split: rows read = kept + dropped, each drop counted under one reason.
-
-    Args:
-        split: its name.
-        source: where the rows are from.
-        format: the format they were read in.
-        read: rows read.
-        kept: rows kept.
-        dropped: rows dropped, by reason.
-
-    Example:
-        >>> print(SplitReport("train", "a.jsonl", "text", read=3, kept=2, dropped=Counter(empty_chosen=1)))
-        train: a.jsonl (text): 3 rows read, 2 kept, dropped: 1 empty_chosen
-    """
-
-    split: str
-    source: str
-    format: str = ""
-    read: int = 0
-    kept: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-
-    def __str__(self) -> str:
-        dropped = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items()) or "none"
-        counts = f"{self.read:,} rows read, {self.kept:,} kept, dropped: {dropped}"
-        return f"{self.split}: {self.source} ({self.format}): {counts}"
+MOST_UNREADABLE = 0.1
+"""Largest share of rows that cannot be read (and more than `FEW_UNREADABLE` of them) before the source is refused."""
+FEW_UNREADABLE = 10
 
 
-def prepare_split(
-    split: str, source: str, tokenizer: str, max_length: int, max_prompt_length: int, revision: str | None = None
-) -> tuple[list[TokenizedRow], SplitReport]:
-    """Read, filter and tokenize the rows of a source.
+@dataclass(frozen=True)
+class Preparation:
+    """How rows are read, filtered and tokenized.
 
     Args:
-        split: ``train`` or ``validation``.
-        source: as in :func:`~orpo_lightning.data.sources.read_rows`.
-        tokenizer: whose tokenizer to use.
-        max_length: longest conversation, tokens.
-        max_prompt_length: longest prompt, tokens.
-        revision: of the tokenizer, if it is on the hub.
-
-    Raises:
-        ValueError: the source cannot be read, or no row of it is left; says what dropped them.
+        tokenizer: the tokenizer, with its chat template.
+        limits: the window, and what becomes of longer rows.
+        filters: rules that drop rows, after those that always run.
+        limit: read this many rows of a source at most; None reads all.
     """
-    report = SplitReport(split, source)
-    pairs = _read_pairs(report)
-    rows = []
-    for row in tokenize_pairs(load_tokenizer(tokenizer, revision), pairs):
-        reason = _too_long(row, max_length, max_prompt_length)
-        if reason is None:
-            rows.append(row)
-        else:
-            report.dropped[reason] += 1
-    report.kept = len(rows)
-    if not rows:
-        raise ValueError(f"no row is left: {report}")
-    return rows, report
+
+    tokenizer: Tokenizer
+    limits: LengthLimits = field(default_factory=LengthLimits)
+    filters: Sequence[Filter] = ()
+    limit: int | None = None
+
+    def prepare(
+        self, config: SourceConfig, split: str, name: str | None = None, validation_prompts: Collection[str] = ()
+    ) -> Prepared:
+        """The tokenized rows of a source, and the account of them; from the cache if they are there.
+
+        Args:
+            config: the source.
+            split: ``train`` or ``validation``.
+            name: how the report calls the split.
+            validation_prompts: keys of the prompts of the validation data.
+
+        Raises:
+            ValueError: the source cannot be read, or too much of it, or no row of it is left; says what dropped them.
+        """
+        source = open_source(config, split)
+        columns = columns_of(config, split)
+        filters = [*(cls() for cls in ALWAYS), *self.filters]
+        for rule in filters:
+            rule.begin(validation_prompts)
+        key = content_key(
+            [
+                source.name,
+                source.digest,
+                repr((config.format, sorted(columns.items()), self.limits, self.limit)),
+                tokenizer_identity(self.tokenizer),
+                *(rule.identity() for rule in filters),
+            ]
+        )
+        table, report = cached(key, lambda: _read(self, source, columns, filters, config.format))
+        report.split = name or split
+        return table, report
 
 
-def _read_pairs(report: SplitReport) -> list[PreferencePair]:
-    pairs = []
-    rows = list(read_rows(report.source, report.split))
-    row_format = detect_format((row for _, row in rows), report.source)
+def _read(
+    how: Preparation, source: Source, columns: Mapping[str, str], filters: Sequence[Filter], format_name: str | None
+) -> Prepared:
+    report, builder = SplitReport("", source.name), TableBuilder()
+    rows = islice(_renamed(source, columns), how.limit)
+    seen: set[str] = set()
+    for text, row in tokenize_rows(how.tokenizer, _filtered(_parsed(rows, format_name, report), filters, report)):
+        try:
+            if isinstance(row, RowError):
+                raise row
+            fitted = how.limits.fit(row)
+        except RowError as error:
+            report.drop(error)
+            continue
+        if fitted is not row:
+            report.truncated["prompt" if len(fitted.prompt) < len(row.prompt) else "response"] += 1
+        key = row_key(text)
+        report.duplicates += key in seen
+        seen.add(key)
+        report.prefix_pairs += _is_prefix_pair(text)
+        builder.add(fitted, prompt_key(text))
+    table = builder.table()
+    report.describe(table, end_of_turn(how.tokenizer))
+    _refuse_unusable(report, [rule.name for rule in filters])
+    return table, report
+
+
+def _renamed(source: Source, columns: Mapping[str, str]) -> Iterator[tuple[str, Row]]:
+    absent = set(columns.values())
+    for row_id, row in source.read():
+        absent.difference_update(row)
+        yield row_id, rename_columns(row, columns) if columns else row
+    if absent:
+        raise ValueError(f"{source.name}: data.columns names the column {min(absent)!r}, which no row has")
+
+
+def _parsed(rows: Iterator[tuple[str, Row]], format_name: str | None, report: SplitReport) -> Iterator[TextRow]:
+    looked_at = []
+
+    def look() -> Iterator[Row]:
+        for row_id, row in rows:
+            looked_at.append((row_id, row))
+            yield row
+
+    row_format = find_format(look(), report.source, format_name)
     report.format = row_format.name
-    for row_id, row in rows:
+    for row_id, row in chain(looked_at, rows):
         report.read += 1
         try:
-            pair = row_format.parse(row, row_id)
+            yield row_format.parse(row, row_id)
         except RowError as error:
-            report.dropped[error.reason] += 1
-            continue
-        reason = next((rule.__name__ for rule in FILTERS if rule(pair)), None)
-        if reason is None:
-            pairs.append(pair)
+            report.drop(error)
+
+
+def _filtered(texts: Iterator[TextRow], filters: Sequence[Filter], report: SplitReport) -> Iterator[TextRow]:
+    for text in texts:
+        dropped_by = next((rule for rule in filters if rule(text)), None)
+        if dropped_by is None:
+            yield text
         else:
-            report.dropped[reason] += 1
-    return pairs
+            report.drop(RowError(dropped_by.name, text.row_id, dropped_by.rule))
 
 
-def _too_long(row: TokenizedRow, max_length: int, max_prompt_length: int) -> str | None:
-    if len(row.prompt) > max_prompt_length:
-        return "prompt_too_long"
-    if len(row.prompt) + max(len(response.ids) for response in row.responses) > max_length:
-        return "response_too_long"
-    return None
+def _is_prefix_pair(text: TextRow) -> bool:
+    if text.chosen is None or text.rejected is None:
+        return False
+    return text.chosen.startswith(text.rejected) or text.rejected.startswith(text.chosen)
+
+
+def _refuse_unusable(report: SplitReport, filter_names: Sequence[str]) -> None:
+    later = [*filter_names, *LENGTH_REASONS]
+    unreadable = [reason for reason in report.dropped if reason not in later]
+    report.dropped = Counter(
+        {reason: report.dropped[reason] for reason in [*unreadable, *later] if report.dropped[reason]}
+    )
+    count = sum(report.dropped[reason] for reason in unreadable)
+    if count > max(FEW_UNREADABLE, MOST_UNREADABLE * report.read):
+        raise ValueError(
+            f"{report.source}: {count:,} of {report.read:,} rows cannot be read in the format {report.format!r}, more "
+            f"than {MOST_UNREADABLE:.0%}. Is it another format (data.format), or are its columns called otherwise "
+            f"(data.columns)? The first:\n{report.examples(unreadable)}"
+        )
+    if not report.kept:
+        raise ValueError(f"no row is left: {report}. The first:\n{report.examples(report.dropped)}")

@@ -1,63 +1,217 @@
-"""Where rows come from: local files and the embedded sample."""
+"""Where rows come from: local files and folders, data sets of the hub, and the embedded sample."""
 
 from __future__ import annotations
 
-import glob
-import gzip
-from collections.abc import Iterator
-from importlib.resources import as_file, files
+import difflib
+import hashlib
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
-import datasets
+from orpo_lightning.data.files import KINDS, digest_of_files, read_file
+from orpo_lightning.data.formats import COLUMNS, Row
 
-from orpo_lightning.data.formats import Row
-
-_BUILDERS = {".json": "json", ".jsonl": "json", ".json.gz": "json", ".jsonl.gz": "json", ".parquet": "parquet"}
 SAMPLE = "sample"
+_SPLIT_WORDS: dict[str, tuple[str, ...]] = {
+    "train": ("train",),
+    "validation": ("validation", "valid", "val", "dev", "test", "eval"),
+}
+"""The words in the name of a file, or the names of splits on the hub, that mark a split; the first found is taken."""
 
 
-def read_rows(source: str, split: str) -> Iterator[tuple[str, Row]]:
-    """The rows of a source with their ids, ``file:row``, counted from 1.
+@dataclass(frozen=True)
+class SourceConfig:
+    """Where rows come from.
 
     Args:
-        source: ``sample`` (the pairs that come with the package) or the path of a json, jsonl (both also gzipped)
-            or parquet file.
-        split: ``train`` or ``validation``; which part of the sample.
+        path: ``sample`` (the pairs that come with the package), a short name (``hh-rlhf``, ``hh-rlhf/harmless-base``,
+            ``ultrafeedback``, ``ultrafeedback-cleaned``), a file (json, jsonl, both also gzipped, parquet), a folder
+            of such files, or the id of a data set on the hub.
+        split: which part of a folder or of a hub data set; None is the one for training or for validation.
+        config: configuration of a hub data set.
+        data_dir: folder inside a hub data set.
+        revision: branch, tag or commit of a hub data set.
+        format: of the rows; None is told from them.
+        columns: our name of a column to that of the data, where they differ.
+        weight: how often an epoch goes over the rows: 0.5 takes a half of them, drawn once, 2 takes each twice.
+    """
+
+    path: str
+    split: str | None = None
+    config: str | None = None
+    data_dir: str | None = None
+    revision: str | None = None
+    format: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.columns) - set(COLUMNS))
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], COLUMNS, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"data.columns: {unknown[0]!r} is not a column; {hint}known: {', '.join(COLUMNS)}")
+        if not 0 < self.weight < 1000:
+            raise ValueError(f"data: the weight of {self.path} is {self.weight!r}; accepted: a number in (0, 1000)")
+
+
+SHORT_NAMES: dict[str, dict[str, SourceConfig]] = {
+    **{
+        f"hh-rlhf{'/' if subset else ''}{subset or ''}": {
+            "train": SourceConfig("Anthropic/hh-rlhf", split="train", data_dir=subset),
+            "validation": SourceConfig("Anthropic/hh-rlhf", split="test", data_dir=subset),
+        }
+        for subset in (None, "harmless-base", "helpful-base", "helpful-online", "helpful-rejection-sampled")
+    },
+    "ultrafeedback": {
+        "train": SourceConfig("HuggingFaceH4/ultrafeedback_binarized", split="train_prefs"),
+        "validation": SourceConfig("HuggingFaceH4/ultrafeedback_binarized", split="test_prefs"),
+    },
+    "ultrafeedback-cleaned": {
+        "train": SourceConfig(
+            "argilla/ultrafeedback-binarized-preferences-cleaned",
+            split="train",
+            columns={"score_chosen": "chosen-rating", "score_rejected": "rejected-rating"},
+        )
+    },
+}
+"""Data sets of the ORPO paper: where they are on the hub, which splits to take and how their columns are called."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source that has been found.
+
+    Args:
+        name: how it is called in reports, and what row ids begin with.
+        digest: hash of its content.
+        read: goes over its rows with their ids, ``file:row``, counted from 1.
+    """
+
+    name: str
+    digest: str
+    read: Callable[[], Iterator[tuple[str, Row]]]
+
+
+def open_source(config: SourceConfig, split: str) -> Source:
+    """Find a source.
+
+    Args:
+        config: where it is.
+        split: ``train`` or ``validation``; decides where the configuration leaves it open.
 
     Raises:
-        ValueError: there is no such file, or it is of another kind, or it holds no rows.
+        ValueError: there is no such file, folder, data set or split.
     """
-    if source == SAMPLE:
-        with as_file(files("orpo_lightning").joinpath(f"data/samples/{split}.jsonl")) as path:
-            yield from _read_file(path, f"sample/{split}")
-    else:
-        yield from _read_file(Path(source).expanduser(), source)
+    if config.path == SAMPLE:
+        sample = Path(str(files("orpo_lightning").joinpath(f"data/samples/{split}.jsonl")))
+        return _local_source([(f"sample/{split}", sample)], "sample")
+    path = Path(config.path).expanduser()
+    if config.path in SHORT_NAMES and not path.exists():
+        return _hub_source(_of_short_name(config, split), split)
+    if path.is_file():
+        return _local_source([(config.path, path)], config.path)
+    if path.is_dir():
+        found = _files_of_split(path, config.split, split)
+        return _local_source([(str(file), file) for file in found], ", ".join(str(file) for file in found))
+    if _is_hub_id(config.path):
+        return _hub_source(config, split)
+    raise ValueError(_nothing_there(config.path, path))
 
 
-def _read_file(path: Path, name: str) -> Iterator[tuple[str, Row]]:
-    builder = next((builder for suffix, builder in _BUILDERS.items() if path.name.endswith(suffix)), None)
-    if not path.is_file():
-        raise ValueError(f"no file at {name!r}; accepted: the path of a data file, or 'sample'")
-    if builder is None:
-        raise ValueError(f"{name}: the file's kind is not known; accepted: {', '.join(_BUILDERS)}")
+def _local_source(named: list[tuple[str, Path]], name: str) -> Source:
+    def read() -> Iterator[tuple[str, Row]]:
+        return itertools.chain.from_iterable(read_file(path, file_name) for file_name, path in named)
+
+    return Source(name, digest_of_files(path for _, path in named), read)
+
+
+def _files_of_split(folder: Path, asked: str | None, split: str) -> list[Path]:
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and path.name.endswith(KINDS))
+    if not found:
+        raise ValueError(f"{folder}: the folder holds no data files; accepted kinds: {', '.join(KINDS)}")
+    every_word = itertools.chain.from_iterable(_SPLIT_WORDS.values())
+    if asked is None and not any(_has_word(path, folder, word) for path in found for word in every_word):
+        return found
+    for word in (asked,) if asked is not None else _SPLIT_WORDS[split]:
+        of_split = [path for path in found if _has_word(path, folder, word)]
+        if of_split:
+            return of_split
+    names = ", ".join(str(path.relative_to(folder)) for path in found)
+    raise ValueError(f"{folder}: no file of the {asked or split} split; files: {names}. Name one of them, or set split")
+
+
+def _has_word(path: Path, folder: Path, word: str) -> bool:
+    # in the name of the file or of a folder above it, as a whole word: "train_prefs" has "train", "restrained" has not
+    return (
+        re.search(rf"(?<![a-z]){re.escape(word.lower())}(?![a-z])", str(path.relative_to(folder)).lower()) is not None
+    )
+
+
+def _of_short_name(config: SourceConfig, split: str) -> SourceConfig:
+    splits = SHORT_NAMES[config.path]
+    if split not in splits and config.split is None:
+        raise ValueError(f"{config.path} has no {split} split; name another source, or hold rows out into a file")
+    known = splits.get(split) or next(iter(splits.values()))
+    return replace(
+        known,
+        split=config.split or known.split,
+        revision=config.revision,
+        format=config.format,
+        columns={**known.columns, **config.columns},
+    )
+
+
+def columns_of(config: SourceConfig, split: str) -> Mapping[str, str]:
+    """The mapping of columns of a source, that of a short name included."""
+    is_short = config.path in SHORT_NAMES and not Path(config.path).exists()
+    return _of_short_name(config, split).columns if is_short else config.columns
+
+
+def _hub_source(config: SourceConfig, split: str) -> Source:
+    import datasets
+
     datasets.disable_progress_bars()
+    arguments: dict[str, Any] = {"data_dir": config.data_dir, "revision": config.revision}
     try:
-        # the path is a name, not a pattern
-        rows = datasets.load_dataset(builder, data_files=glob.escape(str(path)), split="train")
-    except Exception as error:  # datasets passes on whatever gzip, json or arrow raise
-        if _is_blank(path):
-            raise ValueError(f"{name}: holds no rows") from None
-        raise ValueError(f"{name}: cannot be read as {builder}: {error.__cause__ or error}") from error
-    if len(rows) == 0:
-        raise ValueError(f"{name}: holds no rows")
-    for number, row in enumerate(rows, start=1):
-        yield f"{name}:{number}", row
+        splits = datasets.get_dataset_split_names(config.path, config.config, **arguments)
+        words = _SPLIT_WORDS[split] if config.split is None else (config.split,)
+        name = next((word for word in words if word in splits), None)
+        if name is None:
+            raise ValueError(f"there is no split {' or '.join(words)}; set split to one of: {', '.join(splits)}")
+        rows = datasets.load_dataset(config.path, config.config, split=name, **arguments)
+    except (OSError, datasets.exceptions.DatasetNotFoundError) as error:
+        raise ValueError(
+            f"{config.path} is no file or folder here and cannot be loaded from the hub ({_first_line(error)}); "
+            f"{_short_names()}"
+        ) from error
+    except Exception as error:  # whatever a builder raises
+        raise ValueError(f"{config.path} cannot be loaded from the hub: {_first_line(error)}") from error
+    label = "/".join(part for part in (config.path, config.config, config.data_dir, name) if part)
+    # of the builder's configuration and of what was downloaded
+    digest = hashlib.sha256(f"{label} {rows._fingerprint}".encode()).hexdigest()
+    return Source(label, digest, lambda: ((f"{label}:{number}", row) for number, row in enumerate(rows, start=1)))
 
 
-def _is_blank(path: Path) -> bool:
-    try:
-        content = path.read_bytes()
-        content = gzip.decompress(content) if path.suffix == ".gz" else content
-    except (OSError, EOFError):
-        return False
-    return b"".join(content.split()) in (b"", b"[]")
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def _is_hub_id(path: str) -> bool:
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", path) is not None and not path.endswith(KINDS) and path[0] not in "./~"
+
+
+def _nothing_there(given: str, path: Path) -> str:
+    siblings = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = [*difflib.get_close_matches(given, [SAMPLE, *SHORT_NAMES], n=1)]
+    near += [str(path.parent / name) for name in difflib.get_close_matches(path.name, siblings, n=1)]
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"no file or folder at {given!r}; {hint}{_short_names()}"
+
+
+def _short_names() -> str:
+    return f"accepted: a file, a folder, a hub id (owner/name), or one of: {', '.join([SAMPLE, *SHORT_NAMES])}"

@@ -79,7 +79,7 @@ class PreferenceModule(LightningModule):
         self.policy: LogpModel | None = None
         self.reference: LogpModel | None = None
         self.train_metrics = RatioMetrics()
-        self.eval_metrics = RatioMetrics()
+        self.eval_metrics: list[RatioMetrics] = []
         self._step_losses: list[tuple[Tensor, tuple[str, ...]]] = []
         self._objective_state: dict[str, Any] = {}
 
@@ -128,17 +128,17 @@ class PreferenceModule(LightningModule):
         # cancels the division by the accumulation (Lightning's) and by the number of ranks (DDP's, FSDP's)
         return loss * batch.step.micro_batches
 
-    def validation_step(self, batch: PackedBatch, batch_idx: int) -> None:
-        """Add a micro-batch to the measures of the validation set."""
-        self._shared_step(batch, self.eval_metrics)
+    def validation_step(self, batch: PackedBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Add a micro-batch to the measures of its validation set."""
+        self._shared_step(batch, self.eval_metrics[dataloader_idx])
 
-    def test_step(self, batch: PackedBatch, batch_idx: int) -> None:
-        """Add a micro-batch to the measures of the test set."""
-        self._shared_step(batch, self.eval_metrics)
+    def test_step(self, batch: PackedBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Add a micro-batch to the measures of its test set."""
+        self._shared_step(batch, self.eval_metrics[dataloader_idx])
 
     def on_validation_epoch_start(self) -> None:
         """Start to measure, and keep the state of the objective, which measuring must not move."""
-        self.eval_metrics = RatioMetrics().to(self.device)
+        self.eval_metrics = [RatioMetrics().to(self.device) for _ in self._evaluation_names]
         self._objective_state = copy.deepcopy(dict(self.objective.state_dict()))
 
     def on_test_epoch_start(self) -> None:
@@ -168,7 +168,8 @@ class PreferenceModule(LightningModule):
     def _finish_evaluation(self, stage: str) -> None:
         if self._objective_state:
             self.objective.load_state_dict(self._objective_state)
-        self._log(self.eval_metrics.compute(), stage)
+        for name, metrics in zip(self._evaluation_names, self.eval_metrics, strict=True):
+            self._log(metrics.compute(), f"{stage}/{name}" if name else stage)
 
     def _log(self, values: dict[str, Tensor], stage: str) -> None:
         # summed over micro-batches and ranks already: every rank logs the same numbers under the same names
@@ -329,6 +330,11 @@ class PreferenceModule(LightningModule):
                 f"the longest conversation has {longest} tokens and the model has {positions} positions: set "
                 f"data.max_length to {positions} or less"
             )
+
+    @property
+    def _evaluation_names(self) -> tuple[str, ...]:
+        names: tuple[str, ...] = getattr(self._data, "val_names", ("",))
+        return names
 
     @property
     def _data(self) -> Any:

@@ -1,9 +1,20 @@
 """Formats: how rows are recognised and read, and what is said of those that cannot be."""
 
 import pytest
+from hypothesis import given, settings, strategies as st
 
-from orpo_lightning.data.formats import RowError, detect_format, parse_hh_rlhf, parse_messages, parse_text
-from orpo_lightning.records import Message, PreferencePair
+from orpo_lightning.data.formats import (
+    FORMATS,
+    RowError,
+    find_format,
+    parse_hh_rlhf,
+    parse_messages,
+    parse_sharegpt,
+    parse_text,
+    parse_unpaired,
+    rename_columns,
+)
+from orpo_lightning.records import Message, Role, TextRow
 
 ASK = {"role": "user", "content": "Hi"}
 
@@ -21,33 +32,44 @@ def hh(*turns):
 TEXT = {"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}
 MESSAGES = {"chosen": [ASK, answer("Hello!")], "rejected": [ASK, answer("What?")]}
 HH = {"chosen": hh("Hi", "Hello!"), "rejected": hh("Hi", "What?")}
-READERS = {"text": (parse_text, TEXT), "messages": (parse_messages, MESSAGES), "hh_rlhf": (parse_hh_rlhf, HH)}
+SHAREGPT = {
+    "conversations": [{"from": "human", "value": "Hi"}],
+    "chosen": {"from": "gpt", "value": "Hello!"},
+    "rejected": {"from": "gpt", "value": "What?"},
+}
+UNPAIRED = {"messages": [ASK, answer("Hello!")], "label": True}
+READERS = {
+    "text": (parse_text, TEXT),
+    "messages": (parse_messages, MESSAGES),
+    "hh_rlhf": (parse_hh_rlhf, HH),
+    "sharegpt": (parse_sharegpt, SHAREGPT),
+}
 
 
 @pytest.mark.parametrize(("parse", "row"), READERS.values(), ids=READERS)
 def test_the_same_pair_is_read_from_every_format(parse, row):
-    assert parse(row, "file:3") == PreferencePair("file:3", (Message("user", "Hi"),), "Hello!", "What?")
+    assert parse(row, "file:3") == TextRow.pair("file:3", (Message("user", "Hi"),), "Hello!", "What?")
 
 
 @pytest.mark.parametrize(("name", "row"), [(name, row) for name, (_, row) in READERS.items()])
 def test_a_format_is_recognised_by_its_row(name, row):
-    assert detect_format([row], "file").name == name
+    assert find_format([row], "file").name == name
 
 
 def test_further_columns_do_not_hide_a_format():
     # UltraFeedback-binarized has a text column `prompt` as well
-    assert detect_format([{"prompt": "Hi", "prompt_id": "x", "messages": [], **MESSAGES}], "file").name == "messages"
-    assert detect_format([{"prompt": "Hi", **HH}], "file").name == "hh_rlhf"
-    assert detect_format([{"kind": "greeting", **TEXT}], "file").name == "text"
+    assert find_format([{"prompt": "Hi", "prompt_id": "x", "messages": [], **MESSAGES}], "file").name == "messages"
+    assert find_format([{"prompt": "Hi", **HH}], "file").name == "hh_rlhf"
+    assert find_format([{"kind": "greeting", **TEXT}], "file").name == "text"
 
 
 def test_text_that_only_mentions_human_is_not_raw_hh_rlhf():
     row = {"prompt": "Hi", "chosen": "Human: is a word\n\nHuman: is one too", "rejected": "no"}
-    assert detect_format([row], "file").name == "text"
+    assert find_format([row], "file").name == "text"
 
 
 def test_one_side_in_raw_hh_rlhf_is_not_enough():
-    assert detect_format([{**TEXT, "chosen": HH["chosen"]}], "file").name == "text"
+    assert find_format([{**TEXT, "chosen": HH["chosen"]}], "file").name == "text"
 
 
 @pytest.mark.parametrize(
@@ -57,12 +79,19 @@ def test_one_side_in_raw_hh_rlhf_is_not_enough():
         {"question": "Hi", "chosen": "Hello!", "rejected": "What?"},
         {"question": "Hi", "chosen": ["Hello!"], "rejected": ["What?"]},
         {"question": "Hi", "chosen": [{"from": "gpt", "value": "Hello!"}], "rejected": []},
+        {"prompt": "Hi", "completion": "Hello!"},  # without a label
     ],
 )
 def test_a_row_of_no_known_format_is_refused_with_its_columns_and_what_the_formats_want(row):
     with pytest.raises(ValueError, match=r"some\.jsonl: no row is of a known format") as error:
-        detect_format([row], "some.jsonl")
-    for said in (*row, "hh_rlhf: chosen and rejected", "messages: ", "text: prompt, chosen and rejected"):
+        find_format([row], "some.jsonl")
+    for said in (
+        *row,
+        "hh_rlhf: chosen and rejected",
+        "messages: ",
+        "text: prompt, chosen and rejected",
+        "data.columns",
+    ):
         assert said in str(error.value)
 
 
@@ -124,8 +153,16 @@ def test_a_raw_hh_rlhf_response_that_imitates_turns_is_dropped_and_not_cut():
 @pytest.mark.parametrize(
     ("parse", "row", "broken", "reason"),
     [
-        (parse_text, TEXT, None, "not_text"),
         (parse_text, TEXT, 5, "not_text"),
+        (parse_text, TEXT, "half of a \ud83d pair", "not_text"),
+        (parse_sharegpt, SHAREGPT, {"from": "gpt", "value": 5}, "not_text"),
+        (parse_sharegpt, SHAREGPT, {"from": "gpt"}, "missing_column"),
+        (parse_sharegpt, SHAREGPT, {"from": "elf", "value": "Hello!"}, "unknown_role"),
+        (parse_sharegpt, SHAREGPT, {"from": "human", "value": "Hello!"}, "no_response"),
+        (parse_sharegpt, SHAREGPT, "Hello!", "not_text"),
+        (parse_sharegpt, SHAREGPT, None, "null"),
+        (parse_hh_rlhf, HH, None, "null"),
+        (parse_messages, MESSAGES, None, "null"),
         (parse_hh_rlhf, HH, hh("Hi"), "no_response"),
         (parse_hh_rlhf, HH, hh("Hi", "Hello!", "Bye"), "no_response"),
         (parse_hh_rlhf, HH, "Hello!", "no_response"),
@@ -145,20 +182,29 @@ def test_a_broken_row_is_refused_under_a_reason_and_named(parse, row, side, brok
     assert error.value.reason == reason
 
 
-@pytest.mark.parametrize("prompt", [None, 5, ["Hi"]])
-def test_a_prompt_that_is_no_text_is_refused(prompt):
+@pytest.mark.parametrize(("prompt", "reason"), [(None, "null"), (5, "not_text"), (["Hi"], "not_text")])
+def test_a_prompt_that_is_no_text_is_refused(prompt, reason):
     with pytest.raises(RowError, match="'prompt'") as error:
         parse_text({**TEXT, "prompt": prompt}, "some.jsonl:7")
-    assert error.value.reason == "not_text"
+    assert error.value.reason == reason
+
+
+@pytest.mark.parametrize("column", ["prompt", "chosen", "rejected"])
+def test_a_column_that_is_not_there_is_named_with_those_that_are(column):
+    row = {name: value for name, value in TEXT.items() if name != column}
+    with pytest.raises(RowError, match=f"there is no '{column}'; there is {', '.join(row)}") as error:
+        parse_text(row, "some.jsonl:7")
+    assert error.value.reason == "missing_column"
 
 
 def test_an_error_says_which_column_is_broken():
-    with pytest.raises(RowError, match="'rejected' is NoneType, not text"):
-        parse_text({**TEXT, "rejected": None}, "some.jsonl:7")
+    with pytest.raises(RowError, match="'rejected' is int, not text"):
+        parse_text({**TEXT, "rejected": 5}, "some.jsonl:7")
 
 
 def test_an_empty_response_is_read_as_such_for_the_filters_to_count():
     assert parse_text({**TEXT, "chosen": ""}, "file:1").chosen == ""
+    assert parse_text({**TEXT, "chosen": None}, "file:1").chosen == ""
     assert parse_hh_rlhf({**HH, "chosen": "\n\nHuman: Hi\n\nAssistant:"}, "file:1").chosen == ""
     assert parse_messages({**MESSAGES, "chosen": [ASK, answer("")]}, "file:1").chosen == ""
     assert parse_messages({**MESSAGES, "chosen": [ASK, answer(None)]}, "file:1").chosen == ""
@@ -215,3 +261,144 @@ def test_content_that_is_no_text_is_refused_and_named():
 def test_a_turn_that_is_no_message_is_refused_and_named(turn):
     with pytest.raises(RowError, match=r"^some\.jsonl:7: "):
         parse_messages({**MESSAGES, "rejected": [turn, answer("What?")]}, "some.jsonl:7")
+
+
+SYSTEM = {"role": "system", "content": "Be short."}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"chosen": [SYSTEM, ASK, answer("Hello!")], "rejected": [SYSTEM, ASK, answer("What?")]},
+        {"prompt": [SYSTEM, ASK], "chosen": [answer("Hello!")], "rejected": [answer("What?")]},
+        {"prompt": [SYSTEM], "chosen": [ASK, answer("Hello!")], "rejected": [ASK, answer("What?")]},
+        {
+            "prompt": [SYSTEM, ASK],
+            "chosen": [SYSTEM, ASK, answer("Hello!")],
+            "rejected": [SYSTEM, ASK, answer("What?")],
+        },
+        {"prompt": "Hi", "system": "Be short.", "chosen": [answer("Hello!")], "rejected": [answer("What?")]},
+    ],
+    ids=["implicit", "explicit", "prompt goes on", "repeated", "text"],
+)
+def test_the_prompt_of_messages_may_be_implicit_or_explicit(row):
+    assert find_format([row], "file").name == "messages"
+    expected = (Message("system", "Be short."), Message("user", "Hi"))
+    assert parse_messages(row, "file:1") == TextRow.pair("file:1", expected, "Hello!", "What?")
+
+
+@pytest.mark.parametrize(("parse", "row"), [(parse_text, TEXT), (parse_sharegpt, SHAREGPT), (parse_unpaired, UNPAIRED)])
+def test_a_system_column_becomes_the_first_turn(parse, row):
+    assert parse({**row, "system": "Be short."}, "file:1").prompt[0] == Message("system", "Be short.")
+    assert parse({**row, "system": ""}, "file:1").prompt == parse(row, "file:1").prompt
+
+
+def test_sharegpt_turns_get_the_roles_of_chat_templates():
+    turns = [("system", "a"), ("human", "b"), ("gpt", "c"), ("observation", "d"), ("user", "e")]
+    row = {**SHAREGPT, "conversations": [{"from": who, "value": text} for who, text in turns]}
+    assert [m.role for m in parse_sharegpt(row, "file:1").prompt] == ["system", "user", "assistant", "tool", "user"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        UNPAIRED,
+        {"prompt": "Hi", "completion": "Hello!", "label": True},
+        {"prompt": [ASK], "completion": [answer("Hello!")], "label": 1},
+    ],
+    ids=["messages", "text", "explicit messages"],
+)
+def test_unpaired_rows_are_read_with_their_label(row):
+    assert find_format([row], "file").name == "unpaired"
+    for label in (True, False):
+        found = parse_unpaired({**row, "label": label}, "file:1")
+        assert found.prompt == (Message("user", "Hi"),)
+        assert [(each.text, each.role, each.label) for each in found.responses] == [
+            ("Hello!", Role.UNPAIRED, float(label))
+        ]
+        assert (found.unpaired, found.chosen, found.rejected) == ("Hello!", None, None)
+
+
+@pytest.mark.parametrize("label", ["true", 0.5, None, [], 2])
+def test_a_label_that_is_neither_true_nor_false_is_refused(label):
+    with pytest.raises(RowError, match=r"^some\.jsonl:7: ") as error:
+        parse_unpaired({**UNPAIRED, "label": label}, "some.jsonl:7")
+    assert error.value.reason in ("not_a_label", "null")
+
+
+ALL_READERS = {**READERS, "unpaired": (parse_unpaired, UNPAIRED)}
+
+
+@pytest.mark.parametrize(("parse", "row"), ALL_READERS.values(), ids=ALL_READERS)
+def test_a_weight_column_is_the_weight_of_the_row(parse, row):
+    assert parse({**row, "weight": 0.25}, "file:1").weight == 0.25
+    assert parse({**row, "weight": None}, "file:1").weight == 1.0
+    for broken in (-1, "much", float("nan"), float("inf")):
+        with pytest.raises(RowError, match="'weight'"):
+            parse({**row, "weight": broken}, "file:1")
+
+
+def test_a_margin_column_goes_before_scores():
+    assert parse_text({**TEXT, "margin": 0.5, "score_chosen": 9, "score_rejected": 1}, "file:1").margin == 0.5
+
+
+def test_columns_of_other_names_are_mapped():
+    row = {"question": "Hi", "good": "Hello!", "bad": "What?", "chosen": "of another meaning"}
+    columns = {"prompt": "question", "chosen": "good", "rejected": "bad"}
+    assert parse_text(rename_columns(row, columns), "file:1") == parse_text(TEXT, "file:1")
+
+
+@pytest.mark.parametrize("name", [row_format.name for row_format in FORMATS])
+def test_a_format_can_be_forced(name):
+    assert find_format([{"nothing": 1}], "file", name).name == name
+
+
+def test_a_forced_format_that_is_unknown_is_refused_with_those_that_are():
+    with pytest.raises(
+        ValueError, match=r"data\.format = 'csv'; accepted: text, messages, hh_rlhf, sharegpt, unpaired"
+    ):
+        find_format([], "file", "csv")
+
+
+@pytest.mark.parametrize(("row", "name"), [(row, name) for name, (_, row) in ALL_READERS.items()])
+def test_no_row_is_of_two_formats(row, name):
+    assert [each.name for each in FORMATS if each.matches(row)] == [name]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["role", "content", "from", "value", "x"]), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+turns = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["user", "assistant", "system"]), "content": st.none() | st.text(max_size=8)}
+    )
+    | json_values,
+    max_size=4,
+)
+columns = st.sampled_from(
+    ["prompt", "chosen", "rejected", "messages", "conversations", "completion", "label", "system", "margin", "weight",
+     "score_chosen", "score_rejected"]
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=400)
+@given(row=st.dictionaries(columns, json_values | turns | st.text().map(lambda text: f"\n\nHuman: {text}")))
+def test_whatever_a_row_holds_it_is_read_or_refused_by_name(row):
+    for row_format in FORMATS:
+        row_format.matches(row)
+        try:
+            found = row_format.parse(row, "some.jsonl:7")
+        except RowError as error:
+            found = error
+        if isinstance(found, RowError):
+            assert str(found).startswith("some.jsonl:7: ")
+            assert found.reason.isidentifier()
+        else:
+            assert found.row_id == "some.jsonl:7"
+            assert found.prompt
+            assert all(isinstance(response.text, str) for response in found.responses)

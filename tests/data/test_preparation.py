@@ -1,98 +1,37 @@
-"""From a file to tokenized rows: what is read, what is dropped, and that nothing goes missing between the two."""
+"""From a source to tokenized rows: what is dropped, and that nothing goes missing."""
 
-import gzip
-import json
 from collections import Counter
-from pathlib import Path
 
-import datasets
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from orpo_lightning.data.preparation import SplitReport, prepare_split
-from orpo_lightning.data.sources import read_rows
-
-REAL_DATA = Path(__file__).parents[2].parent / "shared" / "data"
-needs_real_data = pytest.mark.skipif(not REAL_DATA.is_dir(), reason=f"the shared data sets are not at {REAL_DATA}")
+from orpo_lightning import Filter
+from orpo_lightning.data.filters import Duplicates, SharedPrompts, SmallMargin
+from orpo_lightning.data.lengths import LengthLimits
+from orpo_lightning.data.preparation import FEW_UNREADABLE, Preparation
+from orpo_lightning.data.report import SplitReport
+from orpo_lightning.data.sources import SourceConfig
+from orpo_lightning.data.tokenization import end_of_turn, load_tokenizer
+from orpo_lightning.records import Role
 
 GOOD = {"prompt": "Name a colour.", "chosen": "Blue.", "rejected": "Seven."}
 OTHER = {"prompt": "Name a number.", "chosen": "Seven.", "rejected": "Blue."}
+NO_LIMIT = LengthLimits(10**6, 10**6 - 1)
 
 
-@pytest.fixture(autouse=True)
-def _own_dataset_cache(monkeypatch, tmp_path_factory):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "datasets")
+def prepare(
+    source, split="train", *, filters=(), limit=None, validation_prompts=(), columns=None, row_format=None, **limits
+):
+    how = Preparation(
+        load_tokenizer("tiny"), LengthLimits(**{"max_length": 1000, "max_prompt_length": 900, **limits}), filters, limit
+    )
+    config = SourceConfig(str(source), format=row_format, columns=columns or {})
+    return how.prepare(config, split, validation_prompts=validation_prompts)
 
 
-def write(path, *rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
-
-
-def prepare(source, max_length=1000, max_prompt_length=900, split="train"):
-    return prepare_split(split, str(source), "tiny", max_length, max_prompt_length)
-
-
-def write_json_lines(path, rows):
-    write(path, *rows)
-
-
-def write_json_array(path, rows):
-    path.write_text(json.dumps(rows, indent=2), encoding="utf-8")
-
-
-def write_gzip(path, rows):
-    with gzip.open(path, "wt", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-
-
-def write_parquet(path, rows):
-    datasets.Dataset.from_list(rows).to_parquet(path)
-
-
-@pytest.mark.parametrize(
-    ("name", "write_file"),
-    [
-        ("a.jsonl", write_json_lines),
-        ("a.json", write_json_array),
-        ("a.json", write_json_lines),
-        ("a.jsonl.gz", write_gzip),
-        ("a.json.gz", write_gzip),
-        ("a.parquet", write_parquet),
-    ],
-)
-def test_every_kind_of_file_gives_the_same_rows_in_order(tmp_path, name, write_file):
-    path = tmp_path / name
-    write_file(path, [GOOD, OTHER])
-    assert list(read_rows(str(path), "train")) == [(f"{path}:1", GOOD), (f"{path}:2", OTHER)]
-
-
-def test_a_file_in_the_home_folder_is_found(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    write(tmp_path / "a.jsonl", GOOD)
-    assert list(read_rows("~/a.jsonl", "train")) == [("~/a.jsonl:1", GOOD)]
-
-
-def test_text_in_any_script_arrives_unchanged(tmp_path):
-    row = {**GOOD, "chosen": "größer, 猫, 🐈\u200d⬛, \u0000"}
-    ((_, read),) = read_rows(write(tmp_path / "a.jsonl", row), "train")
-    assert read == row
-
-
-def test_a_changed_file_is_read_anew(tmp_path):
-    list(read_rows(write(tmp_path / "a.jsonl", GOOD), "train"))
-    assert [row for _, row in read_rows(write(tmp_path / "a.jsonl", OTHER, GOOD), "train")] == [OTHER, GOOD]
-
-
-@pytest.mark.parametrize(("split", "rows"), [("train", 64), ("validation", 16)])
-def test_the_sample_has_two_splits(split, rows):
-    ids = [row_id for row_id, _ in read_rows("sample", split)]
-    assert ids == [f"sample/{split}:{number + 1}" for number in range(rows)]
-
-
-def test_the_splits_of_the_sample_have_no_prompt_in_common():
-    train, validation = ({row["prompt"] for _, row in read_rows("sample", split)} for split in ("train", "validation"))
-    assert not train & validation
+@pytest.fixture
+def write(write_rows):
+    return write_rows
 
 
 def test_no_row_of_the_sample_is_dropped():
@@ -101,105 +40,40 @@ def test_no_row_of_the_sample_is_dropped():
     assert len(rows) == 64
 
 
-@pytest.mark.parametrize("name", ["none.jsonl", "none", "folder"])
-def test_a_missing_file_is_refused_by_name(tmp_path, name):
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(ValueError, match="no file at") as error:
-        list(read_rows(str(tmp_path / name), "train"))
-    assert str(tmp_path / name) in str(error.value)
-
-
-@pytest.mark.parametrize("name", ["a.csv", "a.txt", "jsonl", "a.jsonl.zip"])
-def test_an_unknown_kind_of_file_is_refused_with_those_that_are_known(tmp_path, name):
-    with pytest.raises(ValueError, match=r"\.json, \.jsonl, \.json\.gz, \.jsonl\.gz, \.parquet") as error:
-        list(read_rows(write(tmp_path / name, GOOD), "train"))
-    assert str(tmp_path / name) in str(error.value)
-
-
-def test_a_file_of_broken_json_is_refused_by_name(tmp_path):
-    path = tmp_path / "a.jsonl"
-    path.write_text(json.dumps(GOOD) + '\n{"prompt": \n', encoding="utf-8")
-    with pytest.raises(ValueError, match="cannot be read as json") as error:
-        list(read_rows(str(path), "train"))
-    assert str(path) in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("a.jsonl", ""),
-        ("a.jsonl", "\n\n"),
-        ("a.json", "[]"),
-    ],
-)
-def test_a_file_without_rows_is_refused_by_name(tmp_path, name, content):
-    (tmp_path / name).write_text(content)
-    with pytest.raises(ValueError, match="holds no rows") as error:
-        list(read_rows(str(tmp_path / name), "train"))
-    assert str(tmp_path / name) in str(error.value)
-
-
-@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.parquet"])
-def test_a_file_that_is_not_what_its_name_says_is_refused_by_name(tmp_path, name):
-    (tmp_path / name).write_text("neither gzip nor parquet")
-    with pytest.raises(ValueError, match="cannot be read as") as error:
-        list(read_rows(str(tmp_path / name), "train"))
-    assert str(tmp_path / name) in str(error.value)
-
-
-def test_a_file_name_is_a_name_and_not_a_pattern(tmp_path):
-    write(tmp_path / "a1.jsonl", OTHER)  # what the pattern would find
-    ((row_id, row),) = read_rows(write(tmp_path / "a[1].jsonl", GOOD), "train")
-    assert (row_id, row) == (f"{tmp_path / 'a[1].jsonl'}:1", GOOD)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("a.json", b"[ ]", "holds no rows"),
-        ("a.jsonl.gz", gzip.compress(b""), "holds no rows"),
-        ("a.jsonl", b"\n" * 1500 + b"{broken", "cannot be read as json"),
-    ],
-    ids=["spaced", "gzipped", "broken after blank lines"],
-)
-def test_a_file_without_rows_is_told_from_a_broken_one(tmp_path, name, content, said):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=said):
-        list(read_rows(str(tmp_path / name), "train"))
-
-
 BAD = {
     "empty_chosen": {**GOOD, "chosen": " \n"},
     "empty_rejected": {**GOOD, "rejected": ""},
     "identical_responses": {**GOOD, "rejected": GOOD["chosen"]},
-    "not_text": {**GOOD, "chosen": None},
+    "not_text": {**GOOD, "chosen": 5},
+    "null": {**GOOD, "prompt": None},
+    "missing_column": {"prompt": "Hi", "chosen": "Hello!"},
     "prompt_too_long": {**GOOD, "prompt": "long " * 1000},
     "response_too_long": {**GOOD, "rejected": "long " * 1000},
 }
 
 
-def test_a_bad_first_row_does_not_hide_the_format(tmp_path):
-    rows, report = prepare(write(tmp_path / "a.jsonl", {**GOOD, "chosen": None}, GOOD))
+def test_a_bad_first_row_does_not_hide_the_format(tmp_path, write):
+    rows, report = prepare(write(tmp_path / "a.jsonl", {**GOOD, "chosen": 5}, GOOD))
     assert report.format == "text"
     assert report.dropped == {"not_text": 1}
     assert len(rows) == 1
 
 
 @pytest.mark.parametrize("reason", BAD)
-def test_a_dropped_row_is_counted_under_its_reason(tmp_path, reason):
+def test_a_dropped_row_is_counted_under_its_reason(tmp_path, write, reason):
     rows, report = prepare(write(tmp_path / "a.jsonl", GOOD, BAD[reason], OTHER))
     assert report.dropped == {reason: 1}
     assert [row.row_id.rpartition(":")[2] for row in rows] == ["1", "3"]
 
 
-def test_a_row_with_two_faults_is_counted_once(tmp_path):
+def test_a_row_with_two_faults_is_counted_once(tmp_path, write):
     _, report = prepare(write(tmp_path / "a.jsonl", GOOD, {**GOOD, "chosen": "", "rejected": ""}))
     assert report.dropped == {"empty_chosen": 1}
 
 
 @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from([None, *BAD]), max_size=12))
-def test_every_row_read_is_either_kept_or_counted(tmp_path_factory, faults):
+def test_every_row_read_is_either_kept_or_counted(tmp_path_factory, write, faults):
     path = tmp_path_factory.mktemp("rows") / "a.jsonl"
     rows, report = prepare(write(path, GOOD, *(BAD.get(fault, OTHER) for fault in faults)))
     assert report.read == 1 + len(faults)
@@ -207,10 +81,10 @@ def test_every_row_read_is_either_kept_or_counted(tmp_path_factory, faults):
     assert report.dropped == Counter(fault for fault in faults if fault)
 
 
-def test_the_report_says_what_became_of_the_rows(tmp_path):
+def test_the_report_says_what_became_of_the_rows(tmp_path, write):
     path = write(tmp_path / "a.jsonl", GOOD, BAD["empty_chosen"], BAD["not_text"], BAD["not_text"])
     _, report = prepare(path, split="validation")
-    said = "4 rows read, 1 kept, dropped: 1 empty_chosen, 2 not_text"
+    said = "4 rows read, 1 kept, dropped: 2 not_text, 1 empty_chosen"
     assert str(report) == f"validation: {path} (text): {said}"
 
 
@@ -220,15 +94,16 @@ def test_large_counts_are_readable():
 
 
 @pytest.mark.parametrize("longer", ["chosen", "rejected"])
-def test_the_longest_conversation_that_is_kept_has_exactly_max_length_tokens(tmp_path, longer):
+def test_the_longest_conversation_that_is_kept_has_exactly_max_length_tokens(tmp_path, write, longer):
     path = write(tmp_path / "a.jsonl", GOOD, {**OTHER, longer: "A much longer answer than all the others."})
     (_, row), _ = prepare(path)
     length = len(row.prompt) + max(len(response.ids) for response in row.responses)
-    assert prepare(path, max_length=length)[1].dropped == {}
-    assert prepare(path, max_length=length - 1)[1].dropped == {"response_too_long": 1}
+    prompt = length - 2
+    assert prepare(path, max_length=length, max_prompt_length=prompt)[1].dropped == {}
+    assert prepare(path, max_length=length - 1, max_prompt_length=prompt)[1].dropped == {"response_too_long": 1}
 
 
-def test_the_longest_prompt_that_is_kept_has_exactly_max_prompt_length_tokens(tmp_path):
+def test_the_longest_prompt_that_is_kept_has_exactly_max_prompt_length_tokens(tmp_path, write):
     path = write(tmp_path / "a.jsonl", GOOD, {**OTHER, "prompt": "Name a number between one and a hundred."})
     (_, row), _ = prepare(path)
     length = len(row.prompt)
@@ -236,7 +111,7 @@ def test_the_longest_prompt_that_is_kept_has_exactly_max_prompt_length_tokens(tm
     assert prepare(path, max_prompt_length=length - 1)[1].dropped == {"prompt_too_long": 1}
 
 
-def test_a_source_of_which_no_row_is_left_is_refused_with_what_dropped_them(tmp_path):
+def test_a_source_of_which_no_row_is_left_is_refused_with_what_dropped_them(tmp_path, write):
     path = write(tmp_path / "a.jsonl", BAD["empty_chosen"], BAD["response_too_long"], BAD["response_too_long"])
     with pytest.raises(ValueError, match="no row is left") as error:
         prepare(path)
@@ -244,38 +119,192 @@ def test_a_source_of_which_no_row_is_left_is_refused_with_what_dropped_them(tmp_
     assert "1 empty_chosen, 2 response_too_long" in str(error.value)
 
 
-def test_a_source_of_no_known_format_is_refused_by_name(tmp_path):
+def test_a_source_of_no_known_format_is_refused_by_name(tmp_path, write):
     path = write(tmp_path / "a.jsonl", {"question": "Hi"})
     with pytest.raises(ValueError, match="no row is of a known format") as error:
         prepare(path)
     assert path in str(error.value)
 
 
-def test_scores_arrive_as_margins(tmp_path):
+def test_scores_arrive_as_margins(tmp_path, write):
     path = write(tmp_path / "a.jsonl", {**GOOD, "score_chosen": 3.0, "score_rejected": 1.5}, OTHER)
     assert [row.margin for row in prepare(path)[0]] == [1.5, None]
 
 
-def real_reports(*names):
-    """The reports of real files, prepared without a limit on length."""
-    return [prepare(REAL_DATA / name, max_length=10**6, max_prompt_length=10**6)[1] for name in names]
+def test_reasons_stand_in_the_order_in_which_the_rules_ran(tmp_path, write):
+    rows = [BAD["response_too_long"], GOOD, GOOD, BAD["identical_responses"], BAD["empty_chosen"], BAD["not_text"]]
+    _, report = prepare(write(tmp_path / "a.jsonl", *rows), filters=[Duplicates()])
+    assert list(report.dropped) == [
+        "not_text",
+        "empty_chosen",
+        "identical_responses",
+        "duplicates",
+        "response_too_long",
+    ]
+
+
+class Shouting(Filter):
+    """The chosen response is in capitals."""
+
+    def __call__(self, row):
+        return row.chosen is not None and row.chosen.isupper()
+
+
+def test_filters_of_a_user_are_counted_under_their_names_and_every_dropped_row_is_listed(tmp_path, write):
+    path = write(tmp_path / "a.jsonl", GOOD, {**GOOD, "chosen": "BLUE."}, GOOD, {**OTHER, "margin": 0.1})
+    rows, report = prepare(path, filters=[Shouting(), Duplicates(), SmallMargin(0.5)])
+    assert report.dropped == {"shouting": 1, "duplicates": 1, "small_margin": 1}
+    assert [(row_id, reason) for row_id, reason, _ in report.dropped_rows] == [
+        (f"{path}:2", "shouting"),
+        (f"{path}:3", "duplicates"),
+        (f"{path}:4", "small_margin"),
+    ]
+    assert report.dropped_rows[0][2] == "The chosen response is in capitals"
+    assert report.read == 4 == len(rows) + report.dropped.total()
+
+
+def test_prompts_of_validation_rows_can_be_kept_out_of_training(tmp_path, write):
+    validation, _ = prepare(write(tmp_path / "val.jsonl", OTHER), "validation", filters=[SharedPrompts()])
+    path = write(tmp_path / "a.jsonl", GOOD, {**OTHER, "chosen": "Eight."})
+    _, report = prepare(path, filters=[SharedPrompts()], validation_prompts=validation.prompt_keys)
+    assert report.dropped == {"shared_prompts": 1}
+    # the same rule over the same rows with other validation data is another question
+    assert prepare(path, filters=[SharedPrompts()])[1].dropped == {}
+
+
+def test_of_a_limited_source_the_first_rows_are_read(tmp_path, write):
+    _, report = prepare(write(tmp_path / "a.jsonl", GOOD, BAD["empty_chosen"], OTHER, OTHER), limit=3)
+    assert (report.read, report.kept, dict(report.dropped)) == (3, 2, {"empty_chosen": 1})
+
+
+def test_columns_of_other_names_are_read_where_they_are_mapped(tmp_path, write):
+    path = write(tmp_path / "a.jsonl", {"question": "Hi", "chosen": "Hello!", "rejected": "What?"})
+    rows, _ = prepare(path, columns={"prompt": "question"})
+    assert len(rows) == 1
+    with pytest.raises(ValueError, match=r"data\.columns names the column 'query', which no row has"):
+        prepare(write(tmp_path / "b.jsonl", GOOD), columns={"system": "query"})
+
+
+def test_a_format_that_is_forced_is_read_or_refused(tmp_path, write):
+    path = write(tmp_path / "a.jsonl", *[GOOD] * (FEW_UNREADABLE + 1))
+    with pytest.raises(
+        ValueError, match=r"11 of 11 rows cannot be read in the format 'sharegpt', more than 10%"
+    ) as error:
+        prepare(path, row_format="sharegpt")
+    assert f"{path}:1: missing_column: there is no 'conversations'; there is prompt, chosen, rejected" in str(
+        error.value
+    )
+
+
+@pytest.mark.parametrize(("bad", "refused"), [(FEW_UNREADABLE, False), (FEW_UNREADABLE + 1, True)])
+def test_a_source_with_too_many_unreadable_rows_is_refused_with_examples(tmp_path, write, bad, refused):
+    path = write(tmp_path / "a.jsonl", *[GOOD] * 50, *[{**GOOD, "chosen": 5}] * bad)
+    if not refused:
+        assert prepare(path)[1].dropped == {"not_text": bad}
+        return
+    with pytest.raises(ValueError, match=f"{bad} of {50 + bad} rows cannot be read in the format 'text'") as error:
+        prepare(path)
+    assert f"{path}:51: not_text: 'chosen' is int, not text" in str(error.value)
+    assert "data.columns" in str(error.value)
+
+
+def test_a_share_of_unreadable_rows_below_the_stated_one_is_counted(tmp_path, write):
+    path = write(tmp_path / "a.jsonl", *[GOOD] * 180, *[{**GOOD, "chosen": 5}] * 20)
+    assert prepare(path)[1].dropped == {"not_text": 20}
+
+
+def test_sides_that_answer_different_prompts_in_most_rows_are_refused(tmp_path, write):
+    rows = [{side: f"\n\nHuman: {side} {i}\n\nAssistant: {side}" for side in ("chosen", "rejected")} for i in range(20)]
+    with pytest.raises(
+        ValueError, match=r"20 of 20 rows cannot be read .*\n.*different_prompts: chosen and rejected do not"
+    ):
+        prepare(write(tmp_path / "a.jsonl", *rows))
+
+
+@pytest.mark.parametrize(
+    ("overlong", "dropped", "truncated"),
+    [
+        ("drop", {"prompt_too_long": 1, "response_too_long": 1}, {}),
+        ("truncate_prompt", {"response_too_long": 1}, {"prompt": 1}),
+        ("truncate_response", {"prompt_too_long": 1}, {"response": 1}),
+    ],
+)
+def test_a_row_that_is_cut_is_kept_and_marked(tmp_path, write, overlong, dropped, truncated):
+    path = write(tmp_path / "a.jsonl", GOOD, BAD["prompt_too_long"], BAD["response_too_long"])
+    rows, report = prepare(path, overlong=overlong, max_length=100, max_prompt_length=50)
+    assert (report.dropped, report.truncated) == (dropped, truncated)
+    assert report.read == 3 == len(rows) + report.dropped.total()
+    assert report.without_end == truncated.get("response", 0)
+
+
+def test_a_row_that_is_too_long_ends_the_run_where_that_is_asked_for(tmp_path, write):
+    with pytest.raises(ValueError, match=r"a\.jsonl:2: the prompt has .*data\.overlong is error"):
+        prepare(write(tmp_path / "a.jsonl", GOOD, BAD["prompt_too_long"]), overlong="error")
+
+
+def test_the_report_describes_the_rows_that_are_kept(tmp_path, write):
+    rows = [
+        {"prompt": "Hi", "chosen": "aaaa aaaa", "rejected": "b", "margin": 2.0},
+        {"prompt": "Hi", "chosen": "c", "rejected": "dddd dddd", "weight": 0.5},
+        {"prompt": "Ho", "chosen": "eeee eeee", "rejected": "eeee"},
+        {"prompt": "Ho", "chosen": "eeee eeee", "rejected": "eeee"},
+    ]
+    table, report = prepare(write(tmp_path / "a.jsonl", *rows))
+    assert report.longer_is_chosen == 0.75
+    assert (report.duplicates, report.prefix_pairs, report.scored, report.weighted) == (1, 2, 1, 1)
+    assert report.tokens == sum(row.num_tokens for row in table)
+    lengths = [len(row.responses[0].ids) for row in table]
+    assert report.lengths["chosen"]["max"] == max(lengths)
+    assert report.lengths["chosen"]["min"] == min(lengths)
+    assert set(report.lengths) == {"prompt", "chosen", "rejected"}
+
+
+def test_unpaired_rows_arrive_with_their_labels(tmp_path, write):
+    rows = [
+        {"prompt": "Hi", "completion": text, "label": label} for text, label in (("a", True), ("b", False), ("", True))
+    ]
+    table, report = prepare(write(tmp_path / "a.jsonl", *rows, {**rows[0], "weight": 3}))
+    assert report.dropped == {"empty_response": 1}
+    assert report.desirable == pytest.approx(2 / 3)
+    assert [(row.responses[0].role, row.responses[0].label, row.weight) for row in table] == [
+        (Role.UNPAIRED, 1.0, 1.0),
+        (Role.UNPAIRED, 0.0, 1.0),
+        (Role.UNPAIRED, 1.0, 3.0),
+    ]
 
 
 # the counts of the data sets' own description
-@needs_real_data
-def test_of_the_real_hh_rlhf_rows_the_broken_ones_are_dropped():
-    reports = real_reports("hh_rlhf/train.jsonl.gz", "hh_rlhf/test.jsonl.gz")
-    assert [report.format for report in reports] == ["hh_rlhf", "hh_rlhf"]
-    assert [report.read for report in reports] == [2000, 312]
-    assert sum((report.dropped for report in reports), Counter()) == {"empty_chosen": 4, "different_prompts": 5}
-    assert sum(report.kept for report in reports) == 2312 - 4 - 5
+@pytest.mark.parametrize(
+    ("name", "split", "row_format", "read", "dropped"),
+    [
+        ("hh_rlhf", "train", "hh_rlhf", 2000, {"different_prompts": 4, "empty_chosen": 4}),
+        ("hh_rlhf", "validation", "hh_rlhf", 312, {"different_prompts": 1}),
+        # the rejected answers of the rows 646, 1748 and 5327 are empty strings
+        ("gpt4_pairs", "train", "messages", 6000, {"empty_rejected": 3}),
+        ("gpt4_pairs", "validation", "messages", 600, {}),
+        ("sharegpt", "train", "sharegpt", 300, {}),
+        ("kto", "train", "unpaired", 300, {}),
+    ],
+)
+def test_every_row_of_the_real_data_is_accounted_for(real_data, name, split, row_format, read, dropped):
+    tokenizer = load_tokenizer("tiny")
+    table, report = Preparation(tokenizer, NO_LIMIT).prepare(SourceConfig(str(real_data / name)), split)
+    assert (report.format, report.read, dict(report.dropped)) == (row_format, read, dropped)
+    assert report.kept == len(table) == read - sum(dropped.values())
+    assert len(report.dropped_rows) == sum(dropped.values())
+    assert report.without_end == 0
+    end = end_of_turn(tokenizer)
+    assert all(
+        response.ids.count(end) == 1 == response.ids[-1:].count(end) for row in table for response in row.responses
+    )
 
 
-@needs_real_data
-def test_of_the_real_gpt4_pairs_those_without_a_rejected_response_are_dropped():
-    reports = real_reports("gpt4_pairs/train_prefs.parquet", "gpt4_pairs/test_prefs.parquet")
-    assert [report.format for report in reports] == ["messages", "messages"]
-    assert [report.read for report in reports] == [6000, 600]
-    # the rejected answers of the rows 646, 1748 and 5327 are empty strings
-    assert [report.dropped for report in reports] == [{"empty_rejected": 3}, {}]
-    assert sum(report.kept for report in reports) == 6600 - 3
+@pytest.mark.parametrize("overlong", ["drop", "truncate_prompt", "truncate_response"])
+@pytest.mark.parametrize("name", ["hh_rlhf", "gpt4_pairs", "sharegpt", "kto"])
+def test_the_accounts_of_the_real_data_add_up_under_every_policy(real_data, name, overlong):
+    limits = LengthLimits(256, 128, overlong)
+    how = Preparation(load_tokenizer("tiny"), limits, limit=1000)
+    table, report = how.prepare(SourceConfig(str(real_data / name)), "train")
+    assert report.read == report.kept + report.dropped.total() == len(table) + len(report.dropped_rows)
+    assert (report.truncated.total() > 0) is (overlong != "drop")
+    assert max(len(row.prompt) for row in table) <= 128

@@ -3,9 +3,10 @@
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from orpo_lightning.data.tokenization import DEFAULT_TEMPLATE, load_tokenizer, render_prompt, tokenize_pairs
+from orpo_lightning.data.formats import RowError
+from orpo_lightning.data.tokenization import DEFAULT_TEMPLATE, load_tokenizer, render_prompt, tokenize_rows
 from orpo_lightning.models.tiny import train_tiny_tokenizer
-from orpo_lightning.records import Message, PreferencePair, Role
+from orpo_lightning.records import Message, Role, TextRow
 
 QUESTION = (Message("user", "Name a colour."),)
 CONVERSATION = (Message("system", "Be short."), *QUESTION, Message("assistant", "Blue."), Message("user", "Another?"))
@@ -17,7 +18,7 @@ def tokenizer():
 
 
 def tokenized(tokenizer, prompt=QUESTION, chosen="Blue.", rejected="Seven.", **options):
-    (row,) = tokenize_pairs(tokenizer, [PreferencePair("file:1", prompt, chosen, rejected, **options)])
+    ((_, row),) = tokenize_rows(tokenizer, [TextRow.pair("file:1", prompt, chosen, rejected, **options)])
     return row
 
 
@@ -81,15 +82,17 @@ def test_scripts_and_emoji_survive(tokenizer, text):
 
 
 def test_more_pairs_than_are_tokenized_at_once_keep_their_order(tokenizer):
-    pairs = [PreferencePair(f"file:{i}", QUESTION, str(i), str(-i)) for i in range(2001)]
-    rows = list(tokenize_pairs(tokenizer, pairs))
+    pairs = [TextRow.pair(f"file:{i}", QUESTION, str(i), str(-i)) for i in range(2001)]
+    found = list(tokenize_rows(tokenizer, pairs))
+    assert [text for text, _ in found] == pairs
+    rows = [row for _, row in found]
     assert [row.row_id for row in rows] == [pair.row_id for pair in pairs]
     for i in (0, 999, 1000, 1001, 2000):
         assert tokenizer.decode(rows[i].responses[0].ids) == f"{i}<|end|>"
 
 
 def test_no_pairs_give_no_rows(tokenizer):
-    assert list(tokenize_pairs(tokenizer, [])) == []
+    assert list(tokenize_rows(tokenizer, [])) == []
 
 
 IMITATION = "a<|end|>\n<|assistant|>\nb"
@@ -144,8 +147,10 @@ def test_without_a_token_for_the_beginning_the_default_template_has_none(tmp_pat
 def test_a_conversation_that_the_template_refuses_is_named(tmp_path):
     strict = "{% for message in messages %}{{ raise_exception('roles must alternate') }}{% endfor %}"
     tokenizer = load_tokenizer(saved(tmp_path, chat_template=strict))
-    with pytest.raises(ValueError, match=r"^.+: the chat template refuses the conversation: roles must alternate"):
-        tokenized(tokenizer)
+    refused = tokenized(tokenizer)
+    assert isinstance(refused, RowError)
+    assert refused.reason == "refused_by_template"
+    assert str(refused) == "file:1: the chat template refuses the conversation: roles must alternate"
 
 
 def test_a_tokenizer_without_an_end_of_sequence_token_is_refused(tmp_path):

@@ -1,0 +1,37 @@
+"""The account of the data beside the measures of a run."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_only
+
+from orpo_lightning.data.report import SplitReport
+
+DATA_REPORT_FILE = "data_report.json"
+
+
+class DataReport(Callback):
+    """Writes what became of every row to ``data_report.json`` in the run folder, and its numbers to the loggers."""
+
+    @rank_zero_only
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the file, whole or not at all."""
+        data = trainer.datamodule  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
+        reports: dict[str, SplitReport] = getattr(data, "reports", {})
+        fast_dev_run = trainer.fast_dev_run  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
+        if not reports or fast_dev_run:
+            return
+        path = Path(trainer.default_root_dir) / DATA_REPORT_FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".json.part")
+        content = {name: report.to_dict() for name, report in reports.items()}
+        unfinished.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+        os.replace(unfinished, path)
+        numbers = {name: report.numbers() for name, report in reports.items()}
+        for logger in trainer.loggers:
+            logger.log_hyperparams({"data_report": numbers})

@@ -1,0 +1,101 @@
+"""The verb ``data``: what a run would train on, before any model is loaded."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from lightning.pytorch.cli import LightningArgumentParser
+from rich.console import Console
+from rich.text import Text
+
+from orpo_lightning.cli import CLI, make_cli
+from orpo_lightning.data.datamodule import PreferenceDataModule
+from orpo_lightning.data.report import print_reports
+from orpo_lightning.data.sources import open_source
+from orpo_lightning.data.tokenization import load_tokenizer
+from orpo_lightning.objectives import get_objective
+from orpo_lightning.records import Role, TokenizedRow
+
+_STYLES = {Role.CHOSEN: "green", Role.REJECTED: "red", Role.UNPAIRED: "cyan"}
+_OUTSIDE = "dim"
+
+
+class _DataCLI(CLI):
+    """Reads the configuration of a fit, and makes the data module alone."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("--show", type=int, default=2, help="how many rows to print as the model sees them")
+        parser.add_argument("--dropped", type=str, default=None, help="list the rows that this reason dropped")
+
+    def before_instantiate_classes(self) -> None:
+        """Nothing to prepare: no run begins."""
+
+    def instantiate_classes(self) -> None:
+        self.datamodule = self.parser.instantiate_classes({"data": self.config["data"]})["data"]
+
+
+def main() -> None:
+    """Print the account of the data of a configuration, and a few rows as the model sees them."""
+    sys.argv = [f"{sys.argv[0]} data", *sys.argv[2:]]
+    cli = make_cli(_DataCLI, run=False, save_config_callback=None)
+    assert isinstance(cli, _DataCLI)
+    data = cli.datamodule
+    if not isinstance(data, PreferenceDataModule):
+        raise ValueError(f"the verb data reads preference data, and data is a {type(data).__name__}")
+    data.setup("fit")
+    console = Console(soft_wrap=True)
+    print_reports(data.reports, console)
+    if cli.config["dropped"] is not None:
+        _list_dropped(console, data, cli.config["dropped"])
+    else:
+        _show(console, data, cli.config["show"], _prompt_is_in_loss(cli.config))
+
+
+def _prompt_is_in_loss(config: Any) -> bool:
+    objective = config["model"].get("init_args", {}).get("objective")
+    return bool(objective) and get_objective(objective.class_path)(**objective.get("init_args", {})).needs_prompt_logps
+
+
+def _show(console: Console, data: PreferenceDataModule, count: int, prompt_in_loss: bool) -> None:
+    tokenizer = load_tokenizer(data.tokenizer, data.tokenizer_revision)
+    rows = data.rows["train"]
+    for i in range(min(count, len(rows))):
+        row = rows[i * len(rows) // min(count, len(rows))]
+        console.print(Text(f"\n{row.row_id}", style="bold"))
+        for label, ids, style in _parts(row, prompt_in_loss):
+            console.print(Text(f"-- {label}, {len(ids)} tokens, {'not ' if style == _OUTSIDE else ''}in the loss"))
+            console.print(Text(str(tokenizer.decode(list(ids))), style=style))
+
+
+def _parts(row: TokenizedRow, prompt_in_loss: bool) -> Iterator[tuple[str, tuple[int, ...], str]]:
+    yield "prompt", row.prompt, "yellow" if prompt_in_loss else _OUTSIDE
+    for response in row.responses:
+        label = "" if response.label is None else f" (label {bool(response.label)})"
+        yield response.role.name.lower() + label, response.ids, _STYLES[response.role]
+
+
+def _list_dropped(console: Console, data: PreferenceDataModule, reason: str) -> None:
+    details = {
+        row_id: detail
+        for report in data.reports.values()
+        for row_id, why, detail in report.dropped_rows
+        if why == reason
+    }
+    if not details:
+        known = dict.fromkeys(reason for report in data.reports.values() for reason in report.dropped)
+        raise ValueError(f"--dropped {reason}: no row was dropped for it; reasons: {', '.join(known) or 'none'}")
+    for split, configs in (("train", data.train), ("validation", data.val.values())):
+        for config in configs:
+            for row_id, row in open_source(config, split).read():
+                if row_id in details:
+                    console.print(Text.assemble((row_id, "bold"), f": {details.pop(row_id)}"))
+                    console.print(Text(_short(row), style=_OUTSIDE))
+
+
+def _short(row: Any, most: int = 400) -> str:
+    text = json.dumps(row, ensure_ascii=False, default=str)
+    return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"

@@ -1,0 +1,66 @@
+"""Tokenized rows on disk, found by a hash of all that they depend on. Safe under many processes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from filelock import FileLock
+
+from orpo_lightning.data.report import SplitReport
+from orpo_lightning.data.token_table import TokenTable
+from orpo_lightning.models.pretrained import cache_folder
+
+Prepared = tuple[TokenTable, SplitReport]
+
+
+def content_key(parts: Iterable[str]) -> str:
+    """A hash of what the rows depend on; the code that made them is a part of it."""
+    digest = hashlib.sha256()
+    for part in (*parts, *(path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*.py")))):
+        digest.update(hashlib.sha256(part.encode("utf-8", "surrogatepass")).digest())
+    return digest.hexdigest()[:32]
+
+
+def cached(key: str, prepare: Callable[[], Prepared]) -> Prepared:
+    """The prepared rows of that key: from the disk, or prepared now and kept there.
+
+    Of several processes that ask for the same rows at once, one prepares them and the others wait. A damaged file is
+    named in a warning and made again.
+    """
+    path = cache_folder() / "data" / f"{key}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if path.exists():
+            try:
+                return _load(path)
+            except Exception as error:  # whatever a damaged archive makes of itself
+                warnings.warn(
+                    f"the cache of tokenized rows {path} is damaged and made again ({error})",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+        prepared = prepare()
+        _save(path, prepared)
+        return prepared
+
+
+def _load(path: Path) -> Prepared:
+    table, texts = TokenTable.load(path)
+    return table, SplitReport.from_dict(json.loads(texts["report"]))
+
+
+def _save(path: Path, prepared: Prepared) -> None:
+    table, report = prepared
+    descriptor, unfinished = tempfile.mkstemp(prefix=f"{path.stem}-", dir=path.parent)
+    os.close(descriptor)
+    try:
+        table.save(Path(unfinished), report=json.dumps(report.to_dict()))
+        os.replace(unfinished, path)
+    finally:
+        Path(unfinished).unlink(missing_ok=True)

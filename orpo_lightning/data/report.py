@@ -1,0 +1,177 @@
+"""The account of a split: what became of every row, and what a careful person would want to know of those kept."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from orpo_lightning.data.formats import RowError
+from orpo_lightning.data.token_table import PROMPT, TokenTable
+from orpo_lightning.records import Role
+
+QUANTILES = {"min": 0.0, "median": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
+_COLUMNS = 2
+"""Reports side by side: what a terminal of 80 characters holds."""
+_SEGMENTS = {"prompt": PROMPT, "chosen": Role.CHOSEN, "rejected": Role.REJECTED, "response": Role.UNPAIRED}
+
+
+@dataclass
+class SplitReport:
+    """What became of the rows of a source: rows read = kept + dropped, each drop counted under one reason.
+
+    Args:
+        split: ``train`` or ``validation``, with the name of the source after it where there are several.
+        source: where the rows are from.
+        format: the format they were read in.
+        read: rows read.
+        kept: rows kept; a row that was cut is kept.
+        dropped: rows dropped, by reason, in the order of the rules.
+        dropped_rows: each of them: its id, the reason, and what was wrong with it.
+        truncated: rows kept but cut, by what was cut.
+        lengths: quantiles of the lengths in tokens, by part of the row.
+        longer_is_chosen: share of the pairs of different lengths in which the chosen response is the longer one.
+        without_end: responses without the token that ends one.
+        prefix_pairs: pairs in which one response is the beginning of the other.
+        duplicates: rows that repeat the prompt and the responses of a row before them.
+        shared_prompts: rows whose prompt is also one of a validation row (of training data only).
+        scored: rows with a score margin.
+        weighted: rows with a weight other than 1.
+        desirable: share of the unpaired responses that are desirable.
+        tokens: prompt and response tokens of the rows kept.
+        used: rows of an epoch, where a mixture takes more or fewer than those kept.
+
+    Example:
+        >>> print(SplitReport("train", "a.jsonl", "text", read=3, kept=2, dropped=Counter(empty_chosen=1)))
+        train: a.jsonl (text): 3 rows read, 2 kept, dropped: 1 empty_chosen
+    """
+
+    split: str
+    source: str
+    format: str = ""
+    read: int = 0
+    kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    dropped_rows: list[tuple[str, str, str]] = field(default_factory=list)
+    truncated: Counter[str] = field(default_factory=Counter)
+    lengths: dict[str, dict[str, int]] = field(default_factory=dict)
+    longer_is_chosen: float | None = None
+    without_end: int = 0
+    prefix_pairs: int = 0
+    duplicates: int = 0
+    shared_prompts: int = 0
+    scored: int = 0
+    weighted: int = 0
+    desirable: float | None = None
+    tokens: int = 0
+    used: int | None = None
+
+    def drop(self, error: RowError) -> None:
+        """Count a dropped row."""
+        self.dropped[error.reason] += 1
+        self.dropped_rows.append((error.row_id, error.reason, error.detail))
+
+    def examples(self, reasons: Collection[str]) -> str:
+        """The first rows that these reasons dropped, a line each."""
+        found = [f"  {row_id}: {reason}: {detail}" for row_id, reason, detail in self.dropped_rows if reason in reasons]
+        return "\n".join(found[:3])
+
+    def describe(self, table: TokenTable, end: int) -> None:
+        """Add what the kept rows are like; `end` is the token that ends a response."""
+        self.kept = len(table)
+        self.tokens = len(table.ids)
+        lengths = {name: table.lengths(role) for name, role in _SEGMENTS.items()}
+        self.lengths = {
+            name: {quantile: int(np.quantile(found, share, method="nearest")) for quantile, share in QUANTILES.items()}
+            for name, found in lengths.items()
+            if len(found)
+        }
+        longer = np.sign(lengths["chosen"] - lengths["rejected"])
+        if np.any(longer):
+            self.longer_is_chosen = float((longer > 0).sum() / (longer != 0).sum())
+        self.without_end = int((table.ids[table.segment_end - 1] != end)[table.role != PROMPT].sum())
+        labels = table.label[table.role == Role.UNPAIRED]
+        if len(labels):
+            self.desirable = float(labels.mean())
+        self.scored = int((~np.isnan(table.margin)).sum())
+        self.weighted = int((table.weight != 1).sum())
+
+    def __str__(self) -> str:
+        dropped = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items()) or "none"
+        truncated = "".join(f", {count:,} with a {what} cut" for what, count in self.truncated.items())
+        counts = f"{self.read:,} rows read, {self.kept:,} kept{truncated}, dropped: {dropped}"
+        return f"{self.split}: {self.source} ({self.format}): {counts}"
+
+    def numbers(self) -> dict[str, Any]:
+        """The counts and shares, without the rows that were dropped, for loggers."""
+        return {name: value for name, value in self.to_dict().items() if name != "dropped_rows" and value is not None}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return dict(vars(self))  # not asdict, which cannot copy a Counter
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SplitReport:
+        """The report that :meth:`to_dict` was called on."""
+        report = cls(**values)
+        report.dropped, report.truncated = Counter(report.dropped), Counter(report.truncated)
+        report.dropped_rows = [(row_id, reason, detail) for row_id, reason, detail in report.dropped_rows]
+        return report
+
+
+def print_reports(reports: Mapping[str, SplitReport], console: Console | None = None) -> None:
+    """Print reports side by side, by default on the standard error, where the other messages of a run are."""
+    console = console or Console(stderr=True)
+    for name, report in reports.items():
+        console.print(f"{name}: {report.source} ({report.format})", markup=False, highlight=False, soft_wrap=True)
+    names = list(reports)
+    for start in range(0, len(names), _COLUMNS):
+        shown = names[start : start + _COLUMNS]
+        table = Table(box=None, pad_edge=False)
+        table.add_column("rows", no_wrap=True)
+        for name in shown:
+            table.add_column(name, justify="right", no_wrap=True)
+        for label, cells in _lines([reports[name] for name in shown]):
+            table.add_row(label, *cells)
+        console.print(table)
+
+
+def _lines(reports: list[SplitReport]) -> list[tuple[str, list[str]]]:
+    def counts(label: str, values: list[int], sign: str = "") -> list[tuple[str, list[str]]]:
+        return [(label, [f"{sign}{value:,}" if value else "" for value in values])] if any(values) else []
+
+    def shares(label: str, values: list[float | None]) -> list[tuple[str, list[str]]]:
+        shown = ["" if value is None else f"{value:.0%}" for value in values]
+        return [(label, shown)] if any(shown) else []
+
+    lines = [("read", [f"{report.read:,}" for report in reports])]
+    for reason in dict.fromkeys(reason for report in reports for reason in report.dropped):
+        lines += counts(f"  {reason}", [report.dropped[reason] for report in reports], sign="-")
+    lines += [("kept", [f"{report.kept:,}" for report in reports])]
+    lines += counts("used per epoch", [report.used or 0 for report in reports])
+    for what in dict.fromkeys(what for report in reports for what in report.truncated):
+        lines += counts(f"{what} cut", [report.truncated[what] for report in reports])
+    for part in dict.fromkeys(part for report in reports for part in report.lengths):
+        quantiles = [report.lengths.get(part, {}) for report in reports]
+        cells = [
+            " / ".join(f"{each[name]:,}" for name in ("median", "p90", "max")) if each else "" for each in quantiles
+        ]
+        lines.append((f"{part} tokens: median / 90 % / max", cells))
+    lines += shares("longer response is the chosen one", [report.longer_is_chosen for report in reports])
+    lines += shares("desirable", [report.desirable for report in reports])
+    for label, name in (
+        ("tokens", "tokens"),
+        ("with a score margin", "scored"),
+        ("with a weight", "weighted"),
+        ("prompts shared with validation", "shared_prompts"),
+        ("repeated rows", "duplicates"),
+        ("one response begins with the other", "prefix_pairs"),
+        ("responses without an end", "without_end"),
+    ):
+        lines += counts(label, [getattr(report, name) for report in reports])
+    return lines

@@ -1,0 +1,106 @@
+"""The splits of a run: validation sets by name, and a training mixture of weighted sources."""
+
+from __future__ import annotations
+
+import bisect
+import random
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import overload
+
+from orpo_lightning.data.preparation import Preparation
+from orpo_lightning.data.report import SplitReport
+from orpo_lightning.data.sources import SourceConfig
+from orpo_lightning.data.token_table import TokenTable
+from orpo_lightning.records import TokenizedRow
+
+
+@dataclass(frozen=True)
+class Split:
+    """The rows of a split, and the account of each source that they are from.
+
+    Args:
+        rows: the tokenized rows.
+        reports: by the name of the source's part of the split.
+        prompt_keys: a hash of each prompt's text.
+    """
+
+    rows: Sequence[TokenizedRow]
+    reports: Mapping[str, SplitReport]
+    prompt_keys: frozenset[str]
+
+
+def load_validation(how: Preparation, sources: Mapping[str, SourceConfig]) -> dict[str, Split]:
+    """The validation sets: ``validation``, or ``validation/NAME`` where they have names."""
+    splits = {}
+    for name, source in sources.items():
+        split = f"validation/{name}" if name else "validation"
+        table, report = how.prepare(source, "validation", split)
+        splits[split] = Split(table, {split: report}, frozenset(table.prompt_keys))
+    return splits
+
+
+def load_training(
+    how: Preparation, sources: Sequence[SourceConfig], validation_prompts: Collection[str], seed: int
+) -> Split:
+    """The training rows: those of one source, or a mixture of several.
+
+    Args:
+        how: how rows are read, filtered and tokenized.
+        sources: where they are from, each with its weight in the mixture.
+        validation_prompts: keys of the prompts of the validation data.
+        seed: of the drawing of rows from sources whose weight is not a whole number.
+    """
+    parts: list[tuple[TokenTable, list[int]]] = []
+    reports: dict[str, SplitReport] = {}
+    for number, source in enumerate(sources, start=1):
+        name = "train" if len(sources) == 1 else f"train/{number}"
+        table, report = how.prepare(source, "train", name, validation_prompts)
+        report.shared_prompts = sum(key in validation_prompts for key in table.prompt_keys)
+        drawn = draw(len(table), source.weight, f"{seed} {number}")
+        if source.weight != 1:
+            report.used = len(drawn)
+        parts.append((table, drawn))
+        reports[name] = report
+    keys = frozenset(key for table, _ in parts for key in table.prompt_keys)
+    rows = parts[0][0] if len(parts) == 1 and sources[0].weight == 1 else Mixture(parts)
+    if not len(rows):
+        raise ValueError("no training row is left: the weights of data.train take none of them")
+    return Split(rows, reports, keys)
+
+
+def draw(rows: int, weight: float, seed: str) -> list[int]:
+    """Indices of the rows of an epoch: each as often as the whole part of the weight says, and a share once more.
+
+    Example:
+        >>> draw(4, 2.0, "0"), len(draw(4, 0.5, "0"))
+        ([0, 1, 2, 3, 0, 1, 2, 3], 2)
+    """
+    whole, share = divmod(weight, 1)
+    return [*range(rows)] * int(whole) + sorted(random.Random(seed).sample(range(rows), round(share * rows)))
+
+
+class Mixture(Sequence[TokenizedRow]):
+    """The drawn rows of several sources, one source after the other."""
+
+    def __init__(self, parts: Sequence[tuple[Sequence[TokenizedRow], Sequence[int]]]) -> None:
+        self._parts = parts
+        self._ends = list(accumulate(len(drawn) for _, drawn in parts))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    @overload
+    def __getitem__(self, index: int) -> TokenizedRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[TokenizedRow]: ...
+    def __getitem__(self, index: int | slice) -> TokenizedRow | list[TokenizedRow]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        part = bisect.bisect_right(self._ends, index)
+        rows, drawn = self._parts[part]
+        return rows[drawn[index - (self._ends[part - 1] if part else 0)]]

@@ -1,0 +1,131 @@
+"""The verb ``data``: the account of the rows and how the model sees them, before any model is loaded."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from orpo_lightning.commands.data import main
+from orpo_lightning.models import loading
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+GOOD = {"prompt": "Name a colour.", "chosen": "Blue.", "rejected": "Seven."}
+
+
+@pytest.fixture
+def rows(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in (GOOD, {**GOOD, "chosen": " "}, GOOD, GOOD)))
+    return str(path)
+
+
+@pytest.fixture
+def data(monkeypatch, capsys, tmp_path):
+    """Runs the verb with a shipped configuration, and returns what it prints."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loading, "load_causal_lm", None)  # to call it would raise
+
+    def run(config, *options):
+        monkeypatch.setattr(
+            sys, "argv", ["orpo-lightning", "data", "--config", str(CONFIGS / f"{config}.yaml"), *options]
+        )
+        main()
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_it_prints_the_account_and_a_few_rows_with_their_special_tokens(data, rows):
+    said = data("orpo", "--data.train", rows, "--show", "1")
+    assert f"train: {rows} (text)" in said
+    assert "empty_chosen" in said
+    assert "longer response is the chosen one" in said
+    assert f"{rows}:1\n" in said
+    assert "<|user|>\nName a colour.<|end|>\n<|assistant|>\n" in said
+    assert "Blue.<|end|>\n" in said
+    assert said.count("-- prompt") == 1
+    assert data("orpo", "--data.train", rows, "--show", "3").count("-- prompt") == 3
+    assert "-- prompt" not in data("orpo", "--data.train", rows, "--show", "0")
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "prompt"),
+    [
+        ("orpo", (), "in the loss"),
+        ("orpo", ("--model.objective.nll_over", "response"), "not in the loss"),
+        ("dpo", (), "not in the loss"),
+    ],
+)
+def test_the_loss_mask_is_that_of_the_objective(data, rows, config, options, prompt):
+    said = data(config, "--data.train", rows, *options)
+    assert ["in the loss" if ", in the" in line else "not in the loss" for line in said.splitlines() if "-- " in line][
+        :3
+    ] == [prompt, "in the loss", "in the loss"]
+
+
+def test_the_loss_mask_is_coloured_on_a_terminal(data, rows, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    said = data("dpo", "--data.train", rows, "--show", "1")
+    dim, green, red = "\x1b[2m", "\x1b[32m", "\x1b[31m"
+    assert f"{dim}<|user|>" in said
+    assert f"{green}Blue.<|end|>" in said
+    assert f"{red}Seven.<|end|>" in said
+
+
+def test_it_lists_the_rows_that_a_reason_dropped(data, rows):
+    said = data("orpo", "--data.train", rows, "--dropped", "empty_chosen")
+    assert f"{rows}:2: The chosen response is empty or whitespace\n" in said
+    assert '"chosen": " "' in said
+    assert said.count(f"{rows}:") == 1
+
+
+def test_a_reason_that_dropped_nothing_is_refused_with_those_that_did(data, rows):
+    with pytest.raises(ValueError, match="no row was dropped for it; reasons: empty_chosen"):
+        data("orpo", "--data.train", rows, "--dropped", "empty_chosn")
+
+
+def test_bad_data_ends_with_a_message_and_no_model(data, tmp_path):
+    (tmp_path / "bad.jsonl").write_text(json.dumps(GOOD) + "\n{broken\n")
+    with pytest.raises(ValueError, match=r"bad\.jsonl:2: not valid JSON"):
+        data("orpo", "--data.train", str(tmp_path / "bad.jsonl"))
+
+
+def test_sources_filters_and_columns_come_from_the_configuration(data, tmp_path, monkeypatch):
+    (tmp_path / "my_filters.py").write_text(
+        "from orpo_lightning import Filter, TextRow\n\n\n"
+        "class ShortChosen(Filter):\n"
+        '    """The chosen response has too few words."""\n\n'
+        "    def __init__(self, words: int = 3) -> None:\n"
+        "        self.words = words\n\n"
+        "    def __call__(self, row: TextRow) -> bool:\n"
+        "        return row.chosen is not None and len(row.chosen.split()) < self.words\n"
+    )
+    train = [{"question": f"Say {i}.", "chosen": f"{i} " * i, "rejected": "No."} for i in range(1, 6)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in train))
+    (tmp_path / "layer.yaml").write_text(
+        f"""
+data:
+  train:
+    - path: {tmp_path}/a.jsonl
+      weight: 0.5
+    - sample
+  val:
+    own: {tmp_path}/a.jsonl
+    sample: sample
+  columns: {{prompt: question}}
+  filters:
+    - class_path: my_filters.ShortChosen
+      init_args: {{words: 2}}
+    - Duplicates
+"""
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    said = data("orpo", "--config", "layer.yaml", "--show", "0")
+    first, second, *validation = [line for line in said.splitlines() if line.startswith(("train", "validation"))]
+    assert (first, second) == (f"train/1: {tmp_path}/a.jsonl (text)", "train/2: sample (text)")
+    assert validation == [f"validation/own: {tmp_path}/a.jsonl (text)", "validation/sample: sample (text)"]
+    lines = [line.split() for line in said.splitlines()]
+    assert ["read", "5", "64"] in lines  # the first five rows are those of train/1
+    assert ["short_chosen", "-1"] in lines
+    assert ["used", "per", "epoch", "2"] in lines

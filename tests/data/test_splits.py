@@ -1,0 +1,90 @@
+"""Mixtures for training, and validation sets by name."""
+
+import pytest
+
+from orpo_lightning import PreferenceDataModule, SourceConfig
+from orpo_lightning.data.splits import Mixture, draw
+from orpo_lightning.testing import make_rows
+
+
+@pytest.mark.parametrize("weight", [0.25, 0.5, 1.0, 1.5, 2.0, 3.75])
+def test_a_weight_is_how_often_an_epoch_goes_over_the_rows(weight):
+    drawn = draw(100, weight, "seed")
+    assert len(drawn) == round(100 * weight)
+    times = [drawn.count(i) for i in range(100)]
+    assert set(times) <= {int(weight), int(weight) + 1}
+
+
+def test_what_is_drawn_is_a_function_of_the_seed():
+    assert draw(100, 0.5, "0 1") == draw(100, 0.5, "0 1") != draw(100, 0.5, "1 1")
+
+
+def test_a_mixture_is_its_sources_one_after_the_other():
+    first, second = make_rows(4, seed=1), make_rows(3, seed=2)
+    mixture = Mixture([(first, [0, 2]), (second, []), (second, [1, 1, 2])])
+    expected = [first[0], first[2], second[1], second[1], second[2]]
+    assert list(mixture) == expected == mixture[:]
+    assert (len(mixture), mixture[-1], mixture[1:3]) == (5, expected[-1], expected[1:3])
+    for index in (5, -6):
+        with pytest.raises(IndexError):
+            mixture[index]
+
+
+def pairs(count, start=0):
+    return [{"prompt": f"Say {i}.", "chosen": f"{i}.", "rejected": "No."} for i in range(start, start + count)]
+
+
+def data(train, val, **options):
+    module = PreferenceDataModule(train=train, val=val, tokenizer="tiny", **options)
+    module.setup("fit")
+    return module
+
+
+def test_a_weighted_list_is_a_mixture_and_is_reported_by_source(tmp_path, write_rows):
+    a, b = write_rows(tmp_path / "a.jsonl", *pairs(8)), write_rows(tmp_path / "b.jsonl", *pairs(4, 100))
+    module = data([SourceConfig(a, weight=0.5), b, SourceConfig(b, weight=2.0)], None)
+    rows = module.rows["train"]
+    assert len(rows) == 4 + 4 + 8
+    assert [name for name in module.reports] == ["train/1", "train/2", "train/3"]
+    assert [(report.kept, report.used) for report in module.reports.values()] == [(8, 4), (4, None), (4, 8)]
+    assert {row.row_id.rpartition(":")[0] for row in rows[:4]} == {a}
+    assert {row.row_id for row in rows[:4]} < {f"{a}:{i + 1}" for i in range(8)}
+
+
+def test_validation_sets_have_the_names_that_they_are_given(tmp_path, write_rows):
+    a, b = write_rows(tmp_path / "a.jsonl", *pairs(3)), write_rows(tmp_path / "b.jsonl", *pairs(2, 100))
+    module = data("sample", {"first": a, "second": SourceConfig(b)})
+    assert {name: len(rows) for name, rows in module.rows.items()} == {
+        "train": 64,
+        "validation/first": 3,
+        "validation/second": 2,
+    }
+    assert module.val_names == ("first", "second")
+    assert data("sample", a).val_names == ("",)
+    assert data("sample", None).val_names == ()
+
+
+def test_prompts_that_training_and_validation_share_are_counted(tmp_path, write_rows):
+    a, b = write_rows(tmp_path / "a.jsonl", *pairs(6)), write_rows(tmp_path / "b.jsonl", *pairs(4, 4))
+    assert data(a, b).reports["train"].shared_prompts == 2
+
+
+def test_format_and_columns_of_all_sources_give_way_to_those_of_one(tmp_path, write_rows):
+    a = write_rows(tmp_path / "a.jsonl", *({"question": row["prompt"], **row} for row in pairs(2)))
+    own = SourceConfig(a, columns={"prompt": "prompt"})
+    module = PreferenceDataModule(train=[a, own], val=None, format="text", columns={"prompt": "question"})
+    assert [source.columns for source in module.train] == [{"prompt": "question"}, {"prompt": "prompt"}]
+    assert [source.format for source in module.train] == ["text", "text"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"train": []}, r"data\.train is an empty list"),
+        ({"limit": 0}, r"data\.limit = 0 is out of range; accepted: 1 or more"),
+        ({"columns": {"promt": "x"}}, r"'promt' is not a column; did you mean 'prompt'\?"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused_by_name(options, said):
+    with pytest.raises(ValueError, match=said):
+        PreferenceDataModule(**options)
