@@ -11,11 +11,13 @@ from typing import Any
 import tokenizers
 import transformers
 from jinja2 import TemplateError
-from transformers import AutoTokenizer, PreTrainedTokenizerBase as Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from orpo_lightning.data.formats import RowError
 from orpo_lightning.models.pretrained import resolve
 from orpo_lightning.records import Message, TextRow, TokenizedResponse, TokenizedRow
+
+Tokenizer = PreTrainedTokenizerBase
 
 DEFAULT_TEMPLATE = (
     "{{ bos_token }}"
