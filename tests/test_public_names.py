@@ -3,7 +3,7 @@
 import orpo_lightning
 
 NAMES = """
-    CPO DPO IPO ORPO SFT HingeDPO NonFiniteError Objective ObjectiveOutput OptimizerConfig PairLogps PolicyConfig
+    CPO DPO IPO KTO ORPO SFT HingeDPO NonFiniteError Objective ObjectiveOutput OptimizerConfig PairLogps PolicyConfig
     PreferenceDataModule PreferenceModule ReferenceConfig RobustDPO ScheduleConfig SimPO get_objective list_objectives
 """
 

@@ -9,10 +9,11 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from orpo_lightning.data.batching import BatchPlan, PlanSampler
+from orpo_lightning.data.mismatch import with_mismatched
 from orpo_lightning.data.preparation import SplitReport, prepare_split
 from orpo_lightning.data.sources import SAMPLE
 from orpo_lightning.packing import PackedBatch
-from orpo_lightning.records import TokenizedRow
+from orpo_lightning.records import Role, TokenizedRow
 
 
 class PreferenceDataModule(LightningDataModule):
@@ -87,6 +88,8 @@ class PreferenceDataModule(LightningDataModule):
             self._prepare("train", self.train)
         if self.val is not None:
             self._prepare("validation", self.val)
+        for split in self._rows:
+            self._rows_for_module(split)  # what the module cannot take is refused before it loads a model
 
     def _prepare(self, split: str, source: str) -> None:
         if split in self._rows:
@@ -132,6 +135,12 @@ class PreferenceDataModule(LightningDataModule):
             for row in rows
         )
 
+    @property
+    def unpaired_row(self) -> str | None:
+        """Id of the first row that is not a pair, if there is one in any split."""
+        rows = (row for rows in self._rows.values() for row in rows)
+        return next((row.row_id for row in rows if any(each.role is Role.UNPAIRED for each in row.responses)), None)
+
     def train_dataloader(self) -> DataLoader[PackedBatch]:
         """The training micro-batches of this rank, from where the run stands."""
         trainer = self._attached_trainer
@@ -141,8 +150,9 @@ class PreferenceDataModule(LightningDataModule):
                 "trainer.overfit_batches trains on the same batches in every epoch: set data.shuffle = false and use "
                 "one process"
             )
+        left_out = () if getattr(trainer.lightning_module, "needs_rejected", True) else (Role.REJECTED,)
         plan = BatchPlan(
-            self._rows["train"],
+            self._rows_for_module("train"),
             self.global_batch_size,
             trainer.accumulate_grad_batches,
             trainer.world_size,
@@ -150,7 +160,7 @@ class PreferenceDataModule(LightningDataModule):
             shuffle=self.shuffle,
             # Lightning's seed_everything leaves its seed in the environment, for the other ranks too
             seed=int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed,
-            rejected=getattr(trainer.lightning_module, "needs_rejected", True),
+            roles=[role for role in Role if role not in left_out],
             max_tokens=self.max_tokens_per_batch,
         )
         epoch, first_step = divmod(trainer.global_step, self.steps_per_epoch)
@@ -172,7 +182,8 @@ class PreferenceDataModule(LightningDataModule):
                 "accepted: 1.0 (all) or a number of batches, which takes the first rows"
             )
         # the counts that normalise the loss are those of the rows that are measured
-        rows = self._rows["validation"][: limit * pairs * trainer.world_size if isinstance(limit, int) else None]
+        measured = limit * pairs * trainer.world_size if isinstance(limit, int) else None
+        rows = self._rows_for_module("validation")[:measured]
         if not rows:
             return []
         plan = BatchPlan(
@@ -186,6 +197,12 @@ class PreferenceDataModule(LightningDataModule):
         )
         plan.check_tokens(epoch=0)
         return self._loader(PlanSampler(plan))
+
+    def _rows_for_module(self, split: str) -> list[TokenizedRow]:
+        """The rows of a split; with a mismatched response each if the module needs them."""
+        rows = self._rows[split]
+        needs_mismatched = self.trainer and getattr(self.trainer.lightning_module, "needs_mismatched", False)
+        return with_mismatched(rows, split) if needs_mismatched else rows
 
     def test_dataloader(self) -> DataLoader[PackedBatch] | list[object]:
         """The validation micro-batches."""

@@ -42,6 +42,7 @@ OWN = {
     "ORPO": REWARDS | {"nll_loss", "or_loss", "log_odds_chosen", "delta", "grad_coef/chosen", "grad_coef/rejected"},
     "SFT": {"nll_loss"},
     "CPO": REWARDS | {"nll_loss", "preference_loss"},
+    "KTO": REWARDS - {"rewards/accuracies"} | {"kl"},
 }
 OF_THE_OPTIMIZER = {"grad_norm", "learning_rate"}
 NEEDS_REJECTED = {"pref/accuracies", "pref/accuracies_sum", "pref/margins", "logps/rejected", "logps_mean/rejected"}
