@@ -15,6 +15,7 @@ class KTO(UnpairedObjective):
     response, ``h = log pi(y|x) - log pi_ref(y|x)``, summed over the response. The reference point z is the mean of h
     over prompts followed by responses to other prompts, at least 0, over the global batch, without gradient; it is
     logged as ``kl``. Rewards are ``beta h``. Of a pair, the chosen response is desirable, the rejected one is not.
+    In validation z is that of each micro-batch of up to ``data.global_batch_size`` rows, and ``kl`` their mean.
 
     Args:
         beta: how fast the value of a gain or loss saturates, per nat.

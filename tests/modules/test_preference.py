@@ -89,7 +89,10 @@ def test_the_objective_independent_measures_are_the_same_for_every_objective():
         trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
         (values,) = trainer.validate(module, RowsData(make_rows(2), validation), verbose=False)
         measured[name] = {key: values[f"val/{key}"] for key in SHARED - {"loss"}}
-    assert all(values == measured["ORPO"] for values in measured.values())
+    # KTO's stream holds more, so that sums are rounded otherwise
+    expected = measured["ORPO"]
+    assert measured.pop("KTO") == pytest.approx(expected, rel=1e-12)
+    assert all(values == expected for values in measured.values())
 
 
 @pytest.fixture
