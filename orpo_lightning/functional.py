@@ -171,3 +171,54 @@ def simpo_loss(mean_margin: Tensor, beta: float, gamma: float) -> Tensor:
         tensor([0.6931])
     """
     return -F.logsigmoid(beta * _at_least_fp32(mean_margin) - gamma)
+
+
+def kto_reference_point(mismatched_log_ratio: Tensor, weight: Tensor | None = None) -> Tensor:
+    """``max(0, mean h(x, y'))``: the reference point of KTO (arXiv:2402.01306), without gradient.
+
+    It estimates how far the policy is from its reference by responses y' to other prompts; being a divergence, it is
+    at least 0.
+
+    Args:
+        mismatched_log_ratio: log-ratio of policy to reference of a response to another prompt, nats, ``(R,)``.
+        weight: weights of the mean, ``(R,)``; a value of weight 0 is not looked at. Default: all equal.
+
+    Returns:
+        A scalar, nats; 0 where nothing has weight.
+
+    Example:
+        >>> kto_reference_point(torch.tensor([1.0, 4.0])), kto_reference_point(torch.tensor([1.0, -4.0]))
+        (tensor(2.5000), tensor(0.))
+    """
+    h = _at_least_fp32(mismatched_log_ratio.detach())
+    weight = torch.ones_like(h) if weight is None else weight.to(h.dtype)
+    mean = torch.where(weight > 0, weight * h, 0.0).sum() / weight.sum()
+    return torch.where(weight.sum() > 0, mean, 0.0).clamp_min(0)
+
+
+def kto_loss(
+    log_ratio: Tensor,
+    reference_point: Tensor,
+    desirable: Tensor,
+    beta: float,
+    desirable_weight: float = 1.0,
+    undesirable_weight: float = 1.0,
+) -> Tensor:
+    """``l_D (1 - sigmoid(beta (h - z)))`` if desirable, else ``l_U (1 - sigmoid(beta (z - h)))``: arXiv:2402.01306.
+
+    Args:
+        log_ratio: log-ratio h of policy to reference of each response, nats, ``(R,)``.
+        reference_point: the reference point z, nats, a scalar; taken as a constant.
+        desirable: whether each response is desirable, ``(R,)``.
+        beta: how fast the value of a gain or loss saturates, per nat.
+        desirable_weight: l_D.
+        undesirable_weight: l_U.
+
+    Example:
+        >>> kto_loss(torch.tensor([0.0, 0.0]), torch.tensor(0.0), torch.tensor([True, False]), beta=0.1)
+        tensor([0.5000, 0.5000])
+    """
+    # 1 - sigmoid(x) is sigmoid(-x), without the cancellation where sigmoid(x) rounds to 1
+    gain = beta * (_at_least_fp32(log_ratio) - reference_point.detach())
+    loss = torch.sigmoid(torch.where(desirable, -gain, gain))
+    return torch.where(desirable, desirable_weight * loss, undesirable_weight * loss)

@@ -8,13 +8,13 @@ Shape suffixes: N tokens of the stream, M scored positions, P scored prompt posi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from orpo_lightning.records import PairLogps, ResponseLogps, Role, StepInfo, TokenizedRow
+from orpo_lightning.records import PairLogps, ResponseLogps, Role, StepInfo, TokenizedRow, UnpairedLogps
 
 
 class ResponseSpan(NamedTuple):
@@ -61,11 +61,15 @@ class PackedBatch:
         label: its label, NaN where none, ``(R,)``.
         chosen: the responses that are the chosen one of a pair, in the order of the groups, ``(B,)``.
         rejected: the responses that are the rejected one, ``(B,)``, or empty if they were left out.
+        judged: the responses that have a verdict: all but the mismatched ones.
+        desirable: whether each of these is a chosen response or an unpaired one of label 1.
+        mismatched: the responses to another prompt, one of each group, or empty.
         weight: row weights; 0 in a slot that only keeps the ranks in step, ``(G,)``.
         margin: score difference of the rows, NaN where none, ``(G,)``.
         row_ids: where each row came from.
         step: the global batch that this micro-batch is a part of.
         half_pairs: ids of the rows whose chosen and rejected responses are not one of each.
+        unlabelled: ids of the rows with an unpaired response whose label is neither 0 nor 1.
     """
 
     input_ids: Tensor
@@ -84,11 +88,15 @@ class PackedBatch:
     label: Tensor
     chosen: Tensor
     rejected: Tensor
+    judged: Tensor
+    desirable: Tensor
+    mismatched: Tensor
     weight: Tensor
     margin: Tensor
     row_ids: tuple[str, ...]
     step: StepInfo
     half_pairs: tuple[str, ...]
+    unlabelled: tuple[str, ...]
 
     def __init__(self, **fields: Any) -> None:
         vars(self).update(fields)
@@ -112,8 +120,8 @@ class PackedBatch:
         Raises:
             ValueError: rejected responses are in the batch, and a row of it is not a pair.
         """
-        if self.rejected.numel() and self.half_pairs:
-            raise ValueError(f"not one chosen and one rejected response: {', '.join(self.half_pairs)}")
+        if self.rejected.numel():
+            self._refuse_half_pairs()
         paired = self.group[self.chosen]
         has_rejected, has_prompt = self.rejected.numel() > 0, table.prompt_logps is not None
         chosen, chosen_tokens = table.logps[self.chosen], table.tokens[self.chosen]
@@ -128,6 +136,34 @@ class PackedBatch:
             tokens_per_pair=self.step.tokens_per_pair,
             full_tokens_per_pair=self.step.full_tokens_per_pair,
         )
+
+    def unpaired(self, table: ResponseLogps) -> UnpairedLogps:
+        """The responses that a model scored, each by itself; those of pairs too.
+
+        Raises:
+            ValueError: an unpaired response has another label than 1 (desirable) or 0, or a row is half a pair.
+        """
+        if self.unlabelled:
+            raise ValueError(f"the label of an unpaired response is 1 or 0: {', '.join(self.unlabelled)}")
+        group, mismatched, pairs = self.group[self.judged], None, None
+        if self.mismatched.numel():
+            assert self.mismatched.numel() == len(self), "one mismatched response per prompt, or none at all"
+            mismatched = table.logps[self.mismatched][group]
+        if self.step.split_has_pairs:
+            self._refuse_half_pairs()
+            pairs = torch.searchsorted(self.judged, torch.stack([self.chosen, self.rejected]))
+        return UnpairedLogps(
+            logps=table.logps[self.judged],
+            tokens=table.tokens[self.judged],
+            desirable=self.desirable,
+            weight=self.weight[group],
+            mismatched=mismatched,
+            pairs=pairs,
+        )
+
+    def _refuse_half_pairs(self) -> None:
+        if self.half_pairs:
+            raise ValueError(f"not one chosen and one rejected response: {', '.join(self.half_pairs)}")
 
     # the two names by which Lightning and the data loader recognise something that they can move
     def to(self, *args: Any, **kwargs: Any) -> PackedBatch:
@@ -146,7 +182,11 @@ class PackedBatch:
 
 
 def pack(
-    rows: Sequence[TokenizedRow], step: StepInfo, weights: Sequence[float] | None = None, *, rejected: bool = True
+    rows: Sequence[TokenizedRow],
+    step: StepInfo,
+    weights: Sequence[float] | None = None,
+    *,
+    roles: Collection[Role] = tuple(Role),
 ) -> PackedBatch:
     """Lay prompt groups out in one stream.
 
@@ -154,7 +194,7 @@ def pack(
         rows: the groups, in order.
         step: the global batch that they are a part of.
         weights: weights to use instead of the rows' own.
-        rejected: whether the rejected responses are part of the stream.
+        roles: the responses of these roles are part of the stream, all others are left out.
 
     Example:
         >>> from orpo_lightning.records import TokenizedResponse
@@ -173,7 +213,7 @@ def pack(
     score_target: list[int] = []
     tokens: list[int] = []
     group_of: list[int] = []
-    roles: list[int] = []
+    role_of: list[int] = []
     labels: list[float] = []
     prompt_index: list[int] = []
     prompt_target: list[int] = []
@@ -186,7 +226,7 @@ def pack(
         prompt_target += row.prompt[1:]
         spans = []
         for response in row.responses:
-            if response.role is Role.REJECTED and not rejected:
+            if response.role not in roles:
                 continue
             span = ResponseSpan(len(ids), len(ids) + len(response.ids) - 1)
             ids += response.ids[:-1]
@@ -195,7 +235,7 @@ def pack(
             score_target += response.ids
             tokens.append(len(response.ids))
             group_of.append(len(groups))
-            roles.append(response.role)
+            role_of.append(response.role)
             labels.append(float("nan") if response.label is None else response.label)
             spans.append(span)
         groups.append(GroupSpan(start, prompt_end, tuple(spans)))
@@ -206,8 +246,12 @@ def pack(
     def real(values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32)
 
-    role, token_counts = long(roles), long(tokens)
-    chosen, losing = ((role == part).nonzero().flatten() for part in (Role.CHOSEN, Role.REJECTED))
+    role, token_counts = long(role_of), long(tokens)
+    label = real(labels)
+    chosen, rejected, mismatched = (
+        (role == part).nonzero().flatten() for part in (Role.CHOSEN, Role.REJECTED, Role.MISMATCHED)
+    )
+    judged = (role != Role.MISMATCHED).nonzero().flatten()
     group = long(group_of)
     prompt_tokens = long([len(row.prompt) - 1 for row in rows])
     return PackedBatch(
@@ -224,17 +268,26 @@ def pack(
         tokens=token_counts,
         group=group,
         role=role,
-        label=real(labels),
+        label=label,
         chosen=chosen,
-        rejected=losing,
+        rejected=rejected,
+        judged=judged,
+        desirable=((role == Role.CHOSEN) | ((role == Role.UNPAIRED) & (label == 1)))[judged],
+        mismatched=mismatched,
         weight=real([row.weight for row in rows] if weights is None else weights),
         margin=real([float("nan") if row.margin is None else row.margin for row in rows]),
         row_ids=tuple(row.row_id for row in rows),
         step=step,
         half_pairs=tuple(row.row_id for row in rows if _is_half_a_pair(row)),
+        unlabelled=tuple(row.row_id for row in rows if _is_unlabelled(row)),
     )
 
 
 def _is_half_a_pair(row: TokenizedRow) -> bool:
-    roles = sorted(response.role for response in row.responses if response.role is not Role.UNPAIRED)
-    return bool(roles) and roles != [Role.CHOSEN, Role.REJECTED]
+    of_pairs = (Role.CHOSEN, Role.REJECTED)
+    roles = sorted(response.role for response in row.responses if response.role in of_pairs)
+    return bool(roles) and roles != [*of_pairs]
+
+
+def _is_unlabelled(row: TokenizedRow) -> bool:
+    return any(response.role is Role.UNPAIRED and response.label not in (0, 1) for response in row.responses)

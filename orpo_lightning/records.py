@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, overload
+from typing import Any, ClassVar, Self, overload
 
 import torch
 from torch import Tensor
@@ -18,11 +18,12 @@ HALF_PRECISION = (torch.bfloat16, torch.float16)
 
 
 class Role(IntEnum):
-    """The part a response plays in its prompt group."""
+    """The part a response plays in its prompt group; a mismatched one answers another prompt."""
 
     CHOSEN = 0
     REJECTED = 1
     UNPAIRED = 2
+    MISMATCHED = 3
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,8 @@ class StepInfo:
         micro_batches: number of micro-batches, over all ranks, that make up the global batch.
         is_last: whether the optimizer steps after this micro-batch.
         seed: of this micro-batch's randomness (dropout), a function of the position in the run.
+        response_weight: sum of the row weights over the responses of the global batch, mismatched ones excepted.
+        split_has_pairs: whether any row of the split is a pair, so that all its batches have the same measures.
     """
 
     weight: float
@@ -146,6 +149,8 @@ class StepInfo:
     micro_batches: int = 1
     is_last: bool = True
     seed: int = 0
+    response_weight: float = 1.0
+    split_has_pairs: bool = False
 
 
 @dataclass(frozen=True)
@@ -176,7 +181,7 @@ class UndeclaredNeedError(Exception):
 
 
 class Declared:
-    """A field of :class:`PairLogps` that is computed only for objectives that declare `need`; None: it was not."""
+    """A field that is computed only for objectives that declare `need`; None: it was not."""
 
     def __init__(self, need: str) -> None:
         self.need = need
@@ -203,8 +208,25 @@ class Declared:
         instance.__dict__[self.name] = value
 
 
+class _Logps:
+    """What the views that objectives see have in common."""
+
+    _raised: ClassVar[tuple[str, ...]]
+    """The fields that are raised to fp32 from half precision."""
+
+    def replace(self, **changes: Any) -> Self:
+        """These log-probabilities with some fields changed (`dataclasses.replace` would read what was not computed)."""
+        return type(self)(**{**self.__dict__, **changes})
+
+    def __post_init__(self) -> None:
+        for name in self._raised:
+            value = self.__dict__[name]
+            if value is not None and value.dtype in HALF_PRECISION:
+                object.__setattr__(self, name, value.float())
+
+
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class PairLogps:
+class PairLogps(_Logps):
     """Log-probabilities of B preference pairs under one model: what an objective sees.
 
     Half-precision inputs are raised to fp32, so that no objective computes a loss in bf16.
@@ -239,15 +261,7 @@ class PairLogps:
     tokens_per_pair: float | None = None
     full_tokens_per_pair: float | None = None
 
-    def replace(self, **changes: Any) -> PairLogps:
-        """These log-probabilities with some fields changed (`dataclasses.replace` would read what was not computed)."""
-        return PairLogps(**{**{f.name: self.__dict__[f.name] for f in fields(self)}, **changes})
-
-    def __post_init__(self) -> None:
-        for name in ("chosen", "rejected", "chosen_full"):
-            value = self.__dict__[name]
-            if value is not None and value.dtype in HALF_PRECISION:
-                object.__setattr__(self, name, value.float())
+    _raised = ("chosen", "rejected", "chosen_full")
 
     @property
     def chosen_mean(self) -> Tensor:
@@ -273,18 +287,60 @@ class PairLogps:
         return given if given is not None else self.chosen_tokens.double().mean()
 
 
-@dataclass(frozen=True)
-class ObjectiveOutput:
-    """What an objective returns: values per pair, never reduced.
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class UnpairedLogps(_Logps):
+    """Log-probabilities of R responses under one model, each with a verdict of its own: what an objective without
+    pairs sees. A chosen response counts as desirable and a rejected one as undesirable.
+
+    Half-precision inputs are raised to fp32.
 
     Args:
-        loss: the loss, ``(B,)``.
+        logps: summed log-probability of the responses, nats, ``(R,)``.
+        tokens: number of tokens of the responses, ``(R,)``.
+        desirable: whether the response is desirable, ``(R,)``.
+        weight: the row's weight in the loss, ``(R,)``.
+        mismatched: summed log-probability of a response to another prompt after the response's own prompt, nats,
+            ``(R,)``; None if not computed.
+        pairs: where among the responses the chosen and the rejected one of each pair stand, ``(2, B)``, for the
+            measures of pairs; None where the data has none.
+
+    Example:
+        >>> UnpairedLogps(
+        ...     logps=torch.tensor([-6.0]), tokens=torch.tensor([3]),
+        ...     desirable=torch.tensor([True]), weight=torch.tensor([1.0]),
+        ... ).mean
+        tensor([-2.])
+    """
+
+    logps: Tensor
+    tokens: Tensor
+    desirable: Tensor
+    weight: Tensor
+    mismatched: Declared = Declared("needs_mismatched")
+    pairs: Tensor | None = None
+
+    _raised = ("logps", "mismatched")
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean log-probability of the responses, nats/token, ``(R,)``."""
+        return self.logps / self.tokens
+
+
+@dataclass(frozen=True)
+class ObjectiveOutput:
+    """What an objective returns: values per pair, or per response if it takes no pairs, never reduced.
+
+    Args:
+        loss: the loss, ``(B,)`` or ``(R,)``.
         chosen_rewards: implicit reward of the chosen responses, detached, ``(B,)``; None if the objective has none.
         rejected_rewards: the same of the rejected responses.
-        terms: further values to log under their names, each ``(B,)``, detached.
+        terms: further values to log under their names, each of the shape of the loss, detached.
+        rewards: implicit reward of each response, detached, ``(R,)``, of an objective that takes no pairs.
     """
 
     loss: Tensor
     chosen_rewards: Tensor | None = None
     rejected_rewards: Tensor | None = None
     terms: Mapping[str, Tensor] = field(default_factory=dict)
+    rewards: Tensor | None = None

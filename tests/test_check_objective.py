@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from orpo_lightning import Objective, ObjectiveOutput, PairLogps, get_objective, objectives
+from orpo_lightning.objectives.unpaired import UnpairedObjective
+from orpo_lightning.records import UnpairedLogps
 from orpo_lightning.testing import check_objective
 
 BUILT_IN = sorted(set(objectives.__all__) - {"Objective", "get_objective", "list_objectives"})
@@ -16,6 +18,7 @@ VARIANTS = [
     ("HingeDPO", {"length_normalized": True}),
     ("IPO", {"length_normalized": False}),
     ("CPO", {"nll_over": "prompt_and_response", "nll_mean": "sequences", "label_smoothing": 0.1}),
+    ("KTO", {"beta": 5.0, "desirable_weight": 1.5, "undesirable_weight": 0.0}),
 ]
 
 
@@ -84,7 +87,20 @@ class RunningMean(Good):
         self.mean = state["mean"]
 
 
-@pytest.mark.parametrize("cls", [InsistsOnNoReference, ReferenceWithPrompt, SortsItsBatch, RunningMean])
+class GoodUnpaired(UnpairedObjective):
+    """The mean log-probability of each response towards a target of its kind."""
+
+    def __init__(self, width: float = 0.5) -> None:
+        self.width = width
+
+    def __call__(self, policy: UnpairedLogps, reference: UnpairedLogps | None = None) -> ObjectiveOutput:
+        return ObjectiveOutput(self.loss(policy, reference), rewards=policy.mean.detach())
+
+    def loss(self, policy, reference):
+        return (policy.mean + torch.where(policy.desirable, 0.0, self.width)) ** 2
+
+
+@pytest.mark.parametrize("cls", [InsistsOnNoReference, ReferenceWithPrompt, SortsItsBatch, RunningMean, GoodUnpaired])
 def test_unusual_objectives_that_keep_the_contract_conform(cls):
     check_objective(cls)
 
@@ -192,6 +208,31 @@ class TakesTheNameOfTheLoss(Good):
         return ObjectiveOutput(loss, terms={"loss": torch.zeros_like(loss)})
 
 
+class ReadsMismatched(GoodUnpaired):
+    def loss(self, policy, reference):
+        return super().loss(policy, reference) + policy.mismatched
+
+
+class UnpairedWithAttachedRewards(GoodUnpaired):
+    def __call__(self, policy, reference=None):
+        return ObjectiveOutput(self.loss(policy, reference), rewards=policy.mean)
+
+
+class LooksAtItsUnpairedMates(GoodUnpaired):
+    def loss(self, policy, reference):
+        return (policy.mean - policy.mean.mean()) ** 2
+
+
+class OnlyOneKind(GoodUnpaired):
+    def loss(self, policy, reference):
+        return super().loss(policy, reference) / policy.desirable.sum()
+
+
+class ReducesUnpaired(GoodUnpaired):
+    def loss(self, policy, reference):
+        return super().loss(policy, reference).mean()
+
+
 BROKEN = {
     Reduces: r"shapes and dtypes: loss has the shape \(\)",
     RoundsToHalf: "shapes and dtypes: loss is torch.bfloat16",
@@ -211,6 +252,11 @@ BROKEN = {
     CannotBeConfigured: "survives a config file",
     StateOfObjects: "survives a checkpoint",
     ForgetsItsState: "survives a checkpoint: the losses differ",
+    ReadsMismatched: "reads only what it declares.*needs_mismatched = True",
+    UnpairedWithAttachedRewards: "rewards must be detached",
+    LooksAtItsUnpairedMates: "batch mates do not matter.*couples_pairs = True",
+    OnlyOneKind: "loss is not finite for undesirable responses only",
+    ReducesUnpaired: r"loss has the shape \(\), not one value per response",
     TakesTheNameOfTheLoss: "terms have names of their own.*taken: loss",
 }
 

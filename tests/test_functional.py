@@ -10,6 +10,8 @@ from orpo_lightning.functional import (
     dpo_loss,
     hinge_loss,
     ipo_loss,
+    kto_loss,
+    kto_reference_point,
     log1mexp,
     log_odds,
     odds_ratio_loss,
@@ -401,3 +403,109 @@ def test_fp64_stays_fp64_and_nothing_is_reduced(name):
     result = FUNCTIONS[name](tensor(-0.01, -0.3, -3.0, -1e4))
     assert result.dtype == torch.float64
     assert result.shape == (4,)
+
+
+# KTO
+
+
+@pytest.mark.parametrize(
+    ("log_ratio", "reference_point", "desirable", "expected"),
+    [
+        # sigmoid(ln 3) = 3/4, sigmoid(-ln 3) = 1/4; beta = 0.5
+        (2 * math.log(3), 0.0, True, 1 / 4),
+        (2 * math.log(3), 0.0, False, 3 / 4),
+        (0.0, 2 * math.log(3), True, 3 / 4),
+        (0.0, 2 * math.log(3), False, 1 / 4),
+        (1.0, 1.0, True, 1 / 2),
+        (1.0, 1.0, False, 1 / 2),
+    ],
+)
+@pytest.mark.parametrize(("desirable_weight", "undesirable_weight"), [(1.0, 1.0), (1.5, 0.25)])
+def test_the_kto_loss_where_the_sigmoid_is_a_simple_fraction(
+    log_ratio, reference_point, desirable, expected, desirable_weight, undesirable_weight
+):
+    found = kto_loss(
+        tensor(log_ratio), tensor(reference_point), torch.tensor([desirable]), 0.5, desirable_weight, undesirable_weight
+    )
+    assert found.item() == pytest.approx(expected * (desirable_weight if desirable else undesirable_weight), rel=1e-14)
+
+
+@quick
+@given(margins, st.floats(0, 60), betas, st.booleans())
+def test_the_kto_loss_is_one_minus_the_sigmoid_of_the_gain(h, z, beta, desirable):
+    found = kto_loss(tensor(h), tensor(z), torch.tensor([desirable]), beta).item()
+    gain = beta * (h - z) if desirable else beta * (z - h)
+    assert found == pytest.approx(exact(lambda gain: 1 - 1 / (1 + mpmath.exp(-gain)), gain), rel=1e-9, abs=1e-300)
+
+
+@quick
+@given(margins, st.floats(0, 60), betas)
+def test_the_two_kinds_of_one_response_lose_one_together(h, z, beta):
+    both = [kto_loss(tensor(h), tensor(z), torch.tensor([kind]), beta).item() for kind in (True, False)]
+    assert sum(both) == pytest.approx(1, rel=1e-12)
+
+
+@pytest.mark.parametrize("desirable", [True, False])
+@pytest.mark.parametrize("h", [-30.0, -1.0, 0.0, 4.0, 30.0])
+def test_as_beta_vanishes_every_kto_loss_is_half_its_weight(h, desirable):
+    found = kto_loss(tensor(h), tensor(2.0), torch.tensor([desirable]), 1e-12, 3.0, 5.0).item()
+    assert found == pytest.approx((3.0 if desirable else 5.0) / 2, rel=1e-9)
+
+
+@pytest.mark.parametrize("h", [-8.0, -1.0, 0.0, 2.0, 9.0])
+def test_the_slope_of_the_kto_loss_is_beta_times_the_variance_of_the_sigmoid(h):
+    beta, z = 0.3, 1.5
+    p = 1 / (1 + math.exp(-beta * (h - z)))
+    for desirable, weight in ((True, -2.0), (False, 0.5)):
+        found = slope(kto_loss, h, tensor(z), torch.tensor([desirable]), beta, 2.0, 0.5)
+        assert found == pytest.approx(weight * beta * p * (1 - p), rel=1e-12)
+
+
+def test_no_gradient_goes_through_the_reference_point():
+    z = tensor(1.0).requires_grad_()
+    h = tensor(2.0).requires_grad_()
+    kto_loss(h, z, torch.tensor([True]), 0.1).sum().backward()
+    assert h.grad.item() != 0
+    assert z.grad is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("h", [-1e30, -1e4, -88.0, 0.0, 88.0, 1e4, 1e30])
+def test_the_kto_loss_and_its_gradient_are_finite_at_both_extremes(h, dtype):
+    h = torch.full((2,), h, dtype=dtype).requires_grad_()
+    loss = kto_loss(h, torch.zeros((), dtype=dtype), torch.tensor([True, False]), 5.0)
+    loss.sum().backward()
+    assert loss.isfinite().all()
+    assert h.grad.isfinite().all()
+
+
+def test_a_gain_so_large_that_its_sigmoid_rounds_to_one_still_has_a_slope():
+    # 1 - sigmoid(60) is 0 in fp32, and so is its gradient
+    assert value(kto_loss, 60.0, tensor(0.0), torch.tensor([True]), 1.0) == pytest.approx(math.exp(-60), rel=1e-6)
+    h = torch.tensor([60.0], requires_grad=True)
+    kto_loss(h, torch.tensor(0.0), torch.tensor([True]), 1.0).sum().backward()
+    assert h.grad.item() == pytest.approx(-math.exp(-60), rel=1e-5)
+
+
+def test_the_reference_point_is_the_mean_and_at_least_zero():
+    assert kto_reference_point(tensor(1.0, 2.0, 6.0)).item() == 3.0
+    assert kto_reference_point(tensor(1.0, 2.0, -6.0)).item() == 0.0
+    assert kto_reference_point(tensor(0.0)).item() == 0.0
+
+
+def test_the_reference_point_is_a_weighted_mean_that_does_not_look_at_values_of_weight_0():
+    assert kto_reference_point(tensor(1.0, 4.0, math.nan), tensor(2.0, 1.0, 0.0)).item() == 2.0
+    assert kto_reference_point(tensor(1.0, math.nan), torch.zeros(2)).item() == 0.0
+
+
+def test_the_reference_point_has_no_gradient():
+    assert not kto_reference_point(tensor(1.0, 2.0).requires_grad_()).requires_grad
+
+
+@quick
+@given(st.lists(margins, min_size=1, max_size=8), st.randoms())
+def test_the_reference_point_does_not_depend_on_the_order(values, random):
+    shuffled = random.sample(values, len(values))
+    assert kto_reference_point(tensor(*shuffled)).item() == pytest.approx(
+        kto_reference_point(tensor(*values)).item(), rel=1e-12, abs=1e-12
+    )

@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from orpo_lightning.metrics import RatioMetrics, preference_ratios, weighted_sum, win_rate
-from orpo_lightning.records import ObjectiveOutput, PairLogps
+from orpo_lightning.metrics import Difference, RatioMetrics, preference_ratios, unpaired_ratios, weighted_sum, win_rate
+from orpo_lightning.records import ObjectiveOutput, PairLogps, UnpairedLogps
 
 NAN = math.nan
 
@@ -208,3 +208,113 @@ def test_an_objective_without_rewards_has_no_measures_of_them():
 def test_a_reward_of_one_side_only_is_measured_without_a_margin():
     values = measured(POLICY, ObjectiveOutput(loss=OUTPUT.loss, chosen_rewards=OUTPUT.chosen_rewards), WEIGHT)
     assert {name for name in values if name.startswith("rewards/")} == {"rewards/chosen"}
+
+
+# single responses
+
+
+def difference(a, b):
+    return Difference(*((torch.tensor(float(x)), torch.tensor(float(y))) for x, y in (a, b)))
+
+
+def test_a_difference_is_of_the_two_ratios_of_all_sums():
+    metrics = RatioMetrics()
+    metrics.update({"margin": difference((6, 2), (1, 1))})
+    metrics.update({"margin": difference((2, 2), (5, 2))})
+    assert computed(metrics) == {"margin": 8 / 4 - 6 / 3}
+
+
+@pytest.mark.parametrize(("a", "b"), [((3, 1), (0, 0)), ((0, 0), (3, 1)), ((0, 0), (0, 0))])
+def test_a_difference_is_zero_as_long_as_one_side_was_not_counted(a, b):
+    metrics = RatioMetrics()
+    metrics.update({"margin": difference(a, b)})
+    assert computed(metrics) == {"margin": 0.0}
+
+
+# desirable, undesirable, desirable, undesirable; the first two and the last two are pairs
+RESPONSES = UnpairedLogps(
+    logps=torch.tensor([-2.0, -4.0, -6.0, -3.0]),
+    tokens=torch.tensor([2, 2, 3, 3]),
+    desirable=torch.tensor([True, False, True, False]),
+    weight=torch.tensor([1.0, 1.0, 3.0, 3.0]),
+)
+PAIRED = RESPONSES.replace(pairs=torch.tensor([[0, 2], [1, 3]]))
+OF_RESPONSES = ObjectiveOutput(
+    loss=torch.tensor([0.5, 1.0, 2.0, 4.0]),
+    rewards=torch.tensor([1.0, -1.0, 0.5, 0.25]),
+    terms={"kl": torch.full((4,), 0.125)},
+)
+OF_RESPONSES_BY_HAND = {
+    "loss": (0.5 + 1.0 + 3 * 2.0 + 3 * 4.0) / 8,
+    "kl": 0.125,
+    # each kind by itself, weighted by 1 and 3
+    "logps/chosen": (-2 - 3 * 6) / 4,
+    "logps/rejected": (-4 - 3 * 3) / 4,
+    "logps_mean/chosen": (-1 - 3 * 2) / 4,
+    "logps_mean/rejected": (-2 - 3 * 1) / 4,
+    "rewards/chosen": (1 + 3 * 0.5) / 4,
+    "rewards/rejected": (-1 + 3 * 0.25) / 4,
+    "rewards/margins": (1 + 3 * 0.5) / 4 - (-1 + 3 * 0.25) / 4,
+    "nll_response": (2 + 3 * 6) / (2 + 3 * 3),
+}
+OF_PAIRS_BY_HAND = {
+    "pref/accuracies": 1 / 4,
+    "pref/margins": (1 - 3 * 1) / 4,
+    "pref/accuracies_sum": 1 / 4,
+}
+
+
+def of_responses(policy, output=OF_RESPONSES):
+    return unpaired_ratios(policy, output, policy.weight)
+
+
+def test_the_measures_of_four_responses_worked_by_hand():
+    metrics = RatioMetrics()
+    metrics.update(of_responses(RESPONSES))
+    assert computed(metrics) == pytest.approx(OF_RESPONSES_BY_HAND)
+
+
+def test_responses_that_are_pairs_are_compared_too():
+    metrics = RatioMetrics()
+    metrics.update(of_responses(PAIRED))
+    assert computed(metrics) == pytest.approx(OF_RESPONSES_BY_HAND | OF_PAIRS_BY_HAND)
+
+
+def part(index):
+    index = torch.tensor(index)
+    policy = UnpairedLogps(
+        logps=RESPONSES.logps[index],
+        tokens=RESPONSES.tokens[index],
+        desirable=RESPONSES.desirable[index],
+        weight=RESPONSES.weight[index],
+    )
+    terms = {"kl": OF_RESPONSES.terms["kl"][index]}
+    return policy, ObjectiveOutput(OF_RESPONSES.loss[index], rewards=OF_RESPONSES.rewards[index], terms=terms)
+
+
+def test_batches_of_one_kind_have_the_same_names_and_add_up_to_the_same_measures():
+    metrics = RatioMetrics()
+    for index in ([0, 2], [1], [3]):
+        metrics.update(of_responses(*part(index)))
+    assert computed(metrics) == pytest.approx(OF_RESPONSES_BY_HAND)
+
+
+def test_without_any_undesirable_response_nothing_is_nan():
+    metrics = RatioMetrics()
+    metrics.update(of_responses(*part([0, 2])))
+    values = computed(metrics)
+    assert values.keys() == OF_RESPONSES_BY_HAND.keys()
+    assert values["rewards/rejected"] == values["logps/rejected"] == values["rewards/margins"] == 0.0
+    assert values["rewards/chosen"] == pytest.approx(OF_RESPONSES_BY_HAND["rewards/chosen"])
+
+
+def test_terms_of_an_objective_of_responses_have_names_of_their_own():
+    output = ObjectiveOutput(OF_RESPONSES.loss, terms={"logps/chosen": torch.zeros(4)})
+    with pytest.raises(ValueError, match="names that are taken: logps/chosen"):
+        of_responses(RESPONSES, output)
+
+
+def test_one_value_per_response_is_insisted_on():
+    output = ObjectiveOutput(OF_RESPONSES.loss[:2])
+    with pytest.raises(ValueError, match=r"one value per response: 'loss' has the shape \(2,\), for 4 responses"):
+        of_responses(RESPONSES, output)

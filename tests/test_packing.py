@@ -1,5 +1,6 @@
 """The packed stream: each prompt once, no padding, every token of every row recoverable from it."""
 
+import dataclasses
 import math
 
 import pytest
@@ -7,8 +8,9 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from orpo_lightning.packing import GroupSpan, ResponseSpan, pack
-from orpo_lightning.records import ResponseLogps, Role, StepInfo, TokenizedResponse, TokenizedRow
+from orpo_lightning.records import ResponseLogps, Role, StepInfo, TokenizedResponse, TokenizedRow, UndeclaredNeedError
 
+WITHOUT_REJECTED = [role for role in Role if role is not Role.REJECTED]
 STEP = StepInfo(weight=3.0, tokens_per_pair=2.5, full_tokens_per_pair=4.5)
 
 
@@ -113,7 +115,7 @@ def test_groups_of_one_two_and_three_responses_share_a_batch():
 
 def test_leaving_the_rejected_responses_out_leaves_everything_else_in():
     unpaired = TokenizedRow("kto:1", (40,), (response(Role.UNPAIRED, 41, 2, label=0.0),))
-    batch = pack([FIRST, SECOND, unpaired], STEP, rejected=False)
+    batch = pack([FIRST, SECOND, unpaired], STEP, roles=WITHOUT_REJECTED)
     assert batch.input_ids.tolist() == [10, 11, 12, 20, 21, 13, 40, 41]
     assert batch.position_ids.tolist() == [0, 1, 2, 3, 4, 0, 0, 1]
     assert batch.score_target.tolist() == [20, 21, 2, 2, 41, 2]
@@ -240,7 +242,7 @@ def test_a_pair_finds_its_prompt_and_margin_among_unpaired_rows():
 
 
 def test_pairs_of_a_stream_without_rejected_responses_have_none():
-    batch = pack([FIRST, SECOND], STEP, rejected=False)
+    batch = pack([FIRST, SECOND], STEP, roles=WITHOUT_REJECTED)
     pairs = batch.pairs(table_of(batch, [-1.0, -2.0]))
     assert not pairs.has_rejected
     assert pairs.chosen.tolist() == [-1.0, -2.0]
@@ -259,3 +261,71 @@ def test_half_a_pair_among_pairs_is_refused_by_row(role):
 def test_chosen_responses_alone_are_no_halves():
     batch = pack([TokenizedRow("sft:1", (5,), (response(Role.CHOSEN, 6, 2),))], STEP)
     assert batch.pairs(table_of(batch, [-1.0])).chosen.tolist() == [-1.0]
+
+
+# single responses
+
+MIXED = [
+    TokenizedRow(
+        "kto:1", (5,), (response(Role.UNPAIRED, 6, 2, label=1.0), response(Role.MISMATCHED, 9, 9)), weight=3.0
+    ),
+    dataclasses.replace(FIRST, responses=(*FIRST.responses, response(Role.MISMATCHED, 8))),
+    TokenizedRow("kto:2", (7,), (response(Role.UNPAIRED, 8, label=0.0), response(Role.MISMATCHED, 9)), weight=0.5),
+]
+
+
+def unpaired_view(rows, logps, **step):
+    batch = pack(rows, dataclasses.replace(STEP, **step))
+    return batch.unpaired(table_of(batch, logps))
+
+
+def test_the_table_of_responses_becomes_single_responses_with_a_verdict():
+    view = unpaired_view(MIXED, [-1.0, -10.0, -2.0, -3.0, -20.0, -4.0, -30.0], split_has_pairs=True)
+    assert view.logps.tolist() == [-1.0, -2.0, -3.0, -4.0]
+    assert view.tokens.tolist() == [2, 3, 2, 1]
+    assert view.desirable.tolist() == [True, True, False, False]
+    assert view.weight.tolist() == [3.0, 2.0, 2.0, 0.5]
+    # that of the response's own prompt
+    assert view.mismatched.tolist() == [-10.0, -20.0, -20.0, -30.0]
+    assert view.pairs.tolist() == [[1], [2]]
+
+
+def test_single_responses_of_data_without_pairs_have_none():
+    assert unpaired_view([MIXED[0]], [-1.0, -2.0]).pairs is None
+
+
+def test_a_batch_without_pairs_of_data_with_pairs_has_none_of_them():
+    assert unpaired_view([MIXED[0]], [-1.0, -2.0], split_has_pairs=True).pairs.shape == (2, 0)
+
+
+def test_without_mismatched_responses_there_are_none_to_read():
+    view = unpaired_view([FIRST], [-1.0, -2.0])
+    with pytest.raises(UndeclaredNeedError, match="needs_mismatched = True"):
+        _ = view.mismatched
+
+
+def test_pairs_do_not_see_the_mismatched_responses_beside_them():
+    batch = pack([MIXED[1], SECOND], STEP)
+    pairs = batch.pairs(table_of(batch, [-1.0, -2.0, -20.0, -3.0, -4.0]))
+    assert pairs.chosen.tolist() == [-1.0, -3.0]
+    assert pairs.rejected.tolist() == [-2.0, -4.0]
+
+
+@pytest.mark.parametrize("label", [None, 0.5, math.nan, -1.0])
+def test_an_unpaired_response_that_is_neither_desirable_nor_undesirable_is_refused_by_row(label):
+    odd = TokenizedRow("odd:1", (5,), (response(Role.UNPAIRED, 6, label=label),))
+    with pytest.raises(ValueError, match=r"label of an unpaired response is 1 or 0: odd:1$"):
+        unpaired_view([FIRST, odd], [-1.0, -2.0, -3.0])
+
+
+def test_a_mismatched_response_is_laid_out_after_its_prompt_like_any_other():
+    batch = pack([MIXED[0]], STEP)
+    assert batch.input_ids.tolist() == [5, 6, 9]
+    assert batch.position_ids.tolist() == [0, 1, 1]
+    assert batch.score_index.tolist() == [0, 1, 0, 2]
+
+
+def test_roles_that_are_not_asked_for_are_left_out():
+    batch = pack(MIXED, STEP, roles=[Role.UNPAIRED])
+    assert batch.role.tolist() == [Role.UNPAIRED] * 2
+    assert len(batch) == 3

@@ -4,7 +4,7 @@ import orpo_lightning
 
 NAMES = """
     Filter Message SourceConfig TextRow
-    CPO DPO IPO ORPO SFT HingeDPO NonFiniteError Objective ObjectiveOutput OptimizerConfig PairLogps PolicyConfig
+    CPO DPO IPO KTO ORPO SFT HingeDPO NonFiniteError Objective ObjectiveOutput OptimizerConfig PairLogps PolicyConfig
     PreferenceDataModule PreferenceModule ReferenceConfig RobustDPO ScheduleConfig SimPO get_objective list_objectives
 """
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -47,7 +47,7 @@ class BatchPlan(Dataset[PackedBatch]):
         rank: this rank.
         shuffle: whether each epoch has an order of its own.
         seed: of the order and of the micro-batches' randomness.
-        rejected: whether the rejected responses are part of the stream.
+        roles: the responses of these roles are part of the stream.
         max_tokens: largest number of tokens of a micro-batch; None is no limit.
     """
 
@@ -61,7 +61,7 @@ class BatchPlan(Dataset[PackedBatch]):
         *,
         shuffle: bool = True,
         seed: int = 0,
-        rejected: bool = True,
+        roles: Collection[Role] = tuple(Role),
         max_tokens: int | None = None,
     ) -> None:
         if global_batch_size < 1:
@@ -75,12 +75,13 @@ class BatchPlan(Dataset[PackedBatch]):
         self.rank = rank
         self.shuffle = shuffle
         self.seed = seed
-        self.rejected = rejected
+        self.roles = roles
         self.max_tokens = max_tokens
         self.steps = -(-len(rows) // global_batch_size)
         self._order_of: tuple[int, list[int]] | None = None
         self._last: tuple[tuple[int, int], list[Slot]] | None = None
-        self._lengths = [_stream_tokens(row, rejected) for row in rows]
+        self._lengths = [_stream_tokens(row, roles) for row in rows]
+        self._has_pairs = any(response.role is Role.REJECTED for row in rows for response in row.responses)
 
     def __len__(self) -> int:
         return self.steps * self.accumulate
@@ -94,7 +95,7 @@ class BatchPlan(Dataset[PackedBatch]):
         """The micro-batch of a slot."""
         rows = [self.rows[i] for i in slot.rows]
         weights = [0.0] * len(rows) if slot.filler else None
-        return pack(rows, slot.step, weights, rejected=self.rejected)
+        return pack(rows, slot.step, weights, roles=self.roles)
 
     def slots(self, epoch: int, step: int) -> list[Slot]:
         """The micro-batches of a step: number ``i`` is the ``i // world_size``-th of rank ``i % world_size``."""
@@ -112,6 +113,7 @@ class BatchPlan(Dataset[PackedBatch]):
                     info,
                     is_last=slot // self.world_size == self.accumulate - 1,
                     seed=_mix(self.seed, epoch, step, slot),
+                    split_has_pairs=self._has_pairs,
                 ),
                 filler=not rows,
             )
@@ -185,6 +187,7 @@ def step_info(rows: Sequence[TokenizedRow], micro_batches: int = 1) -> StepInfo:
     weight = sum(row.weight for row in rows)
     response = sum(row.weight * _chosen_tokens(row) for row in rows)
     full = response + sum(row.weight * (len(row.prompt) - 1) for row in rows)
+    judged = sum(row.weight * sum(each.role is not Role.MISMATCHED for each in row.responses) for row in rows)
     # a batch whose rows all have weight 0 has loss 0, not 0 / 0
     pairs = weight or 1.0
     return StepInfo(
@@ -192,6 +195,7 @@ def step_info(rows: Sequence[TokenizedRow], micro_batches: int = 1) -> StepInfo:
         tokens_per_pair=response / pairs or 1.0,
         full_tokens_per_pair=full / pairs or 1.0,
         micro_batches=micro_batches,
+        response_weight=judged or 1.0,
     )
 
 
@@ -199,10 +203,8 @@ def _chosen_tokens(row: TokenizedRow) -> int:
     return sum(len(response.ids) for response in row.responses if response.role is Role.CHOSEN)
 
 
-def _stream_tokens(row: TokenizedRow, rejected: bool) -> int:
-    return len(row.prompt) + sum(
-        len(response.ids) - 1 for response in row.responses if rejected or response.role is not Role.REJECTED
-    )
+def _stream_tokens(row: TokenizedRow, roles: Collection[Role]) -> int:
+    return len(row.prompt) + sum(len(response.ids) - 1 for response in row.responses if response.role in roles)
 
 
 def _balance(members: Sequence[int], lengths: Sequence[int], bins: int) -> list[list[int]]:

@@ -13,13 +13,14 @@ from torch.utils.data import DataLoader
 from orpo_lightning.data.batching import BatchPlan, PlanSampler
 from orpo_lightning.data.filters import Filter
 from orpo_lightning.data.lengths import LENGTH_REASONS, LengthLimits, Overlong
+from orpo_lightning.data.mismatch import with_mismatched
 from orpo_lightning.data.preparation import Preparation
 from orpo_lightning.data.report import SplitReport, print_reports
 from orpo_lightning.data.sources import SAMPLE, SourceConfig
 from orpo_lightning.data.splits import load_training, load_validation
 from orpo_lightning.data.tokenization import load_tokenizer
 from orpo_lightning.packing import PackedBatch
-from orpo_lightning.records import TokenizedRow
+from orpo_lightning.records import Role, TokenizedRow
 
 MANY_TOO_LONG = 0.2
 """Share of rows dropped for their length from which a warning says how to keep them."""
@@ -108,7 +109,7 @@ class PreferenceDataModule(LightningDataModule):
     @property
     def rows(self) -> Mapping[str, Sequence[TokenizedRow]]:
         """The tokenized rows by split: ``train``, and ``validation`` or ``validation/NAME``."""
-        return self._rows
+        return {split: self._rows_for_module(split) for split in self._rows}
 
     @property
     def val_names(self) -> tuple[str, ...]:
@@ -130,6 +131,8 @@ class PreferenceDataModule(LightningDataModule):
         self.reports = {name: report for split in splits.values() for name, report in split.reports.items()}
         if self.trainer is not None:
             self._tell()
+        for split in self._rows:
+            self._rows_for_module(split)  # what the module cannot take is refused before it loads a model
 
     @rank_zero_only
     def _tell(self) -> None:
@@ -184,6 +187,12 @@ class PreferenceDataModule(LightningDataModule):
             for row in rows
         )
 
+    @property
+    def unpaired_row(self) -> str | None:
+        """Id of the first row that is not a pair, if there is one in any split."""
+        rows = (row for rows in self._rows.values() for row in rows)
+        return next((row.row_id for row in rows if any(each.role is Role.UNPAIRED for each in row.responses)), None)
+
     def train_dataloader(self) -> DataLoader[PackedBatch]:
         """The training micro-batches of this rank, from where the run stands."""
         trainer = self._attached_trainer
@@ -193,15 +202,16 @@ class PreferenceDataModule(LightningDataModule):
                 "trainer.overfit_batches trains on the same batches in every epoch: set data.shuffle = false and use "
                 "one process"
             )
+        left_out = () if getattr(trainer.lightning_module, "needs_rejected", True) else (Role.REJECTED,)
         plan = BatchPlan(
-            self._rows["train"],
+            self._rows_for_module("train"),
             self.global_batch_size,
             trainer.accumulate_grad_batches,
             trainer.world_size,
             trainer.global_rank,
             shuffle=self.shuffle,
             seed=self._seed,
-            rejected=getattr(trainer.lightning_module, "needs_rejected", True),
+            roles=[role for role in Role if role not in left_out],
             max_tokens=self.max_tokens_per_batch,
         )
         epoch, first_step = divmod(trainer.global_step, self.steps_per_epoch)
@@ -218,8 +228,8 @@ class PreferenceDataModule(LightningDataModule):
                 f"trainer.limit_val_batches = {limit} would measure rows that depend on how validation is split; "
                 "accepted: 1.0 (all) or a number of batches, which takes the first rows"
             )
-        sets = [rows for name, rows in self._rows.items() if name != "train" and len(rows)]
-        return [self._evaluation_loader(rows, limit) for rows in sets if limit]
+        sets = [self._rows_for_module(split) for split in self._rows if split != "train" and limit]
+        return [self._evaluation_loader(rows, limit) for rows in sets if rows]
 
     def _evaluation_loader(self, rows: Sequence[TokenizedRow], limit: float) -> DataLoader[PackedBatch]:
         trainer = self._attached_trainer
@@ -237,6 +247,12 @@ class PreferenceDataModule(LightningDataModule):
         )
         plan.check_tokens(epoch=0)
         return self._loader(PlanSampler(plan))
+
+    def _rows_for_module(self, split: str) -> Sequence[TokenizedRow]:
+        """The rows of a split; with a mismatched response each if the module needs them."""
+        rows = self._rows[split]
+        needs_mismatched = self.trainer and getattr(self.trainer.lightning_module, "needs_mismatched", False)
+        return with_mismatched(rows, split) if needs_mismatched else rows
 
     def test_dataloader(self) -> list[DataLoader[PackedBatch]]:
         """The validation micro-batches."""

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from orpo_lightning.metrics import RatioMetrics, preference_ratios, weighted_sum
+from orpo_lightning.metrics import RatioMetrics, weighted_sum
 from orpo_lightning.models.loading import (
     PolicyConfig,
     ReferenceConfig,
@@ -27,9 +27,10 @@ from orpo_lightning.models.loading import (
 from orpo_lightning.models.logp_model import Layout, LogpModel
 from orpo_lightning.modules.optimization import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule
 from orpo_lightning.modules.resume import rewind_to_step
+from orpo_lightning.modules.views import view_of
 from orpo_lightning.objectives import Objective
 from orpo_lightning.packing import PackedBatch
-from orpo_lightning.records import PairLogps
+from orpo_lightning.records import PairLogps, UnpairedLogps
 
 STEP0_TOLERANCE = 1e-3
 """Largest relative difference of policy and reference log-probabilities before the first step."""
@@ -80,13 +81,19 @@ class PreferenceModule(LightningModule):
         self.reference: LogpModel | None = None
         self.train_metrics = RatioMetrics()
         self.eval_metrics: list[RatioMetrics] = []
-        self._step_losses: list[tuple[Tensor, tuple[str, ...]]] = []
+        self._view: Any = view_of(objective)  # its types are those that the objective is called with
+        self._step_losses: list[tuple[Tensor, Tensor, tuple[str, ...]]] = []
         self._objective_state: dict[str, Any] = {}
 
     @property
     def needs_rejected(self) -> bool:
         """Whether training streams hold the rejected responses; the data module asks."""
         return self.objective.needs_rejected
+
+    @property
+    def needs_mismatched(self) -> bool:
+        """Whether each prompt gets a response to another one; the data module asks."""
+        return self.objective.needs_mismatched
 
     def configure_model(self) -> None:
         """Load the policy, and the reference if the objective needs one. Lightning may call this more than once."""
@@ -105,16 +112,19 @@ class PreferenceModule(LightningModule):
         schedule = build_schedule(self.schedule_config, optimizer, self._data.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def policy_logps(self, batch: PackedBatch) -> PairLogps:
+    def policy_logps(self, batch: PackedBatch) -> PairLogps | UnpairedLogps:
         """Log-probabilities of a batch under the policy."""
-        return batch.pairs(self._policy(batch, prompt_logps=self.objective.needs_prompt_logps))
+        return self._seen(batch, self._policy)
 
     @torch.no_grad()
-    def reference_logps(self, batch: PackedBatch) -> PairLogps | None:
+    def reference_logps(self, batch: PackedBatch) -> PairLogps | UnpairedLogps | None:
         """Log-probabilities of a batch under the reference; None if the objective needs none."""
-        if self.reference is None:
-            return None
-        return batch.pairs(self.reference(batch, prompt_logps=self.objective.needs_prompt_logps))
+        return None if self.reference is None else self._seen(batch, self.reference)
+
+    def _seen(self, batch: PackedBatch, model: LogpModel) -> PairLogps | UnpairedLogps:
+        table = model(batch, prompt_logps=self.objective.needs_prompt_logps)
+        logps: PairLogps | UnpairedLogps = self._view.logps(batch, table)
+        return logps
 
     def training_step(self, batch: PackedBatch, batch_idx: int) -> Tensor:
         """The part of a micro-batch in the loss of its global batch."""
@@ -154,16 +164,18 @@ class PreferenceModule(LightningModule):
         self._finish_evaluation("test")
 
     def _shared_step(self, batch: PackedBatch, metrics: RatioMetrics) -> Tensor:
-        policy = self.policy_logps(batch)
-        reference = self.reference_logps(batch)
+        policy: Any = self.policy_logps(batch)
+        reference: Any = self.reference_logps(batch)
         if self.training and self.global_step == 0 and reference is not None:
-            self._check_reference(policy, reference, batch)
+            self._check_reference(self._view.sums(policy), self._view.sums(reference), batch)
         output = self.objective(policy, reference)
-        weight = batch.weight[batch.group[batch.chosen]]
-        metrics.update(preference_ratios(policy, output, weight))
+        groups = self._view.groups(batch)
+        weight = batch.weight[groups]
+        metrics.update(self._view.ratios(policy, output, weight))
         if self.training:
-            self._step_losses.append((output.loss.detach(), batch.row_ids))
-        return weighted_sum(output.loss, weight.to(output.loss.dtype)) / batch.step.weight
+            self._step_losses.append((output.loss.detach(), groups, batch.row_ids))
+        total: float = self._view.total_weight(batch.step)
+        return weighted_sum(output.loss, weight.to(output.loss.dtype)) / total
 
     def _finish_evaluation(self, stage: str) -> None:
         if self._objective_state:
@@ -180,14 +192,20 @@ class PreferenceModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Refuse, before a model is loaded, what would train on something else than what was asked for."""
-        if stage != "fit":
-            return
+        unpaired = getattr(self._data, "unpaired_row", None)
+        if unpaired is not None and self.objective.needs_pairs:
+            raise ValueError(
+                f"the data has unpaired rows ({unpaired} is the first), and {type(self.objective).__name__} takes "
+                "pairs of a chosen and a rejected response: use KTO, or data of pairs"
+            )
         micro_batches = self.trainer.accumulate_grad_batches * self.trainer.world_size
         if self.objective.couples_pairs and micro_batches > 1:
             raise ValueError(
                 f"{type(self.objective).__name__} couples the pairs of a batch, so its global batch cannot be split "
                 f"into {micro_batches} micro-batches: set trainer.accumulate_grad_batches = 1 and use one process"
             )
+        if stage != "fit":
+            return
         steps, trainer = self._steps_per_epoch, self.trainer
         whole_epochs = trainer.val_check_interval in (1.0, None) and trainer.check_val_every_n_epoch is not None
         if getattr(self._data, "val", None) and whole_epochs and 0 <= trainer.max_steps < steps:
@@ -244,23 +262,29 @@ class PreferenceModule(LightningModule):
         return getattr(self.trainer.precision_plugin, "scaler", None)
 
     def _raise_non_finite(self, what: str, found: str) -> None:
-        losses = [pair for loss, ids in self._step_losses for pair in zip(ids, loss.tolist(), strict=True)]
+        losses = [
+            (ids[group], value)
+            for loss, groups, ids in self._step_losses
+            for group, value in zip(groups.tolist(), loss.tolist(), strict=True)
+        ]
         gathered: list[list[tuple[str, float]]] = [losses]
         if torch.distributed.is_initialized():
             gathered = [[] for _ in range(torch.distributed.get_world_size())]
             torch.distributed.all_gather_object(gathered, losses)
-        loss_of = dict(pair for of_rank in gathered for pair in of_rank)
+        all_losses = [pair for of_rank in gathered for pair in of_rank]
         # a gradient can be infinite where every loss is finite: then any row of the step may be the cause
-        rows = [row_id for row_id, loss in loss_of.items() if not math.isfinite(loss)] or list(loss_of)
+        rows = {row_id for row_id, loss in all_losses if not math.isfinite(loss)} or {
+            row_id for row_id, _ in all_losses
+        }
         raise NonFiniteError(
             f"{what} of optimizer step {self.global_step}{found}; the weights are those from before this step. "
             f"Rows: {', '.join(sorted(rows))}"
         )
 
-    def _check_reference(self, policy: PairLogps, reference: PairLogps, batch: PackedBatch) -> None:
+    def _check_reference(self, policy: Tensor, reference: Tensor, batch: PackedBatch) -> None:
         if self.reference_config.name_or_path is not None or not self.policy_config.disable_dropout:
             return  # they may differ
-        difference = (policy.chosen - reference.chosen).abs().max() / reference.chosen.abs().max().clamp_min(1e-6)
+        difference = (policy - reference).abs().max() / reference.abs().max().clamp_min(1e-6)
         # the largest of all ranks, so that all of them stop; NaN is not larger, and stops the run as a loss
         difference = self.trainer.strategy.reduce(difference, reduce_op="max")
         if difference > STEP0_TOLERANCE:

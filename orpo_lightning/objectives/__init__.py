@@ -4,6 +4,7 @@ from orpo_lightning.objectives.base import Objective, get_objective, list_object
 from orpo_lightning.objectives.cpo import CPO
 from orpo_lightning.objectives.dpo import DPO, HingeDPO, RobustDPO
 from orpo_lightning.objectives.ipo import IPO
+from orpo_lightning.objectives.kto import KTO
 from orpo_lightning.objectives.orpo import ORPO
 from orpo_lightning.objectives.sft import SFT
 from orpo_lightning.objectives.simpo import SimPO
@@ -12,6 +13,7 @@ __all__ = [
     "CPO",
     "DPO",
     "IPO",
+    "KTO",
     "ORPO",
     "SFT",
     "HingeDPO",

@@ -7,12 +7,15 @@ import importlib
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
-from orpo_lightning.records import ObjectiveOutput, PairLogps
+from orpo_lightning.records import ObjectiveOutput
 
 _BUILT_IN = __name__.rpartition(".")[0] + "."
 _registry: dict[str, list[type[Objective]]] = {}
+
+Logps: TypeAlias = Any
+"""`PairLogps`, or `UnpairedLogps` of an objective without pairs. A subclass says which: Any lets it."""
 
 
 class Objective(ABC):
@@ -23,6 +26,7 @@ class Objective(ABC):
     The needs are read from the instance, so they may be properties that depend on its arguments.
 
     Example:
+        >>> from orpo_lightning import PairLogps
         >>> class SquaredMargin(Objective):
         ...     def __init__(self, width: float = 0.5) -> None:
         ...         self.width = width
@@ -49,6 +53,16 @@ class Objective(ABC):
         return True
 
     @property
+    def needs_pairs(self) -> bool:
+        """Whether it is called with `PairLogps`. If not, it is with `UnpairedLogps`, single responses."""
+        return True
+
+    @property
+    def needs_mismatched(self) -> bool:
+        """Whether ``mismatched`` is read: each prompt followed by a response to another one."""
+        return False
+
+    @property
     def needs_prompt_logps(self) -> bool:
         """Whether ``chosen_full`` is read: a likelihood over prompt and response."""
         return False
@@ -59,7 +73,7 @@ class Objective(ABC):
         return False
 
     @abstractmethod
-    def __call__(self, policy: PairLogps, reference: PairLogps | None = None) -> ObjectiveOutput:
+    def __call__(self, policy: Logps, reference: Logps | None = None) -> ObjectiveOutput:
         """Values per pair, ``(B,)``; nothing is reduced or weighted here, the module does that.
 
         Args:

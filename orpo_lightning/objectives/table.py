@@ -13,6 +13,7 @@ def print_objectives() -> None:
         reference = "needs a reference model" if objective.needs_reference else "no reference model"
         print(f"{objective}\n    {cls.formula}\n    {cls.citation}; {reference}\n")
     print(
-        "x prompt, y_w chosen, y_l rejected response; S summed and A mean log-probability; "
-        "h log-ratio to the reference\nUse one by its name: --model.objective DPO --model.objective.beta 0.2"
+        "x prompt, y_w chosen, y_l rejected response; S summed and A mean log-probability;\n"
+        "h log-ratio to the reference, z its mean over mismatched responses\n"
+        "Use one by its name: --model.objective DPO --model.objective.beta 0.2"
     )

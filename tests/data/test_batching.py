@@ -11,6 +11,8 @@ from torch.utils.data import DataLoader
 from orpo_lightning.data.batching import BatchPlan, PlanSampler, step_info
 from orpo_lightning.records import Role, TokenizedResponse, TokenizedRow
 
+WITHOUT_REJECTED = [role for role in Role if role is not Role.REJECTED]
+
 
 def make_row(number, prompt=2, chosen=2, rejected=2, weight=1.0):
     """A row of the given lengths; its stream takes prompt + (chosen - 1) + (rejected - 1) tokens."""
@@ -143,7 +145,7 @@ def test_a_row_longer_than_all_others_together_sits_alone():
 @quick
 @given(row_lists, global_batches, splits, st.booleans())
 def test_micro_batches_are_balanced(rows, global_batch, split, rejected):
-    plans = ranks_of(rows, global_batch, *split, rejected=rejected)
+    plans = ranks_of(rows, global_batch, *split, roles=list(Role) if rejected else WITHOUT_REJECTED)
     for step in range(plans[0].steps):
         batches = micro_batches_of(plans, step)
         loads = [0 if is_filler(batch) else batch.num_tokens for batch in batches]
@@ -279,17 +281,17 @@ def test_every_step_and_rank_of_the_epoch_is_checked():
 
 def test_rejected_responses_that_are_left_out_take_no_tokens():
     rows = [make_row(0, prompt=2, chosen=3, rejected=50), make_row(1, prompt=2, chosen=3, rejected=2)]
-    plan = BatchPlan(rows, 2, rejected=False, max_tokens=8)
+    plan = BatchPlan(rows, 2, roles=WITHOUT_REJECTED, max_tokens=8)
     plan.check_tokens(epoch=0)
     assert plan[0].num_tokens == 8
     with pytest.raises(ValueError, match="max_tokens_per_batch"):
-        BatchPlan(rows, 2, rejected=True, max_tokens=8).check_tokens(epoch=0)
+        BatchPlan(rows, 2, max_tokens=8).check_tokens(epoch=0)
 
 
 def test_micro_batches_are_balanced_by_the_tokens_that_are_run():
     # long rejected responses would put row 0 alone, if they were counted
     rows = [make_row(0, prompt=3, rejected=90), *(make_row(i, prompt=3, rejected=1) for i in range(1, 4))]
-    batches = micro_batches_of(ranks_of(rows, 4, accumulate=2, rejected=False), step=0)
+    batches = micro_batches_of(ranks_of(rows, 4, accumulate=2, roles=WITHOUT_REJECTED), step=0)
     assert [len(batch) for batch in batches] == [2, 2]
 
 

@@ -8,7 +8,7 @@ from orpo_lightning.models.head import OutputHead, target_logps
 from orpo_lightning.models.logp_model import LogpModel
 from orpo_lightning.models.tiny import tiny_model
 from orpo_lightning.packing import pack
-from orpo_lightning.records import StepInfo
+from orpo_lightning.records import Role, StepInfo
 from orpo_lightning.testing import make_rows
 
 STEP = StepInfo(weight=1.0, tokens_per_pair=1.0, full_tokens_per_pair=1.0)
@@ -89,7 +89,7 @@ def test_logits_exist_only_where_a_log_probability_is_asked_for(prompt, rejected
     model(pack(rows, STEP))  # the check of the layout projects, too
     projected = Projected(net)
     with torch.no_grad():
-        model(pack(rows, STEP, rejected=rejected), prompt_logps=prompt)
+        model(pack(rows, STEP, roles=[Role.CHOSEN, *[Role.REJECTED] * rejected]), prompt_logps=prompt)
     chosen, other = ([len(row.responses[i].ids) for row in rows] for i in (0, 1))
     expected = sum(chosen) + rejected * sum(other) + prompt * sum(len(row.prompt) - 1 for row in rows)
     assert projected.positions == expected

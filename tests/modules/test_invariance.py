@@ -129,7 +129,8 @@ def test_validation_does_not_depend_on_how_it_is_split():
 def two_processes(tmp_path_factory):
     """The same runs on two ranks (DDP over gloo): one launch for all objectives."""
     folder = tmp_path_factory.mktemp("ddp")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
     result = subprocess.run(
         [*command, "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", __file__, str(folder)],

@@ -12,16 +12,19 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from orpo_lightning.functional import dpo_loss, log_odds, odds_ratio_loss, simpo_loss
-from orpo_lightning.objectives import CPO, DPO, IPO, ORPO, SFT, HingeDPO, RobustDPO, SimPO
-from orpo_lightning.records import PairLogps
-from orpo_lightning.testing import make_pairs, make_rows
+from orpo_lightning.data.mismatch import with_mismatched
+from orpo_lightning.functional import dpo_loss, kto_loss, kto_reference_point, log_odds, odds_ratio_loss, simpo_loss
+from orpo_lightning.metrics import RatioMetrics, unpaired_ratios
+from orpo_lightning.objectives import CPO, DPO, IPO, KTO, ORPO, SFT, HingeDPO, RobustDPO, SimPO
+from orpo_lightning.records import PairLogps, UnpairedLogps
+from orpo_lightning.testing import make_pairs, make_rows, make_unpaired_rows
 
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 CPOConfig = pytest.importorskip("trl.experimental.cpo").CPOConfig
 CPOTrainer = pytest.importorskip("trl.experimental.cpo").CPOTrainer
 ORPOTrainer = pytest.importorskip("trl.experimental.orpo").ORPOTrainer
 DPOTrainer = pytest.importorskip("trl").DPOTrainer
+KTOTrainer = pytest.importorskip("trl").KTOTrainer
 trl_log1mexp = pytest.importorskip("trl.experimental.orpo.orpo_trainer").log1mexp
 add_fused_lm_head = pytest.importorskip("trl.trainer.utils").add_fused_lm_head
 
@@ -147,6 +150,47 @@ def trl_dpo(model, reference, rows, loss_type, beta=0.1, label_smoothing=0.0):
     return loss, {name: values[0] for name, values in trainer._metrics["train"].items()}
 
 
+def kto_batch(rows):
+    batch = {"label": torch.tensor([row.responses[0].label == 1 for row in rows])}
+    for i, prefix in enumerate(("", "KL_")):
+        responses = [row.responses[i].ids for row in rows]
+        ids = [row.prompt + response for row, response in zip(rows, responses, strict=True)]
+        mask = [[0] * len(row.prompt) + [1] * len(response) for row, response in zip(rows, responses, strict=True)]
+        batch[f"{prefix}input_ids"] = padded(ids, 0)
+        batch[f"{prefix}attention_mask"] = padded([[1] * len(each) for each in ids], 0)
+        batch[f"{prefix}completion_mask"] = padded(mask, 0)
+    return batch
+
+
+def trl_kto(model, reference, batch, **settings):
+    trainer = without_init(
+        KTOTrainer,
+        model=model,
+        ref_model=reference,
+        args=SimpleNamespace(gradient_checkpointing_kwargs=None),
+        precompute_ref_logps=reference is None,
+        loss_type="kto",
+        calculate_KL=True,
+        _metrics={"train": defaultdict(list), "eval": defaultdict(list)},
+        _total_train_tokens=0,
+        _tp_size=1,
+        **{"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0, **settings},
+    )
+    loss = trainer._compute_loss(model, batch, return_outputs=False)
+    return loss, {name: values[0] for name, values in trainer._metrics["train"].items()}
+
+
+def score_unpaired(model, rows):
+    own, mismatched = (torch.stack([sums(model, row.prompt, row.responses[i].ids)[0] for row in rows]) for i in (0, 1))
+    return UnpairedLogps(
+        logps=own,
+        tokens=torch.tensor([len(row.responses[0].ids) for row in rows]),
+        desirable=torch.tensor([row.responses[0].label == 1 for row in rows]),
+        weight=torch.ones(len(rows)),
+        mismatched=mismatched,
+    )
+
+
 def gradient(model, loss):
     return torch.cat([each.flatten() for each in torch.autograd.grad(loss, list(model.parameters()))])
 
@@ -222,6 +266,43 @@ def test_simpo_formula_with_gamma_on_the_same_scale(beta, gamma):
     assert_same_formula(simpo_loss(chosen - rejected, beta, gamma), losses, means)
 
 
+class GivenLogps(torch.nn.Module):
+    """A model with the given log-probabilities: by the first token those of the rows or of the mismatched responses."""
+
+    def __init__(self, own, mismatched):
+        super().__init__()
+        self.given = {0: own, 1: mismatched}
+
+    def forward(self, input_ids, **_):
+        logps = self.given[input_ids[0, 0].item()][:, None]
+        return SimpleNamespace(log_probs=logps, entropy=torch.zeros_like(logps), mean_logits=torch.zeros_like(logps))
+
+
+@pytest.mark.parametrize("shift", [-3.0, 3.0], ids=["reference point 0", "reference point above 0"])
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (1.5, 0.5)])
+def test_kto_formula(shift, weights):
+    torch.manual_seed(0)
+    own, mismatched = inputs = leaves(-8 * torch.rand(50), -8 * torch.rand(50) + shift)
+    reference_own, reference_mismatched = -8 * torch.rand(50), -8 * torch.rand(50)
+    desirable = torch.rand(50) < 0.6
+    batch = {"label": desirable, "ref_logps": reference_own, "ref_KL_logps": reference_mismatched}
+    for prefix, first in (("", 0), ("KL_", 1)):
+        batch[f"{prefix}input_ids"] = torch.tensor([[first, 5]] * 50)
+        batch[f"{prefix}attention_mask"] = torch.ones(50, 2, dtype=torch.long)
+        batch[f"{prefix}completion_mask"] = torch.tensor([[0, 1]] * 50)
+    names = dict(zip(("desirable_weight", "undesirable_weight"), weights, strict=True))
+    theirs, metrics = trl_kto(GivenLogps(own, mismatched), None, batch, beta=0.3, **names)
+    z = kto_reference_point(mismatched - reference_mismatched)
+    found = kto_loss(own - reference_own, z, desirable, 0.3, *weights).mean()
+    assert z.item() == pytest.approx(metrics["kl"], rel=1e-5)
+    assert (z > 0) == (shift > 0)
+    torch.testing.assert_close(found, theirs, rtol=1e-5, atol=1e-7)
+    ours_by, theirs_by = (torch.autograd.grad(each, inputs, allow_unused=True) for each in (found, theirs))
+    assert theirs_by[0].all()
+    torch.testing.assert_close(ours_by[0], theirs_by[0], rtol=1e-5, atol=1e-8)
+    assert ours_by[1] is theirs_by[1] is None
+
+
 # trainers, on the logits of one model
 
 
@@ -287,7 +368,38 @@ def test_dpo_trainer_logs_our_rewards(policy, reference):
     assert metrics["rewards/rejected"] == pytest.approx(output.rejected_rewards.mean().item(), rel=1e-5)
 
 
+UNPAIRED = with_mismatched(make_unpaired_rows(6), "train")
+MEASURES_OF_KTO = ("rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen", "logps/rejected")
+
+
+@pytest.mark.parametrize("settings", [{}, {"beta": 0.5}, {"desirable_weight": 1.5, "undesirable_weight": 0.5}], ids=str)
+def test_kto_trainer(policy, reference, settings):
+    loss, metrics = trl_kto(policy, reference, kto_batch(UNPAIRED), **settings)
+    with torch.no_grad():
+        reference_logps = score_unpaired(reference, UNPAIRED)
+    logps = score_unpaired(policy, UNPAIRED)
+    output = KTO(**settings)(logps, reference_logps)
+    assert_same(policy, output.loss.mean(), loss)
+    measured = RatioMetrics()
+    measured.update(unpaired_ratios(logps, output, logps.weight))
+    expected = {name: metrics[name] for name in ("kl", *MEASURES_OF_KTO)}
+    found = {name: value.item() for name, value in measured.compute().items()}
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
 # known differences
+
+
+def test_difference_trls_kto_drops_the_measures_of_a_kind_that_a_batch_has_none_of_and_ours_keeps_the_names(
+    policy, reference
+):
+    desirable = [row for row in UNPAIRED if row.responses[0].label == 1]
+    _, metrics = trl_kto(policy, reference, kto_batch(desirable))
+    assert not {"rewards/rejected", "rewards/margins", "logps/rejected"} & set(metrics)
+    with torch.no_grad():
+        logps = score_unpaired(policy, desirable)
+        output = KTO()(logps, score_unpaired(reference, desirable))
+    assert set(MEASURES_OF_KTO) < set(unpaired_ratios(logps, output, logps.weight))
 
 
 def test_difference_the_log_odds_ratio_that_trl_logs_is_minus_our_or_loss(policy):

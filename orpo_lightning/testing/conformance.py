@@ -1,37 +1,21 @@
-"""What a user needs to test an objective of their own: the conformance test, and rows to train a few steps on.
-
-from orpo_lightning.testing import check_objective
-
-def test_my_objective():
-    check_objective(SquaredMargin)
-"""
+"""The conformance test of objectives: the rules of the contract, each tried on random log-probabilities."""
 
 from __future__ import annotations
 
 import copy
 import io
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
-from orpo_lightning.metrics import preference_ratios
+from orpo_lightning.metrics import preference_ratios, unpaired_ratios
 from orpo_lightning.objectives import Objective, get_objective
-from orpo_lightning.records import (
-    ObjectiveOutput,
-    PairLogps,
-    Role,
-    TokenizedResponse,
-    TokenizedRow,
-    UndeclaredNeedError,
-)
-
-_PAIRS = 5
-_FIELDS = ("chosen", "rejected", "chosen_full")
-_COUNTS = ("chosen_tokens", "rejected_tokens", "chosen_full_tokens")
+from orpo_lightning.records import ObjectiveOutput, PairLogps, UndeclaredNeedError, UnpairedLogps
+from orpo_lightning.testing.samples import COUNT, make_pairs, make_unpaired
 
 
 def check_objective(cls: type[Objective], **arguments: Any) -> None:
@@ -40,7 +24,8 @@ def check_objective(cls: type[Objective], **arguments: Any) -> None:
     Shapes and dtypes; finite values and gradients at the edges (log p = 0, one-token responses, identical pairs,
     very unlikely responses, bf16 inputs); the order of the pairs does not matter; a pair's loss does not depend on
     its batch mates unless ``couples_pairs``; nothing undeclared is read; inputs are not changed in place; arguments
-    are stored under their names; the objective survives a round trip through a config file and a checkpoint.
+    are stored under their names; the objective survives a round trip through a config file and a checkpoint. An
+    objective without pairs is called with single responses, and the same is asked of these.
 
     Args:
         cls: the class to check.
@@ -66,70 +51,105 @@ def check_objective(cls: type[Objective], **arguments: Any) -> None:
     assert not broken, f"{cls.__name__} breaks the contract of an objective:\n" + "\n".join(broken)
 
 
-def make_rows(count: int, vocabulary: int = 97, longest: int = 12, seed: int = 0) -> list[TokenizedRow]:
-    """Random pairs in tokens, of uneven lengths, to train a few steps on.
+@dataclass(frozen=True)
+class _Specimens:
+    """What objectives of one view are tried on.
 
-    Example:
-        >>> len(make_rows(3)), make_rows(3) == make_rows(3)
-        (3, True)
+    Args:
+        unit: what the loss is a mean over.
+        make: makes random log-probabilities, given `dtype` and `seed`.
+        logps: their fields of log-probabilities.
+        tokens: those of the token counts of single responses.
+        others: their other fields of one value per unit.
+        declared: the fields that are there only if a need is declared.
+        edges: the cases of the view's own, of ordinary log-probabilities, certain ones and very unlikely ones.
+        ratios: the measures of the view.
     """
-    generator = random.Random(seed)
 
-    def tokens() -> tuple[int, ...]:
-        return tuple(generator.randrange(3, vocabulary) for _ in range(generator.randint(1, longest)))
+    unit: str
+    make: Callable[..., Any]
+    logps: tuple[str, ...]
+    tokens: tuple[str, ...]
+    others: tuple[str, ...]
+    declared: Mapping[str, tuple[str, ...]]
+    edges: Callable[[Any, Tensor, Tensor], dict[str, Any]]
+    ratios: Callable[..., object]
 
-    return [
-        TokenizedRow(
-            row_id=f"made:{i + 1}",
-            prompt=tokens(),
-            responses=(TokenizedResponse(tokens(), Role.CHOSEN), TokenizedResponse(tokens(), Role.REJECTED)),
-        )
-        for i in range(count)
-    ]
-
-
-def make_pairs(pairs: int = _PAIRS, dtype: torch.dtype = torch.float64, seed: int = 0) -> PairLogps:
-    """Random log-probabilities of pairs, with everything that an objective may declare to need."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def counts() -> Tensor:
-        return torch.randint(1, 20, (pairs,), generator=generator)
-
-    def logps(tokens: Tensor) -> Tensor:
-        per_token = -0.05 - 4 * torch.rand(pairs, generator=generator, dtype=torch.float64)
-        return (per_token * tokens).to(dtype)
-
-    chosen_tokens, rejected_tokens, prompt_tokens = counts(), counts(), counts()
-    chosen = logps(chosen_tokens)
-    return PairLogps(
-        chosen=chosen,
-        chosen_tokens=chosen_tokens,
-        rejected=logps(rejected_tokens),
-        rejected_tokens=rejected_tokens,
-        chosen_full=chosen + logps(prompt_tokens),
-        chosen_full_tokens=chosen_tokens + prompt_tokens,
-        margin=torch.randn(pairs, generator=generator, dtype=torch.float64).to(dtype),
-        tokens_per_pair=8.0,
-        full_tokens_per_pair=16.0,
-    )
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return (*self.logps, *self.tokens, *self.others)
 
 
-def _declared(objective: Objective, pairs: PairLogps) -> PairLogps:
-    """The pairs without what the objective does not declare."""
-    absent: dict[str, None] = {}
-    if not objective.needs_rejected:
-        absent |= {"rejected": None, "rejected_tokens": None}
-    if not objective.needs_prompt_logps:
-        absent |= {"chosen_full": None, "chosen_full_tokens": None}
-    return pairs.replace(**absent)
+def _edges_of_pairs(plain: PairLogps, certain: Tensor, unlikely: Tensor) -> dict[str, PairLogps]:
+    low = {"chosen": unlikely, "chosen_full": unlikely}
+    high = {"chosen": certain, "chosen_full": certain}
+    return {
+        "a certain chosen, an unlikely rejected response": plain.replace(**high, rejected=unlikely),
+        "an unlikely chosen, a certain rejected response": plain.replace(**low, rejected=certain),
+        "identical responses": plain.replace(rejected=plain.chosen, rejected_tokens=plain.chosen_tokens),
+    }
 
 
-def _select(pairs: PairLogps, index: Tensor) -> PairLogps:
-    values = {name: pairs.__dict__[name] for name in (*_FIELDS, *_COUNTS, "margin")}
-    return pairs.replace(**{name: None if value is None else value[index] for name, value in values.items()})
+def _edges_of_unpaired(plain: UnpairedLogps, certain: Tensor, unlikely: Tensor) -> dict[str, UnpairedLogps]:
+    every = torch.ones(COUNT, dtype=torch.bool)
+    return {
+        "certain responses, unlikely mismatched ones": plain.replace(logps=certain, mismatched=unlikely),
+        "unlikely responses, certain mismatched ones": plain.replace(logps=unlikely, mismatched=certain),
+        "desirable responses only": plain.replace(desirable=every),
+        "undesirable responses only": plain.replace(desirable=~every),
+        "responses of weight 0 only": plain.replace(weight=torch.zeros(COUNT)),
+    }
 
 
-def _call(objective: Objective, policy: PairLogps, reference: PairLogps) -> ObjectiveOutput:
+_SPECIMENS = {
+    True: _Specimens(
+        unit="pair",
+        make=make_pairs,
+        logps=("chosen", "rejected", "chosen_full"),
+        tokens=("chosen_tokens", "rejected_tokens"),
+        others=("chosen_full_tokens", "margin"),
+        declared={
+            "needs_rejected": ("rejected", "rejected_tokens"),
+            "needs_prompt_logps": ("chosen_full", "chosen_full_tokens"),
+        },
+        edges=_edges_of_pairs,
+        ratios=preference_ratios,
+    ),
+    False: _Specimens(
+        unit="response",
+        make=make_unpaired,
+        logps=("logps", "mismatched"),
+        tokens=("tokens",),
+        others=("desirable", "weight"),
+        declared={"needs_mismatched": ("mismatched",)},
+        edges=_edges_of_unpaired,
+        ratios=unpaired_ratios,
+    ),
+}
+"""By whether pairs are needed."""
+
+
+def _specimens(objective: Objective) -> _Specimens:
+    return _SPECIMENS[objective.needs_pairs]
+
+
+def _two_models(objective: Objective) -> tuple[Any, Any]:
+    """Log-probabilities under a policy and under a reference."""
+    make = _specimens(objective).make
+    return make(), make(seed=1)
+
+
+def _declared(objective: Objective, logps: Any) -> Any:
+    """The log-probabilities without what the objective does not declare."""
+    declared = _specimens(objective).declared.items()
+    return logps.replace(**{name: None for need, names in declared if not getattr(objective, need) for name in names})
+
+
+def _select(objective: Objective, logps: Any, index: Tensor) -> Any:
+    return logps.replace(**{name: logps.__dict__[name][index] for name in _specimens(objective).fields})
+
+
+def _call(objective: Objective, policy: Any, reference: Any) -> ObjectiveOutput:
     if objective.needs_reference:
         return objective(_declared(objective, policy), _declared(objective, reference))
     try:
@@ -142,70 +162,67 @@ def _call(objective: Objective, policy: PairLogps, reference: PairLogps) -> Obje
 
 def _values(output: ObjectiveOutput) -> Iterator[tuple[str, Tensor]]:
     yield "loss", output.loss
-    for name in ("chosen_rewards", "rejected_rewards"):
+    for name in ("chosen_rewards", "rejected_rewards", "rewards"):
         if getattr(output, name) is not None:
             yield name, getattr(output, name)
     yield from ((f"terms[{name!r}]", value) for name, value in output.terms.items())
 
 
 def _shapes_and_dtypes(objective: Objective) -> None:
+    specimens = _specimens(objective)
     for given, expected in (
         (torch.float64, torch.float64),
         (torch.float32, torch.float32),
         (torch.bfloat16, torch.float32),
     ):
-        output = _call(objective, make_pairs(dtype=given), make_pairs(dtype=given, seed=1))
+        output = _call(objective, specimens.make(dtype=given), specimens.make(dtype=given, seed=1))
         assert isinstance(output, ObjectiveOutput), f"returns {type(output).__name__}, not ObjectiveOutput"
         for name, value in _values(output):
             shape = tuple(value.shape)
-            assert shape == (_PAIRS,), f"{name} has the shape {shape}, not one value per pair ({_PAIRS},)"
+            assert shape == (COUNT,), f"{name} has the shape {shape}, not one value per {specimens.unit} ({COUNT},)"
             assert value.dtype == expected, f"{name} is {value.dtype} for {given} inputs, not {expected}"
 
 
 def _only_the_loss_has_a_gradient(objective: Objective) -> None:
-    policy = _requiring_grad(make_pairs())
-    output = _call(objective, policy, make_pairs(seed=1))
+    policy, reference = _two_models(objective)
+    output = _call(objective, _requiring_grad(objective, policy), reference)
     assert output.loss.requires_grad, "the loss does not depend on the policy's log-probabilities"
     for name, value in _values(output):
         assert name == "loss" or not value.requires_grad, f"{name} must be detached"
 
 
 def _finite_at_the_edges(objective: Objective) -> None:
-    one = torch.ones(_PAIRS, dtype=torch.long)
+    specimens = _specimens(objective)
+    one = torch.ones(COUNT, dtype=torch.long)
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
-        plain = make_pairs(dtype=dtype)
-        certain = {name: torch.zeros(_PAIRS, dtype=dtype) for name in _FIELDS}
-        low = torch.full((_PAIRS,), -1e4, dtype=dtype)
-        unlikely = dict.fromkeys(_FIELDS, low)
-        short = dict.fromkeys(("chosen_tokens", "rejected_tokens"), one)
+        plain = specimens.make(dtype=dtype)
+        certain, unlikely = torch.zeros(COUNT, dtype=dtype), torch.full((COUNT,), -1e4, dtype=dtype)
         cases = {
-            "ordinary pairs": plain,
-            "log p = 0 everywhere": plain.replace(**certain),
-            "a certain chosen, an unlikely rejected response": plain.replace(**{**certain, "rejected": low}),
-            "an unlikely chosen, a certain rejected response": plain.replace(
-                **{**unlikely, "rejected": certain["rejected"]}
-            ),
-            "very unlikely responses": plain.replace(**unlikely),
-            "one-token responses": plain.replace(**short),
-            "identical responses": plain.replace(rejected=plain.chosen, rejected_tokens=plain.chosen_tokens),
+            f"ordinary {specimens.unit}s": plain,
+            "log p = 0 everywhere": plain.replace(**dict.fromkeys(specimens.logps, certain)),
+            "very unlikely responses": plain.replace(**dict.fromkeys(specimens.logps, unlikely)),
+            "one-token responses": plain.replace(**dict.fromkeys(specimens.tokens, one)),
+            **specimens.edges(plain, certain, unlikely),
         }
-        for case, pairs in cases.items():
-            policy = _requiring_grad(pairs)
+        for case, logps in cases.items():
+            policy = _requiring_grad(objective, logps)
             output = _call(objective, policy, plain)
             for name, value in _values(output):
                 assert value.isfinite().all(), f"{name} is not finite for {case} ({dtype}): {value.tolist()}"
             output.loss.sum().backward()
-            for name in _FIELDS:
+            for name in specimens.logps:
                 gradient = policy.__dict__[name].grad
                 finite = gradient is None or gradient.isfinite().all()
                 assert finite, f"d loss / d {name} is not finite for {case} ({dtype})"
 
 
 def _order_does_not_matter(objective: Objective) -> None:
-    policy, reference = make_pairs(), make_pairs(seed=1)
+    policy, reference = _two_models(objective)
     permutation = torch.tensor([3, 0, 4, 1, 2])
     straight = _call(copy.deepcopy(objective), policy, reference).loss[permutation]
-    permuted = _call(copy.deepcopy(objective), _select(policy, permutation), _select(reference, permutation)).loss
+    permuted = _call(
+        copy.deepcopy(objective), *(_select(objective, each, permutation) for each in (policy, reference))
+    ).loss
     if objective.couples_pairs:  # such a loss may be one of the ranks of the pairs, not of the pairs
         straight, permuted = straight.sort().values, permuted.sort().values
     assert torch.allclose(straight, permuted), "the losses of permuted pairs are not the permuted losses"
@@ -214,7 +231,7 @@ def _order_does_not_matter(objective: Objective) -> None:
 def _batch_mates_do_not_matter(objective: Objective) -> None:
     if objective.couples_pairs:
         return
-    policy, reference = make_pairs(), make_pairs(seed=1)
+    policy, reference = _two_models(objective)
     together = _call(copy.deepcopy(objective), policy, reference).loss
     before, after = copy.deepcopy(objective), copy.deepcopy(objective)
     _call(after, policy, reference)
@@ -222,21 +239,21 @@ def _batch_mates_do_not_matter(objective: Objective) -> None:
         "its state changes in a call, so that a pair's loss depends on the pairs before it; if that is meant, set "
         "`couples_pairs = True`"
     )
-    for i in range(_PAIRS):
+    for i in range(COUNT):
         index = torch.tensor([i])
-        alone = _call(copy.deepcopy(objective), _select(policy, index), _select(reference, index)).loss
+        alone = _call(copy.deepcopy(objective), *(_select(objective, each, index) for each in (policy, reference))).loss
         assert torch.allclose(together[i : i + 1], alone), (
             "a pair's loss changes with the other pairs of the batch; if that is meant, set `couples_pairs = True`"
         )
 
 
 def _inputs_are_not_changed(objective: Objective) -> None:
-    policy, reference = make_pairs(), make_pairs(seed=1)
+    policy, reference = _two_models(objective)
     before = copy.deepcopy((policy, reference))
     _call(objective, policy, reference)
-    for pairs, old in zip((policy, reference), before, strict=True):
-        for name in (*_FIELDS, *_COUNTS, "margin"):
-            assert torch.equal(pairs.__dict__[name], old.__dict__[name]), f"{name} was changed in place"
+    for logps, old in zip((policy, reference), before, strict=True):
+        for name in _specimens(objective).fields:
+            assert torch.equal(logps.__dict__[name], old.__dict__[name]), f"{name} was changed in place"
 
 
 def _arguments_are_stored(objective: Objective) -> None:
@@ -255,8 +272,9 @@ def _plain(objective: Objective) -> str:
 
 
 def _terms_have_names_of_their_own(objective: Objective) -> None:
-    policy = _declared(objective, make_pairs())
-    preference_ratios(policy, _call(objective, make_pairs(), make_pairs(seed=1)), torch.ones(_PAIRS))
+    policy, reference = _two_models(objective)
+    output = _call(objective, policy, reference)
+    _specimens(objective).ratios(_declared(objective, policy), output, torch.ones(COUNT))
 
 
 def _survives_a_config_file(objective: Objective) -> None:
@@ -279,7 +297,7 @@ def _registered(cls: type[Objective]) -> list[type[Objective]]:
 
 
 def _survives_a_checkpoint(objective: Objective) -> None:
-    policy, reference = make_pairs(), make_pairs(seed=1)
+    policy, reference = _two_models(objective)
     _call(objective, policy, reference)
     restored = type(objective)(**objective.arguments())
     file = io.BytesIO()
@@ -292,8 +310,9 @@ def _survives_a_checkpoint(objective: Objective) -> None:
     )
 
 
-def _requiring_grad(pairs: PairLogps) -> PairLogps:
-    return pairs.replace(**{name: pairs.__dict__[name].detach().clone().requires_grad_() for name in _FIELDS})
+def _requiring_grad(objective: Objective, logps: Any) -> Any:
+    names = _specimens(objective).logps
+    return logps.replace(**{name: logps.__dict__[name].detach().clone().requires_grad_() for name in names})
 
 
 _CHECKS: tuple[Callable[[Objective], None], ...] = (
