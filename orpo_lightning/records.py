@@ -34,6 +34,19 @@ class Message:
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """A conversation to answer.
+
+    Args:
+        row_id: where it came from, ``file:row``.
+        prompt: the conversation up to the response.
+    """
+
+    row_id: str
+    prompt: tuple[Message, ...]
+
+
+@dataclass(frozen=True)
 class PreferencePair:
     """Two responses to one prompt, as text.
 

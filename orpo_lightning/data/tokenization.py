@@ -11,7 +11,7 @@ from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from orpo_lightning.models.pretrained import resolve
-from orpo_lightning.records import Message, PreferencePair, Role, TokenizedResponse, TokenizedRow
+from orpo_lightning.records import Message, PreferencePair, Prompt, Role, TokenizedResponse, TokenizedRow
 
 DEFAULT_TEMPLATE = (
     "{{ bos_token }}"
@@ -29,7 +29,9 @@ def load_tokenizer(name_or_path: str, revision: str | None = None) -> PreTrained
     Raises:
         ValueError: the tokenizer has no end-of-sequence token.
     """
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(resolve(name_or_path), revision=revision)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        resolve(name_or_path, revision), revision=revision, trust_remote_code=False
+    )
     if tokenizer.eos_token_id is None:
         raise ValueError(f"the tokenizer of {name_or_path!r} has no end-of-sequence token; responses could not end")
     if not tokenizer.chat_template:
@@ -47,7 +49,7 @@ def tokenize_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Preferenc
     """Tokenize pairs in order; the boundary between prompt and response is one in tokens by construction."""
     remaining = iter(pairs)
     while batch := list(islice(remaining, _BATCH)):
-        prompts = _encode_prompts(tokenizer, batch)
+        prompts = tokenize_prompts(tokenizer, batch)
         chosen = _encode(tokenizer, [pair.chosen for pair in batch], special=False)
         rejected = _encode(tokenizer, [pair.rejected for pair in batch], special=False)
         for pair, prompt_ids, chosen_ids, rejected_ids in zip(batch, prompts, chosen, rejected, strict=True):
@@ -63,7 +65,12 @@ def tokenize_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Preferenc
             )
 
 
-def _encode_prompts(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PreferencePair]) -> list[list[int]]:
+def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PreferencePair | Prompt]) -> list[list[int]]:
+    """The tokens of each conversation up to where the model answers, the same in training and generation.
+
+    Raises:
+        ValueError: the chat template refuses a conversation; names the row.
+    """
     rendered = []
     for pair in pairs:
         try:
