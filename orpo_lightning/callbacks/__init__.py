@@ -1,0 +1,1 @@
+"""Callbacks that are part of every run of the command line."""
