@@ -11,6 +11,7 @@ import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
 
 from orpo_lightning.models import checkpoint, hub, pretrained
 from orpo_lightning.models.checkpoint import describe_policy
@@ -63,6 +64,17 @@ def test_the_account_of_the_data_in_the_run_is_in_the_card(orpo_lightning):
     Path("runs/orpo/data_report.json").write_text('{"train": {"read": 64}}')
     orpo_lightning("export", "--checkpoint", "runs/orpo", "--out", "out")
     assert '"read": 64' in Path("out/README.md").read_text()
+
+
+def test_the_bars_of_reading_and_writing_weights_are_left_out(orpo_lightning, capsys):
+    transformers_logging.enable_progress_bar()
+    load_causal_lm(PolicyConfig("tiny"))
+    assert "Loading weights" in capsys.readouterr().err
+    orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *SHORT)
+    printed = capsys.readouterr().err
+    assert Path("runs/orpo/model").is_dir()
+    assert "Loading weights" not in printed
+    assert "Writing model" not in printed
 
 
 def test_sft_then_dpo_are_two_commands(orpo_lightning):
