@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import os
 import re
 import sys
 
-from orpo_lightning.verbs import TRAINER_VERBS, VERBS
+from orpo_lightning.verbs import ENTRY_POINTS, HELP
 
 TRACEBACK_VARIABLE = "ORPO_LIGHTNING_TRACEBACK"
 
@@ -19,22 +20,16 @@ def main() -> None:
         print(_help())
         return
     verb = arguments[0]
-    if verb not in VERBS:
-        near = difflib.get_close_matches(verb, VERBS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(VERBS)}"
+    if verb not in ENTRY_POINTS:
+        near = difflib.get_close_matches(verb, HELP, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(HELP)}"
         sys.exit(f"orpo-lightning: no verb is named {verb!r}; {hint}")
     # an objective in a file of the current folder is found by its name, as under python -m
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.insert(0, os.getcwd())
 
-    if verb in TRAINER_VERBS:
-        from orpo_lightning.cli import run_trainer
-
-        run_trainer()
-    else:
-        from orpo_lightning.objectives.table import print_objectives
-
-        print_objectives()
+    module, _, function = ENTRY_POINTS[verb].partition(":")
+    getattr(importlib.import_module(module), function)()
 
 
 def console() -> None:
@@ -55,14 +50,15 @@ def _sentence(error: Exception) -> str:
 
 
 def _help() -> str:
-    verbs = "\n".join(f"  {verb:<12}{text}" for verb, text in VERBS.items())
+    verbs = "\n".join(f"  {verb:<12}{text}" for verb, text in HELP.items())
     return (
         "usage: orpo-lightning VERB [options]\n\n"
         f"Preference optimization of language models.\n\nverbs:\n{verbs}\n\n"
         "example:\n  orpo-lightning fit --config configs/orpo.yaml --model.objective.lambda_ 0.2\n\n"
         "options of the model:    orpo-lightning fit --model.help PreferenceModule\n"
         "options of the data:     orpo-lightning fit --data.help PreferenceDataModule\n"
-        "options of the trainer:  orpo-lightning fit --help"
+        "options of the trainer:  orpo-lightning fit --help\n"
+        "options of other verbs:  orpo-lightning VERB --help"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities import rank_zero_info
 
 from orpo_lightning.callbacks.data_report import DataReport
-from orpo_lightning.loggers import METRICS_FILE, MetricsFile
+from orpo_lightning.callbacks.export import ExportModel
+from orpo_lightning.loggers import MetricsFile
+from orpo_lightning.models.loading import hide_loading_bars
 from orpo_lightning.objectives import get_objective
+from orpo_lightning.run_folder import METRICS_FILE
 from orpo_lightning.verbs import TRAINER_VERBS
 
 
@@ -53,6 +57,7 @@ class CLI(LightningCLI):
                 "data": {"class_path": "orpo_lightning.PreferenceDataModule"},
             }
         )
+        parser.add_lightning_class_args(ExportModel, "export")
         parser.link_arguments("model.init_args.policy.name_or_path", "data.init_args.tokenizer")
         parser.link_arguments("model.init_args.policy.revision", "data.init_args.tokenizer_revision")
 
@@ -137,6 +142,9 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     warnings.filterwarnings("ignore", r".*your dataloader is not resumable")  # the batch plan makes it so
     warnings.filterwarnings("ignore", r"Total length of `list` across ranks is zero")  # no validation data
+    # transformers would ask the hub in the background to convert the .bin files of a model that has no safetensors
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+    hide_loading_bars()
 
     def is_of_use(record: logging.LogRecord) -> bool:
         return not any(noise in record.getMessage() for noise in ("Tip:", "TPU available: False"))

@@ -11,7 +11,8 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-METRICS_FILE = "metrics.csv"
+from orpo_lightning.run_folder import METRICS_FILE
+
 _INDEX = ["step", "epoch"]
 
 

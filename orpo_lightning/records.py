@@ -35,6 +35,19 @@ class Message:
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """A conversation to answer.
+
+    Args:
+        row_id: where it came from, ``file:row``.
+        prompt: the conversation up to the response.
+    """
+
+    row_id: str
+    prompt: tuple[Message, ...]
+
+
+@dataclass(frozen=True)
 class TextResponse:
     """A response to a prompt, as text."""
 

@@ -6,6 +6,17 @@ TRAINER_VERBS = {
     "test": "the same, logged under test/",
 }
 OWN_VERBS = {
-    "objectives": "list the objectives, with their formulas and arguments",
+    "data": ("show what a run would train on, and what became of every row", "orpo_lightning.commands.data:main"),
+    "objectives": (
+        "list the objectives, with their formulas and arguments",
+        "orpo_lightning.objectives.table:print_objectives",
+    ),
+    "generate": ("answer the prompts of a file", "orpo_lightning.commands.generate:main"),
+    "export": ("write the model of a checkpoint as a Hugging Face folder", "orpo_lightning.commands.export:main"),
 }
-VERBS = TRAINER_VERBS | OWN_VERBS
+"""Each with its help and ``module:function``, imported when the verb is used; the function reads ``sys.argv``."""
+
+HELP = TRAINER_VERBS | {verb: text for verb, (text, _) in OWN_VERBS.items()}
+ENTRY_POINTS = dict.fromkeys(TRAINER_VERBS, "orpo_lightning.cli:run_trainer") | {
+    verb: entry_point for verb, (_, entry_point) in OWN_VERBS.items()
+}

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -19,9 +20,24 @@ SNIPPETS = [block for language, block in BLOCKS if language == "python"]
 RUN_BY_CI_ITSELF = ["make install", "make test"]
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The runs that the commands go on from: SFT, and DPO from there."""
+    root = tmp_path_factory.mktemp("runs")
+    for config, start in (("sft", "tiny"), ("dpo", str(root / "sft"))):
+        arguments = ["fit", "--config", str(ROOT / "configs" / f"{config}.yaml"), "--trainer.max_steps=2"]
+        arguments += [f"--model.policy.name_or_path={start}", f"--trainer.default_root_dir={root / config}"]
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(sys, "argv", ["orpo-lightning", *arguments])
+            main()
+    return root
+
+
 @pytest.fixture
-def folder(tmp_path, monkeypatch, only_built_in_objectives):
-    """A user's folder: the configs, pairs and a loss of their own."""
+def folder(tmp_path, monkeypatch, runs, only_built_in_objectives):
+    """A user's folder: the configs, finished runs, and pairs, prompts and a loss of their own."""
+    shutil.copytree(runs, tmp_path / "runs")
+    (tmp_path / "my_prompts.txt").write_text("Name a colour.\nWhat is 2 + 2?\n")
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     pairs = [{"prompt": f"{i} and {i}?", "chosen": f"{2 * i}.", "rejected": f"{i}."} for i in range(16)]
     (tmp_path / "my_pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
@@ -32,8 +48,8 @@ def folder(tmp_path, monkeypatch, only_built_in_objectives):
 
 def test_the_readme_has_the_commands_and_snippets_that_are_tested_here():
     assert COMMANDS[:2] == RUN_BY_CI_ITSELF
-    assert len(COMMANDS) == 10
-    assert len(SNIPPETS) == 3
+    assert len(COMMANDS) == 14
+    assert len(SNIPPETS) == 4
 
 
 def slow_where_it_takes_minutes(command):

@@ -11,8 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 
 from orpo_lightning.data.report import SplitReport
-
-DATA_REPORT_FILE = "data_report.json"
+from orpo_lightning.run_folder import DATA_REPORT_FILE
 
 
 class DataReport(Callback):

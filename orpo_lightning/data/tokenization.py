@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from orpo_lightning.data.formats import RowError
 from orpo_lightning.models.pretrained import resolve
-from orpo_lightning.records import Message, TextRow, TokenizedResponse, TokenizedRow
+from orpo_lightning.records import Message, Prompt, TextRow, TokenizedResponse, TokenizedRow
 
 Tokenizer = PreTrainedTokenizerBase
 
@@ -36,7 +36,9 @@ def load_tokenizer(name_or_path: str, revision: str | None = None) -> Tokenizer:
     Raises:
         ValueError: the tokenizer has no end-of-sequence token.
     """
-    tokenizer: Tokenizer = AutoTokenizer.from_pretrained(resolve(name_or_path), revision=revision)
+    tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
+        resolve(name_or_path, revision), revision=revision, trust_remote_code=False
+    )
     if tokenizer.eos_token_id is None:
         raise ValueError(f"the tokenizer of {name_or_path!r} has no end-of-sequence token; responses could not end")
     if not tokenizer.chat_template:
@@ -109,6 +111,20 @@ def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[Sequence[Message]]) -
         if any(imitation.search(message.content) for message in prompts[i]):
             found[i] = _encode_in_pieces(tokenizer, prompts[i], text)
     return [found[i] for i in range(len(prompts))]
+
+
+def tokenize_prompts(tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """The tokens of prompts to answer.
+
+    Raises:
+        ValueError: the chat template refuses a conversation; names the row.
+    """
+    found = []
+    for prompt, ids in zip(prompts, encode_prompts(tokenizer, [each.prompt for each in prompts]), strict=True):
+        if isinstance(ids, PromptError):
+            raise ValueError(f"{prompt.row_id}: {ids}")
+        found.append(ids)
+    return found
 
 
 def _encode_in_pieces(tokenizer: Tokenizer, prompt: Sequence[Message], rendered: str) -> list[int] | PromptError:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import pickle
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from huggingface_hub.utils.tqdm import enable_progress_bars
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from orpo_lightning.models.pretrained import resolve
 
@@ -20,13 +25,14 @@ class PolicyConfig:
 
     Args:
         name_or_path: ``tiny`` (a small random Llama made on the spot), ``smollm2`` (SmolLM2-135M-Instruct), a folder
-            or a hub id.
+            of a model or of a run, a checkpoint file, or a hub id.
         revision: branch, tag or commit of a hub id.
         dtype: of the weights.
         attn_implementation: attention of transformers for generation and the padded layout; None is its default.
         gradient_checkpointing: compute each layer's activations again in the backward pass instead of keeping them.
         disable_dropout: set every dropout of the model to 0. With dropout the loss depends on how a global batch is
             split.
+        trust_remote_code: run the Python files that come with a model whose architecture transformers does not know.
     """
 
     name_or_path: str = "tiny"
@@ -35,6 +41,7 @@ class PolicyConfig:
     attn_implementation: str | None = None
     gradient_checkpointing: bool = False
     disable_dropout: bool = True
+    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,15 +57,42 @@ class ReferenceConfig:
     revision: str | None = None
 
 
+def _explained(load: Callable[[PolicyConfig], PreTrainedModel]) -> Callable[[PolicyConfig], PreTrainedModel]:
+    """Say in one line why a model's files are refused."""
+
+    @functools.wraps(load)
+    def explained(config: PolicyConfig) -> PreTrainedModel:
+        try:
+            return load(config)
+        except pickle.UnpicklingError as error:
+            raise ValueError(
+                f"the weights of {config.name_or_path!r} are a pickle file that cannot be read as tensors alone, and "
+                "to read it in another way could run any code; accepted: safetensors, or .bin with nothing but tensors"
+            ) from error
+        except ValueError as error:
+            if "trust_remote_code" not in str(error):
+                raise
+            raise ValueError(
+                f"the model {config.name_or_path!r} comes with Python files of its own, which nobody has asked to run: "
+                "read them, then set model.policy.trust_remote_code = true (export and generate: --trust-remote-code)"
+            ) from error
+
+    return explained
+
+
+@_explained
 def load_causal_lm(config: PolicyConfig) -> PreTrainedModel:
-    """Load a Hugging Face causal language model, in train mode.
+    """Load a Hugging Face causal language model, in train mode: safetensors first, else .bin, read as tensors alone.
 
     Raises:
-        FileNotFoundError: `name_or_path` is a path and nothing is there.
+        FileNotFoundError: nothing of the name `name_or_path` is here or on the hub.
         ModuleNotFoundError: `name_or_path` is a short name whose package is not installed.
+        ValueError: the weights are a pickle of more than tensors, or the model needs code of its own.
     """
-    path = resolve(config.name_or_path)
-    model_config = AutoConfig.from_pretrained(path, revision=config.revision)
+    path = resolve(config.name_or_path, config.revision)
+    model_config = AutoConfig.from_pretrained(
+        path, revision=config.revision, trust_remote_code=config.trust_remote_code
+    )
     if config.disable_dropout:
         _disable_dropout(model_config)
     net: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
@@ -67,6 +101,8 @@ def load_causal_lm(config: PolicyConfig) -> PreTrainedModel:
         revision=config.revision,
         dtype=getattr(torch, config.dtype),
         attn_implementation=config.attn_implementation,
+        trust_remote_code=config.trust_remote_code,
+        weights_only=True,
     )
     if config.gradient_checkpointing:
         net.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
@@ -81,11 +117,18 @@ def load_reference(reference: ReferenceConfig, policy: PolicyConfig) -> PreTrain
         revision=reference.revision if reference.name_or_path else policy.revision,
         dtype=policy.dtype,
         attn_implementation=policy.attn_implementation,
+        trust_remote_code=policy.trust_remote_code,
     )
     net = load_causal_lm(config)
     net.requires_grad_(False)
     net.eval()
     return net
+
+
+def hide_loading_bars() -> None:
+    """Leave out the progress of reading weights from the disk; downloads keep theirs."""
+    transformers_logging.disable_progress_bar()
+    enable_progress_bars()
 
 
 def fingerprint(net: torch.nn.Module) -> str:

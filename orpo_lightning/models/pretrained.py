@@ -1,4 +1,8 @@
-"""Short names of models that come with an installable package or are made on the spot; both become ordinary folders."""
+"""Names of models, and the ordinary folders that they stand for.
+
+A short name is a model that comes with an installable package or is made on the spot; a checkpoint is exported; both
+become folders in the cache once. A run folder stands for its ``model``, or for its newest checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, LlamaConfig, LlamaForCausalLM
 
+from orpo_lightning.models.hub import MARKERS, why_not_on_hub
 from orpo_lightning.models.tiny import TEMPLATE, train_tiny_tokenizer
 
 CACHE_VARIABLE = "ORPO_LIGHTNING_CACHE"
@@ -34,22 +39,69 @@ def cache_folder() -> Path:
     return Path(os.environ.get(CACHE_VARIABLE, default))
 
 
-def resolve(name_or_path: str) -> str:
-    """The folder of a short name, made on first use; any other name or path is returned as it is.
+def resolve(name_or_path: str, revision: str | None = None) -> str:
+    """The folder that a name stands for, made on first use where it is a short name or a checkpoint; or a hub id.
+
+    Args:
+        name_or_path: a short name, a model folder, a run folder, a checkpoint file or a hub id.
+        revision: branch, tag or commit of a hub id.
 
     Raises:
         ModuleNotFoundError: the package that holds the model is not installed.
-        FileNotFoundError: the argument is a path and nothing is there.
+        FileNotFoundError: nothing of this name is here or on the hub; says what was looked for.
+        ValueError: the argument is a file that is no checkpoint of this package.
     """
     if name_or_path in _BUILDERS:
         version, build = _BUILDERS[name_or_path]
         return str(_build_once(f"{name_or_path}-{version()}", build))
     path = Path(name_or_path).expanduser()
-    # a hub id has one slash, and its owner is not a folder here
-    looks_like_path = name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1 or path.is_dir()
-    if looks_like_path and not path.is_dir():
-        raise FileNotFoundError(f"no model folder at {name_or_path!r}; short names: {', '.join(_BUILDERS)}")
-    return str(path) if looks_like_path else name_or_path
+    if path.is_dir():
+        return _folder_of(path, name_or_path)
+    if path.is_file():
+        return _folder_of_checkpoint(path)
+    # a hub id has at most one slash
+    is_path = name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1 or path.suffix == ".ckpt"
+    reason = None if is_path else why_not_on_hub(name_or_path, revision)
+    if is_path or reason:
+        searched = f"nothing is there; short names: {', '.join(_BUILDERS)}"
+        raise FileNotFoundError(
+            f"no model at {name_or_path!r}: {searched}" + (f"; as a hub id: {reason}" if reason else "")
+        )
+    return name_or_path
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """The checkpoint that was written last in a run folder."""
+    found = [path for pattern in ("*.ckpt", "checkpoints/*.ckpt") for path in run.glob(pattern)]
+    return max(found, key=lambda path: (path.stat().st_mtime_ns, path.name), default=None)
+
+
+def absolute(name_or_path: str) -> str:
+    """A name that means the same in every working directory."""
+    path = Path(name_or_path).expanduser()
+    return str(path.resolve()) if name_or_path not in _BUILDERS and path.exists() else name_or_path
+
+
+def _folder_of(path: Path, name: str) -> str:
+    for folder in (path, path / "model"):
+        if any((folder / marker).is_file() for marker in MARKERS):
+            return str(folder)
+    checkpoint = newest_checkpoint(path)
+    if checkpoint is None:
+        raise FileNotFoundError(
+            f"no model in {name!r}: neither {', '.join(MARKERS)} (a model folder) nor model/ or checkpoints/*.ckpt "
+            "(the folder of a run)"
+        )
+    return _folder_of_checkpoint(checkpoint)
+
+
+def _folder_of_checkpoint(path: Path) -> str:
+    # a checkpoint may start from another one, so that reading it comes back here
+    from orpo_lightning.models.checkpoint import export_checkpoint, read_checkpoint
+
+    stat = path.stat()
+    key = hashlib.sha256(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:12]
+    return str(_build_once(f"checkpoint-{key}", lambda folder: export_checkpoint(read_checkpoint(path), folder)))
 
 
 def _build_once(name: str, build: Callable[[Path], None]) -> Path:

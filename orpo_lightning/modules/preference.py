@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from orpo_lightning.metrics import RatioMetrics, weighted_sum
+from orpo_lightning.models.checkpoint import describe_policy
 from orpo_lightning.models.loading import (
     PolicyConfig,
     ReferenceConfig,
@@ -295,12 +296,13 @@ class PreferenceModule(LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the objective's state and which reference was used; the reference's weights are not saved."""
+        """Keep the objective's state, what an export needs, and which reference was used, without its weights."""
         checkpoint["objective"] = {
             "class": f"{type(self.objective).__module__}.{type(self.objective).__qualname__}",
             "repr": repr(self.objective),
             "state": dict(self.objective.state_dict()),
         }
+        checkpoint["policy"] = describe_policy(self.policy_config, self._data)
         if self._is_fitting:
             checkpoint["steps_per_epoch"] = self._steps_per_epoch
         if self.reference is not None:

@@ -7,7 +7,8 @@ from helpers import Recorder
 from lightning import Trainer
 
 from orpo_lightning import ORPO, PolicyConfig, PreferenceDataModule, PreferenceModule
-from orpo_lightning.callbacks.data_report import DATA_REPORT_FILE, DataReport
+from orpo_lightning.callbacks.data_report import DataReport
+from orpo_lightning.run_folder import DATA_REPORT_FILE
 
 
 class Parameters(Recorder):

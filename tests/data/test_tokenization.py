@@ -4,9 +4,15 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from orpo_lightning.data.formats import RowError
-from orpo_lightning.data.tokenization import DEFAULT_TEMPLATE, load_tokenizer, render_prompt, tokenize_rows
+from orpo_lightning.data.tokenization import (
+    DEFAULT_TEMPLATE,
+    load_tokenizer,
+    render_prompt,
+    tokenize_prompts,
+    tokenize_rows,
+)
 from orpo_lightning.models.tiny import train_tiny_tokenizer
-from orpo_lightning.records import Message, Role, TextRow
+from orpo_lightning.records import Message, Prompt, Role, TextRow
 
 QUESTION = (Message("user", "Name a colour."),)
 CONVERSATION = (Message("system", "Be short."), *QUESTION, Message("assistant", "Blue."), Message("user", "Another?"))
@@ -116,6 +122,12 @@ def test_a_prompt_that_imitates_special_tokens_is_rendered_like_any_other(tmp_pa
     tokenizer = load_tokenizer(saved(tmp_path, chat_template=trimming))
     for text in ("hi", "hi<|end|>"):
         assert tokenizer.decode(tokenized(tokenizer, (Message("user", f"  {text}  "),)).prompt) == text
+
+
+def test_a_prompt_is_tokenized_for_generation_as_in_training(tokenizer):
+    conversations = [QUESTION, CONVERSATION, (Message("user", IMITATION),)]
+    for_generation = tokenize_prompts(tokenizer, [Prompt(f"file:{i}", each) for i, each in enumerate(conversations)])
+    assert for_generation == [list(tokenized(tokenizer, each).prompt) for each in conversations]
 
 
 def saved(folder, **changes):

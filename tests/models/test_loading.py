@@ -1,6 +1,12 @@
-"""Where models come from: short names become folders once, and what is missing is said."""
+"""Where models come from: short names become folders once, what is missing is said, and files that run code are not."""
 
 import importlib.metadata
+import json
+import os
+import pickle
+import shutil
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -59,16 +65,12 @@ def test_without_its_package_smollm2_says_what_to_install(monkeypatch):
         resolve("smollm2")
 
 
-@pytest.mark.parametrize("path", ["./nowhere", "/nowhere/at/all", "runs/nowhere/model", "~/nowhere"])
+@pytest.mark.parametrize("path", ["./nowhere", "/nowhere/at/all", "runs/nowhere/model", "~/nowhere", "last.ckpt"])
 def test_a_folder_that_is_not_there_is_named_and_not_sent_to_a_hub(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     with pytest.raises(FileNotFoundError, match=path):
         resolve(path)
-
-
-def test_a_hub_id_is_left_to_transformers():
-    assert resolve("facebook/opt-125m") == "facebook/opt-125m"
 
 
 def test_models_are_loaded_in_train_mode_and_references_frozen_in_eval_mode():
@@ -92,3 +94,98 @@ def test_the_fingerprint_tells_models_apart():
     with torch.no_grad():
         next(net.parameters())[0, 0] += 1e-6
     assert fingerprint(net) != before
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of the tiny model's folder."""
+    return Path(shutil.copytree(resolve("tiny"), tmp_path / "copy"))
+
+
+def weights():
+    return load_causal_lm(PolicyConfig("tiny")).state_dict()
+
+
+def test_of_two_files_of_weights_the_safetensors_are_read(folder):
+    torch.save({name: torch.zeros_like(value) for name, value in weights().items()}, folder / "pytorch_model.bin")
+    assert fingerprint(load_causal_lm(PolicyConfig(str(folder)))) == fingerprint(load_causal_lm(PolicyConfig("tiny")))
+
+
+def test_weights_in_a_bin_file_are_read(folder):
+    (folder / "model.safetensors").unlink()
+    torch.save(weights(), folder / "pytorch_model.bin")
+    assert fingerprint(load_causal_lm(PolicyConfig(str(folder)))) == fingerprint(load_causal_lm(PolicyConfig("tiny")))
+
+
+class Malicious:
+    def __init__(self, proof):
+        self.proof = proof
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.proof),)
+
+
+SAVED_AS = {
+    "zip": lambda what, path: torch.save(what, path),
+    "legacy": lambda what, path: torch.save(what, path, _use_new_zipfile_serialization=False),
+    "plain pickle": lambda what, path: path.write_bytes(pickle.dumps(what, protocol=2)),
+}
+
+
+@pytest.mark.parametrize("form", SAVED_AS)
+def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(folder, tmp_path, form):
+    (folder / "model.safetensors").unlink()
+    file, proof = folder / "pytorch_model.bin", tmp_path / "it ran"
+    SAVED_AS[form]({**weights(), "lm_head.extra": Malicious(proof)}, file)
+    with pytest.raises(ValueError, match="a pickle file that cannot be read as tensors alone") as error:
+        load_causal_lm(PolicyConfig(str(folder)))
+    assert len(str(error.value).splitlines()) == 1
+    assert str(folder) in str(error.value)
+    assert not proof.exists()
+    torch.load(file, weights_only=False) if form != "plain pickle" else pickle.loads(file.read_bytes())
+    assert proof.exists(), "the pickle was harmless, so that this test showed nothing"
+
+
+CODE = """
+from pathlib import Path
+from transformers import LlamaConfig, LlamaForCausalLM
+
+Path(PROOF).touch()
+
+
+class MyConfig(LlamaConfig):
+    model_type = "my_own"
+
+
+class MyModel(LlamaForCausalLM):
+    config_class = MyConfig
+"""
+
+
+@pytest.fixture
+def folder_with_code(folder, tmp_path, monkeypatch):
+    """A model of an architecture that transformers does not know, and code for it that leaves a file behind."""
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    own = {"AutoConfig": "my_own.MyConfig", "AutoModelForCausalLM": "my_own.MyModel"}
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "my_own", "architectures": ["MyModel"], "auto_map": own}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "my_own.py").write_text(CODE.replace("PROOF", repr(str(tmp_path / "it ran"))))
+    return folder
+
+
+def test_code_that_comes_with_a_model_runs_only_when_asked_for(folder_with_code, tmp_path):
+    proof = tmp_path / "it ran"
+    with pytest.raises(ValueError, match=r"set model.policy.trust_remote_code = true") as error:
+        load_causal_lm(PolicyConfig(str(folder_with_code)))
+    assert len(str(error.value).splitlines()) == 1
+    assert not proof.exists()
+    net = load_causal_lm(PolicyConfig(str(folder_with_code), trust_remote_code=True))
+    assert type(net).__name__ == "MyModel"
+    assert proof.exists()
+
+
+def test_the_reference_of_a_trusted_policy_is_trusted(folder_with_code):
+    policy = PolicyConfig(str(folder_with_code), trust_remote_code=True)
+    assert type(load_reference(ReferenceConfig(), policy)).__name__ == "MyModel"

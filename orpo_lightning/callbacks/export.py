@@ -1,0 +1,65 @@
+"""The model of a fit as a Hugging Face folder beside its measures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
+
+from orpo_lightning.data.tokenization import load_tokenizer
+from orpo_lightning.models.card import PACKAGE, ModelCard, versions
+from orpo_lightning.models.checkpoint import tokenizer_of
+from orpo_lightning.models.export import write_model, write_whole
+from orpo_lightning.models.loading import PolicyConfig
+from orpo_lightning.models.logp_model import LogpModel
+from orpo_lightning.run_folder import config_of, data_report_of, metrics_of
+
+
+class ExportModel(Callback):
+    """Writes the policy as an ordinary Hugging Face folder when a fit ends; an adapter is merged.
+
+    Args:
+        enabled: whether to write it.
+        folder: its name in the run folder.
+    """
+
+    def __init__(self, enabled: bool = True, folder: str = "model") -> None:
+        self.enabled = enabled
+        self.folder = folder
+
+    @rank_zero_only
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the folder, under another name until it is whole."""
+        policy = getattr(pl_module, "policy", None)
+        fast_dev_run = trainer.fast_dev_run  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
+        if not self.enabled or fast_dev_run or not isinstance(policy, LogpModel):
+            return
+        if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
+            rank_zero_warn("no model folder is written: its weights are sharded; export a checkpoint of the run")
+            return
+        data = trainer.datamodule  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
+        config = pl_module.policy_config
+        assert isinstance(config, PolicyConfig)
+        tokenizer = load_tokenizer(*tokenizer_of(data, config))
+        run = Path(trainer.default_root_dir)
+        reports = "\n".join(str(report) for report in getattr(data, "reports", {}).values())
+        card = ModelCard(
+            objective=repr(pl_module.objective),
+            base_model=config.name_or_path,
+            steps=trainer.global_step,
+            version=versions()[PACKAGE],
+            data_report=reports or data_report_of(run),
+            config=config_of(run),
+            metrics=metrics_of(run, trainer.global_step)
+            or {name: value.item() for name, value in trainer.callback_metrics.items()},
+        )
+
+        def write(folder: Path) -> None:
+            write_model(policy.net, tokenizer, folder)
+            card.write(folder)
+
+        write_whole(run / self.folder, write)
+        rank_zero_info(f"the trained model is in {run / self.folder}")

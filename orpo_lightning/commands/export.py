@@ -1,0 +1,63 @@
+"""``orpo-lightning export``: the model of a checkpoint as a Hugging Face folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from orpo_lightning.commands.arguments import VerbParser
+
+
+def _parser() -> VerbParser:
+    parser = VerbParser("export", "Write the model of a checkpoint as a Hugging Face folder.")
+    parser.add_argument("--checkpoint", required=True, metavar="FILE|RUN", help="a checkpoint, or a run: its newest")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="a folder that is empty or not there")
+    parser.add_argument(
+        "--merge-adapter", action="store_true", help="of an adapter: the whole model, instead of a peft adapter folder"
+    )
+    parser.add_argument("--push-to", metavar="ID", help="upload the folder to this model repository on the hub")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
+    return parser
+
+
+def main() -> None:
+    """Run the verb on ``sys.argv``."""
+    options = _parser().parse_args(sys.argv[2:])
+    out: Path = options.out
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ValueError(f"--out {out}: something is there; accepted: a folder that is empty or not there")
+
+    from orpo_lightning.data.tokenization import load_tokenizer
+    from orpo_lightning.models.card import ModelCard
+    from orpo_lightning.models.checkpoint import load_policy, read_checkpoint
+    from orpo_lightning.models.export import is_adapter, write_adapter, write_model, write_whole
+    from orpo_lightning.models.hub import check_upload, upload
+    from orpo_lightning.models.loading import hide_loading_bars
+    from orpo_lightning.run_folder import config_of, data_report_of, metrics_of
+
+    if options.push_to:
+        check_upload(options.push_to)
+    hide_loading_bars()
+    checkpoint = read_checkpoint(options.checkpoint, options.trust_remote_code)
+    tokenizer = load_tokenizer(checkpoint.tokenizer, checkpoint.tokenizer_revision)
+    net = load_policy(checkpoint)
+    adapter = is_adapter(net) and not options.merge_adapter
+    card = ModelCard(
+        objective=checkpoint.objective,
+        base_model=checkpoint.policy.name_or_path,
+        steps=checkpoint.steps,
+        version=checkpoint.version,
+        adapter=adapter,
+        data_report=data_report_of(checkpoint.run),
+        config=config_of(checkpoint.run),
+        metrics=metrics_of(checkpoint.run, checkpoint.steps),
+    )
+
+    def write(folder: Path) -> None:
+        (write_adapter if adapter else write_model)(net, tokenizer, folder)
+        card.write(folder)
+
+    write_whole(out, write)
+    print(f"{'adapter' if adapter else 'model'} of step {checkpoint.steps} of {checkpoint.path} written to {out}")
+    if options.push_to:
+        print(f"uploaded to {upload(out, options.push_to)}")

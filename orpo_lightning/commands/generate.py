@@ -1,0 +1,102 @@
+"""``orpo-lightning generate``: answers to the prompts of a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from orpo_lightning.commands.arguments import VerbParser
+
+_DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+
+def _parser() -> VerbParser:
+    parser = VerbParser(
+        "generate",
+        "Answer the prompts of a file with the chat template of the model. Without a temperature the answers do not "
+        "depend on the batch size (but for the rounding of half precision).",
+    )
+    parser.add_argument(
+        "--model", required=True, metavar="MODEL", help="a model folder, run, checkpoint, short name or hub id"
+    )
+    parser.add_argument("--revision", help="branch, tag or commit of a hub id")
+    parser.add_argument(
+        "--prompts",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help=".txt (a prompt a line), or .json or .jsonl with the column prompt (text or messages), messages or "
+        "instruction",
+    )
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="FILE", help="a jsonl file; FILE.meta.json says how it was made"
+    )
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=256, metavar="N", help="longest answer, tokens (%(default)s)"
+    )
+    parser.add_argument(
+        "--temperature", type=float, default=0.0, metavar="T", help="of sampling; 0, the default, is greedy"
+    )
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        default=1.0,
+        metavar="P",
+        help="sample from the likeliest tokens that together have this probability (%(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of sampling (%(default)s)")
+    parser.add_argument("--batch-size", type=int, default=8, metavar="B", help="prompts at a time (%(default)s)")
+    parser.add_argument("--dtype", choices=_DTYPES, default="float32", help="of the weights (%(default)s)")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
+    return parser
+
+
+def main() -> None:
+    """Run the verb on ``sys.argv``."""
+    options = _parser().parse_args(sys.argv[2:])
+
+    from orpo_lightning.data.prompts import read_prompts
+
+    prompts = read_prompts(options.prompts)
+
+    import torch
+    from tqdm import tqdm  # type: ignore[import-untyped]  # it has no annotations
+
+    from orpo_lightning.data.tokenization import load_tokenizer, tokenize_prompts
+    from orpo_lightning.models.card import versions
+    from orpo_lightning.models.generation import Sampling, generate
+    from orpo_lightning.models.loading import PolicyConfig, hide_loading_bars, load_causal_lm
+
+    sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p, options.seed, options.batch_size)
+    hide_loading_bars()
+    tokenizer = load_tokenizer(options.model, options.revision)
+    tokens = tokenize_prompts(tokenizer, prompts)
+    net = load_causal_lm(
+        PolicyConfig(options.model, options.revision, options.dtype, trust_remote_code=options.trust_remote_code)
+    )
+    torch.nn.Module.to(net, "cuda" if torch.cuda.is_available() else "cpu")
+    with tqdm(total=len(prompts), desc="generate", unit="prompt", file=sys.stderr) as bar:
+        completions = generate(net, tokenizer, tokens, [prompt.row_id for prompt in prompts], sampling, bar.update)
+
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {
+            "prompt": [vars(message) for message in prompt.prompt],
+            "response": completion.text,
+            "tokens": completion.tokens,
+            "finish_reason": completion.finish_reason,
+        }
+        for prompt, completion in zip(prompts, completions, strict=True)
+    ]
+    about = {"model": options.model, "revision": options.revision, "dtype": options.dtype, **vars(sampling)}
+    about |= {"prompts": str(options.prompts), "rows": len(rows), "versions": versions()}
+    _write(options.out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    _write(options.out.with_name(f"{options.out.name}.meta.json"), json.dumps(about, indent=2) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    unfinished = path.with_name(f"{path.name}.part")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)

@@ -1,0 +1,95 @@
+"""The README of an exported model."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+CARD_FILE = "README.md"
+PACKAGE = "orpo-lightning"
+_HUB_IDS = {"smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+_SNIPPET = """\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+model = AutoModelForCausalLM.from_pretrained(FOLDER)
+chat = [{"role": "user", "content": "Name a colour."}]
+inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+output = model.generate(**inputs, max_new_tokens=50)
+print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))"""
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package and of what it computes with."""
+    return {name: importlib.metadata.version(name) for name in (PACKAGE, "torch", "transformers", "lightning")}
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model card says.
+
+    Args:
+        objective: the objective with its arguments.
+        base_model: the model that the training started from: a short name, a path or a hub id.
+        steps: optimizer steps done.
+        version: of this package, when the model was trained.
+        adapter: whether the folder holds an adapter alone.
+        data_report: what became of the rows of the data.
+        config: the resolved configuration of the run, as YAML.
+        metrics: the last value of each measure.
+
+    Example:
+        >>> print(ModelCard("ORPO(lambda_=0.1)", "facebook/opt-125m", 24, "0.1.0"))
+        ---
+        library_name: transformers
+        ...
+    """
+
+    objective: str
+    base_model: str
+    steps: int
+    version: str
+    adapter: bool = False
+    data_report: str | None = None
+    config: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> None:
+        """Write the card into a folder."""
+        (folder / CARD_FILE).write_text(str(self), encoding="utf-8")
+
+    def __str__(self) -> str:
+        name = self.objective.partition("(")[0]
+        parts = [
+            f"---\n{yaml.safe_dump(self._front_matter(name), sort_keys=False)}---\n",
+            f"# {name} on {self.base_model}\n",
+            f"A language model trained with orpo_lightning {self.version} for {self.steps:,} optimizer steps.\n",
+            f"- objective: `{self.objective}`\n- base model: `{self.base_model}`\n",
+        ]
+        if not self.adapter:
+            parts.append(f"## Use\n\n```python\n{_SNIPPET}\n```\n")
+        if self.metrics:
+            rows = "\n".join(f"| {measure} | {value:.6g} |" for measure, value in sorted(self.metrics.items()))
+            parts.append(f"## Measures at the end\n\n| measure | value |\n|---|---|\n{rows}\n")
+        if self.data_report:
+            parts.append(f"## Data\n\n```\n{self.data_report.strip()}\n```\n")
+        if self.config:
+            parts.append(f"## Configuration\n\n```yaml\n{self.config.strip()}\n```\n")
+        listed = "\n".join(f"- {package} {version}" for package, version in versions().items())
+        parts.append(f"## Versions that wrote this folder\n\n{listed}\n")
+        return "\n".join(parts)
+
+    def _front_matter(self, objective: str) -> dict[str, object]:
+        values: dict[str, object] = {"library_name": "peft" if self.adapter else "transformers"}
+        values["pipeline_tag"] = "text-generation"
+        hub_id = _HUB_IDS.get(self.base_model, self.base_model)
+        # the hub refuses a card whose base model is not one of its own
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", hub_id) and not Path(hub_id).expanduser().exists():
+            values["base_model"] = hub_id
+        values["tags"] = ["orpo-lightning", "preference-optimization", objective.lower()]
+        return values

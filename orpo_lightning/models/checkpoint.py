@@ -1,0 +1,172 @@
+"""Lightning checkpoints as a source of models: what they say of themselves, and the policy that they hold."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedModel
+
+from orpo_lightning.models.card import PACKAGE
+from orpo_lightning.models.export import write_model
+from orpo_lightning.models.loading import PolicyConfig, load_causal_lm
+from orpo_lightning.models.pretrained import absolute, newest_checkpoint, resolve
+
+_POLICY = "policy.net."
+"""What the names of the policy's weights begin with."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint of a run.
+
+    Args:
+        path: the file.
+        policy: how the model was loaded that the run started from.
+        tokenizer: whose tokenizer the run used.
+        tokenizer_revision: its revision, if it is on the hub.
+        version: of this package, when the checkpoint was written.
+        objective: the objective with its arguments.
+        steps: optimizer steps done.
+        weights: the policy's; only those that were trained where the policy is an adapter.
+    """
+
+    path: Path
+    policy: PolicyConfig
+    tokenizer: str
+    tokenizer_revision: str | None
+    version: str
+    objective: str
+    steps: int
+    weights: Mapping[str, Tensor]
+
+    @property
+    def run(self) -> Path:
+        """The folder of the run."""
+        folder = self.path.resolve().parent
+        return folder.parent if folder.name == "checkpoints" else folder
+
+
+def describe_policy(policy: PolicyConfig, data: object) -> dict[str, Any]:
+    """What a checkpoint says about its policy, as plain data, so that it can be exported without the run's config.
+
+    Args:
+        policy: how the model is loaded that the run starts from.
+        data: the data module; its ``tokenizer`` and ``tokenizer_revision`` are kept if it has them.
+    """
+    tokenizer, revision = tokenizer_of(data, policy)
+    return {
+        "config": {**asdict(policy), "name_or_path": absolute(policy.name_or_path)},
+        "tokenizer": absolute(tokenizer),
+        "tokenizer_revision": revision,
+        "version": importlib.metadata.version(PACKAGE),
+    }
+
+
+def tokenizer_of(data: object, policy: PolicyConfig) -> tuple[str, str | None]:
+    """Name and revision of the tokenizer of a run: the data module's, or the policy's if that names none."""
+    name = getattr(data, "tokenizer", None)
+    if isinstance(name, str):
+        return name, getattr(data, "tokenizer_revision", None)
+    return policy.name_or_path, policy.revision
+
+
+def read_checkpoint(path: str | Path, trust_remote_code: bool = False) -> Checkpoint:
+    """Read a checkpoint file, or the newest one of a run folder; as tensors and plain data, never another pickle.
+
+    Args:
+        path: the file or folder.
+        trust_remote_code: whether to run code that comes with its base model; what the file says of it does not count.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: the file is not a checkpoint of this package.
+    """
+    path = Path(path).expanduser()
+    file = newest_checkpoint(path) if path.is_dir() else path
+    if file is None or not file.exists():
+        raise FileNotFoundError(f"no checkpoint at {str(path)!r}; accepted: a .ckpt file, or a folder that holds some")
+    if file.is_dir():
+        raise ValueError(f"{file} is a sharded checkpoint; accepted: one file")
+    try:
+        saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{file} cannot be read as tensors and plain data alone, and to read it in another way could run any code"
+        ) from error
+    except (RuntimeError, EOFError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read as a checkpoint; is it whole?") from error
+    if not isinstance(saved, dict) or not {"policy", "state_dict", "objective"} <= saved.keys():
+        raise ValueError(f"{file} does not say which model it holds; accepted: a checkpoint of a PreferenceModule")
+    about = saved["policy"]
+    policy = _from_plain(PolicyConfig, {**about["config"], "trust_remote_code": trust_remote_code})
+    return Checkpoint(
+        path=file,
+        policy=policy,
+        tokenizer=about["tokenizer"],
+        tokenizer_revision=about["tokenizer_revision"],
+        version=about["version"],
+        objective=saved["objective"]["repr"],
+        steps=saved["global_step"],
+        weights={k.removeprefix(_POLICY): v for k, v in saved["state_dict"].items() if k.startswith(_POLICY)},
+    )
+
+
+def load_policy(checkpoint: Checkpoint) -> PreTrainedModel:
+    """The policy of a checkpoint: its base model with the saved weights.
+
+    Raises:
+        FileNotFoundError: the base model is not where it was.
+        ValueError: the base model is not what it was.
+    """
+    try:
+        net = load_causal_lm(checkpoint.policy)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{checkpoint.path}: the model it was trained from is gone: {error}") from error
+    # tied weights are one parameter under two names
+    parameters = dict(net.named_parameters(remove_duplicate=False))
+    given = {id(parameter) for name, parameter in parameters.items() if name in checkpoint.weights}
+    needed = {name for name, each in parameters.items() if each.requires_grad and id(each) not in given}
+    for name in parameters.keys() & checkpoint.weights.keys():
+        # precision plugins train in another dtype than that of the config
+        parameters[name].data = parameters[name].data.to(checkpoint.weights[name].dtype)
+    try:
+        _, unexpected = net.load_state_dict(checkpoint.weights, strict=False)
+        wrong = [*unexpected, *needed]
+    except RuntimeError:  # weights of another shape
+        own = net.state_dict()
+        wrong = [name for name, value in checkpoint.weights.items() if name in own and value.shape != own[name].shape]
+    if wrong:
+        raise ValueError(
+            f"{checkpoint.path}: the model it was trained from, {checkpoint.policy.name_or_path!r}, is not what it "
+            f"was; {len(wrong)} of the saved weights do not fit, such as {sorted(wrong)[0]!r}"
+        )
+    return net
+
+
+def export_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write the policy of a checkpoint, an adapter merged, into a folder that is there."""
+    tokenizer = AutoTokenizer.from_pretrained(
+        resolve(checkpoint.tokenizer, checkpoint.tokenizer_revision),
+        revision=checkpoint.tokenizer_revision,
+        trust_remote_code=False,
+    )
+    write_model(load_policy(checkpoint), tokenizer, folder)
+
+
+def _from_plain(cls: type[Any], values: Mapping[str, Any]) -> Any:
+    hints = get_type_hints(cls)
+    known = {field.name for field in fields(cls)}
+    return cls(
+        **{
+            name: _from_plain(hints[name], value) if is_dataclass(hints[name]) else value
+            for name, value in values.items()
+            if name in known
+        }
+    )

@@ -1,0 +1,128 @@
+"""A trained model as an ordinary Hugging Face folder: safetensors, tokenizer, chat template, generation config."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
+
+
+def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
+    """Write a folder under another name beside its place and rename it, so that it is whole or not there.
+
+    Args:
+        folder: its place; a folder that is there is replaced.
+        write: writes into the empty folder that it is given.
+    """
+    unfinished, replaced = (folder.with_name(f"{folder.name}.{end}") for end in ("part", "old"))
+    for leftover in (unfinished, replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        write(unfinished)
+        if folder.exists():
+            os.rename(folder, replaced)  # a folder cannot be renamed over another one
+        os.rename(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def write_model(net: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a model and its tokenizer into a folder that is there; a peft adapter is merged into a copy of its layers.
+
+    Args:
+        net: a Hugging Face model or a peft model around one. It is not changed.
+        tokenizer: with the chat template of the training.
+        folder: where to write.
+    """
+    base: PreTrainedModel = net if isinstance(net, PreTrainedModel) else net.get_base_model()  # type: ignore[operator]
+    weights = base.state_dict() if net is base else merged_state_dict(base)
+    with torch.device("meta"):
+        plain = type(base)(_plain_config(base, weights))
+    plain.load_state_dict(weights, assign=True)
+    plain.generation_config = generation_config(base, tokenizer)
+    plain.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def write_adapter(net: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write the adapter of a peft model, without its base, and the tokenizer into a folder that is there."""
+    net.save_pretrained(folder)  # type: ignore[operator]
+    tokenizer.save_pretrained(folder)
+
+
+def is_adapter(net: nn.Module) -> bool:
+    """Whether a model is a peft model around another one."""
+    return not isinstance(net, PreTrainedModel)
+
+
+def merged_state_dict(base: nn.Module) -> dict[str, Tensor]:
+    """The weights of a model whose layers carry peft adapters as those of the model alone; no layer is changed.
+
+    Each wrapped layer is copied and merged by itself, as peft would merge it in place.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    merged: dict[str, Tensor] = {}
+    wrapped: list[str] = []
+    for name, module in base.named_modules():
+        inside = name.startswith(tuple(f"{prefix}." for prefix in wrapped))
+        if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper)) and not inside:
+            wrapped.append(name)
+            merged |= {f"{name}.{key}": value for key, value in _merged_layer(module).state_dict().items()}
+    prefixes = tuple(f"{name}." for name in wrapped)
+    return {name: value for name, value in base.state_dict().items() if not name.startswith(prefixes)} | merged
+
+
+def _merged_layer(wrapper: object) -> nn.Module:
+    layer: Any = copy.deepcopy(wrapper)
+    if hasattr(layer, "unload_and_optionally_merge_module"):
+        plain = layer.unload_and_optionally_merge_module(merge=True, safe_merge=False, adapter_names=None)
+    else:
+        layer.merge()
+        plain = layer.get_base_layer()
+    assert isinstance(plain, nn.Module)
+    return plain
+
+
+def _plain_config(base: PreTrainedModel, weights: dict[str, Tensor]) -> PretrainedConfig:
+    config: PretrainedConfig = copy.deepcopy(base.config)
+    # an adapter on one of the two embeddings pulls tied ones apart
+    for name, source in (base.all_tied_weights_keys or {}).items():
+        if name in weights and source in weights and not torch.equal(weights[name], weights[source]):
+            config.tie_word_embeddings = False
+    return config
+
+
+def generation_config(net: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    """The model's own generation config with the end tokens of the training, and a padding token in any case."""
+    config = copy.deepcopy(net.generation_config) or GenerationConfig()
+    config._from_model_config = False  # else transformers may derive it anew from the model's config
+    ends = end_tokens(net, tokenizer)
+    config.eos_token_id = ends if len(ends) > 1 else ends[0]
+    if tokenizer.pad_token_id is not None:
+        config.pad_token_id = tokenizer.pad_token_id
+    elif config.pad_token_id is None:
+        config.pad_token_id = tokenizer.eos_token_id
+    if not config.do_sample:  # these have no effect then, and transformers saves no config that has them
+        for name in _SAMPLING:
+            setattr(config, name, None)
+    return config
+
+
+def end_tokens(net: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end a response: first the one that ended them in training, then those that the model had."""
+    own = getattr(net.generation_config, "eos_token_id", None)
+    known = own if isinstance(own, list) else [own]
+    return list(dict.fromkeys(token for token in (tokenizer.eos_token_id, *known) if token is not None))

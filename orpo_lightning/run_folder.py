@@ -1,0 +1,42 @@
+"""What a run left in its folder, for the card of its model."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+METRICS_FILE = "metrics.csv"
+DATA_REPORT_FILE = "data_report.json"
+
+
+def config_of(run: Path) -> str | None:
+    """The configuration that was saved last, as YAML; None if there is none."""
+    saved = max(run.glob("config*.yaml"), key=lambda path: path.stat().st_mtime_ns, default=None)
+    return saved.read_text(encoding="utf-8") if saved else None
+
+
+def data_report_of(run: Path) -> str | None:
+    """The account of the data, indented; None if there is none."""
+    path = run / DATA_REPORT_FILE
+    if not path.is_file():
+        return None
+    return json.dumps(json.loads(path.read_text(encoding="utf-8")), indent=2, ensure_ascii=False)
+
+
+def metrics_of(run: Path, steps: int) -> dict[str, float]:
+    """The last value of each measure within the first optimizer steps of a run.
+
+    Args:
+        run: the folder.
+        steps: how many steps count.
+    """
+    path = run / METRICS_FILE
+    if not path.is_file():
+        return {}
+    values: dict[str, float] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            if int(row.pop("step")) < steps:
+                values |= {name: float(value) for name, value in row.items() if "/" in name and value}
+    return values

@@ -1,0 +1,219 @@
+"""From a fit to a model elsewhere: RUN/model, the next stage, and export from a checkpoint."""
+
+import csv
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from orpo_lightning.models import checkpoint, hub, pretrained
+from orpo_lightning.models.checkpoint import describe_policy
+from orpo_lightning.models.loading import PolicyConfig, fingerprint, load_causal_lm
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+SHORT = [*QUIET, "--trainer.max_steps=2", "--trainer.limit_val_batches=1"]
+
+
+def bytes_of(folder, besides=()):
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.name not in besides}
+
+
+def weights_of(name):
+    return fingerprint(load_causal_lm(PolicyConfig(str(name))))
+
+
+def test_every_fit_ends_with_a_model_that_is_the_last_checkpoints(orpo_lightning):
+    orpo_lightning("fit", "--config", CONFIGS / "dpo.yaml", *QUIET)
+    run = Path("runs/dpo")
+    (file,) = (run / "checkpoints").glob("*.ckpt")
+    saved = torch.load(file, weights_only=True)["state_dict"]
+    found = load_file(run / "model" / "model.safetensors")
+    assert all(torch.equal(value, saved[f"policy.net.{name}"]) for name, value in found.items())
+    card = (run / "model" / "README.md").read_text()
+    assert "`DPO(beta=0.1, label_smoothing=0.0, length_normalized=False)`" in card
+    assert (run / "config.yaml").read_text().strip() in card
+    assert "train: sample (text): 64 rows read, 64 kept, dropped: none" in card
+    with (run / "metrics.csv").open() as metrics:
+        last = list(csv.DictReader(metrics))[-1]
+    assert f"| val/pref/accuracies | {float(last['val/pref/accuracies']):.6g} |" in card
+
+
+@pytest.mark.parametrize("source", ["runs/dpo", "the file"])
+def test_an_exported_checkpoint_is_the_model_of_the_run(orpo_lightning, tmp_path, monkeypatch, capsys, source):
+    orpo_lightning("fit", "--config", CONFIGS / "dpo.yaml", *SHORT)
+    (file,) = Path("runs/dpo/checkpoints").glob("*.ckpt")
+    orpo_lightning("export", "--checkpoint", file if source == "the file" else source, "--out", "out/mine")
+    assert bytes_of("out/mine", besides=["README.md"]) == bytes_of("runs/dpo/model", besides=["README.md"])
+    exported, of_run = (Path(folder, "README.md").read_text() for folder in ("out/mine", "runs/dpo/model"))
+    # the account of the data is the data module's, and not in the checkpoint
+    assert exported == re.sub("## Data\n.*?(?=## Configuration)", "", of_run, flags=re.DOTALL)
+    assert Path("runs/dpo/config.yaml").read_text().strip() in exported
+    assert f"model of step 2 of {file} written to out/mine" in capsys.readouterr().out
+
+
+def test_the_account_of_the_data_in_the_run_is_in_the_card(orpo_lightning):
+    orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *SHORT)
+    Path("runs/orpo/data_report.json").write_text('{"train": {"read": 64}}')
+    orpo_lightning("export", "--checkpoint", "runs/orpo", "--out", "out")
+    assert '"read": 64' in Path("out/README.md").read_text()
+
+
+def test_the_bars_of_reading_and_writing_weights_are_left_out(orpo_lightning, capsys):
+    transformers_logging.enable_progress_bar()
+    load_causal_lm(PolicyConfig("tiny"))
+    assert "Loading weights" in capsys.readouterr().err
+    orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *SHORT)
+    printed = capsys.readouterr().err
+    assert Path("runs/orpo/model").is_dir()
+    assert "Loading weights" not in printed
+    assert "Writing model" not in printed
+
+
+def test_sft_then_dpo_are_two_commands(orpo_lightning):
+    orpo_lightning("fit", "--config", CONFIGS / "sft.yaml", *SHORT)
+    orpo_lightning("fit", "--config", CONFIGS / "dpo.yaml", "--model.policy.name_or_path", "runs/sft", *SHORT)
+    after_sft = weights_of("runs/sft/model")
+    (file,) = Path("runs/dpo/checkpoints").glob("*.ckpt")
+    # the reference is the policy's start
+    assert torch.load(file, weights_only=True)["reference"] == after_sft != weights_of("tiny")
+    with Path("runs/dpo/metrics.csv").open() as metrics:
+        assert float(next(csv.DictReader(metrics))["train/loss"]) == pytest.approx(0.6931472)
+
+
+@pytest.mark.parametrize("start", ["runs/sft", "the file"])
+def test_without_its_model_folder_a_run_goes_on_from_its_checkpoint(orpo_lightning, tmp_path, monkeypatch, start):
+    monkeypatch.setenv(pretrained.CACHE_VARIABLE, str(tmp_path / "cache"))
+    orpo_lightning("fit", "--config", CONFIGS / "sft.yaml", "--export.enabled=false", *SHORT)
+    assert not Path("runs/sft/model").exists()
+    (file,) = Path("runs/sft/checkpoints").glob("*.ckpt")
+    name = str(file) if start == "the file" else start
+    orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", "--model.policy.name_or_path", name, *SHORT)
+    saved = torch.load(file, weights_only=True)["state_dict"]["policy.net.lm_head.weight"]
+    assert torch.equal(load_causal_lm(PolicyConfig(name)).lm_head.weight, saved)
+
+
+def test_a_model_at_the_end_is_not_written_where_none_is_wanted(orpo_lightning):
+    orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", "--trainer.fast_dev_run=2", *QUIET)
+    orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", "--export.enabled=false", *SHORT)
+    assert list(Path("runs").glob("*/model")) == []
+    assert yaml.safe_load(Path("runs/orpo/config.yaml").read_text())["export"] == {"enabled": False, "folder": "model"}
+
+
+def test_a_resumed_fit_writes_its_model_again(orpo_lightning):
+    orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *SHORT)
+    before = weights_of("runs/orpo")
+    (file,) = Path("runs/orpo/checkpoints").glob("*.ckpt")
+    orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", "--ckpt_path", file, *SHORT, "--trainer.max_steps=4")
+    assert weights_of("runs/orpo") != before
+    assert "for 4 optimizer steps" in Path("runs/orpo/model/README.md").read_text()
+
+
+def test_a_folder_that_holds_something_is_refused_before_anything_is_read(orpo_lightning, monkeypatch):
+    Path("out").mkdir()
+    Path("out/mine.txt").touch()
+    with pytest.raises(ValueError, match=r"--out out: something is there; accepted: a folder that is empty or not"):
+        orpo_lightning("export", "--checkpoint", "nowhere.ckpt", "--out", "out")
+    assert os.listdir("out") == ["mine.txt"]
+
+
+def test_an_empty_folder_is_taken(orpo_lightning):
+    orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *SHORT)
+    Path("out").mkdir()
+    orpo_lightning("export", "--checkpoint", "runs/orpo", "--out", "out")
+    assert weights_of("out") == weights_of("runs/orpo")
+
+
+def with_adapter(config, seed=0):
+    net = get_peft_model(load_causal_lm(config), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(std=0.2)
+    return net
+
+
+@pytest.fixture
+def adapter_checkpoint(tmp_path, monkeypatch):
+    """A checkpoint with the adapter of a policy alone, and that policy."""
+    policy = PolicyConfig("tiny")
+    trained = with_adapter(policy, seed=1)
+    weights = {f"policy.net.{name}": value for name, value in trained.state_dict().items() if "lora_" in name}
+    about = {"policy": describe_policy(policy, None), "objective": {"repr": "DPO(beta=0.1)"}, "global_step": 7}
+    torch.save({**about, "state_dict": weights}, tmp_path / "adapter.ckpt")
+    monkeypatch.setattr(checkpoint, "load_causal_lm", with_adapter)
+    return trained.eval()
+
+
+IDS = torch.tensor([[7, 50, 300, 12]])
+
+
+def test_an_adapter_is_exported_alone(orpo_lightning, adapter_checkpoint, capsys):
+    orpo_lightning("export", "--checkpoint", "adapter.ckpt", "--out", "out")
+    assert "adapter of step 7" in capsys.readouterr().out
+    assert not Path("out/model.safetensors").exists()
+    assert "library_name: peft" in Path("out/README.md").read_text()
+    found = PeftModel.from_pretrained(load_causal_lm(PolicyConfig("tiny")), "out").eval()
+    assert torch.equal(found(IDS).logits, adapter_checkpoint(IDS).logits)
+
+
+def test_an_adapter_is_merged_on_demand(orpo_lightning, adapter_checkpoint):
+    orpo_lightning("export", "--checkpoint", "adapter.ckpt", "--out", "out", "--merge-adapter")
+    assert not Path("out/adapter_config.json").exists()
+    found = AutoModelForCausalLM.from_pretrained("out").eval()
+    torch.testing.assert_close(found(IDS).logits, adapter_checkpoint(IDS).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_the_exported_folder_is_pushed_when_it_is_whole(orpo_lightning, monkeypatch, capsys):
+    orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *SHORT)
+    monkeypatch.setattr(hub, "check_upload", lambda repo_id: None)
+    pushed = []
+    monkeypatch.setattr(hub, "upload", lambda folder, id_: pushed.append((bytes_of(folder), id_)) or "https://hub/me/x")
+    orpo_lightning("export", "--checkpoint", "runs/orpo", "--out", "out", "--push-to", "me/x")
+    assert pushed == [(bytes_of("out"), "me/x")]
+    assert "uploaded to https://hub/me/x" in capsys.readouterr().out
+
+
+def test_nothing_is_pushed_where_the_export_fails(orpo_lightning, monkeypatch):
+    monkeypatch.setattr(hub, "check_upload", lambda repo_id: None)
+    monkeypatch.setattr(hub, "upload", lambda *args: pytest.fail("it was uploaded"))
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at 'nowhere\.ckpt'"):
+        orpo_lightning("export", "--checkpoint", "nowhere.ckpt", "--out", "out", "--push-to", "me/x")
+    assert not Path("out").exists()
+
+
+def test_nothing_is_read_where_a_push_cannot_succeed(orpo_lightning):
+    with pytest.raises(ValueError, match="--push-to two words: not a hub id"):
+        orpo_lightning("export", "--checkpoint", "nowhere.ckpt", "--out", "out", "--push-to", "two words")
+
+
+@pytest.mark.parametrize("verb", ["export", "generate"])
+def test_options_are_whole_names_and_mistakes_are_answered_in_one_line(orpo_lightning, capsys, verb):
+    with pytest.raises(SystemExit) as error:
+        orpo_lightning(verb, "--ou", "x")
+    assert error.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"orpo-lightning {verb}: the following arguments are required: ")
+    assert line.endswith(f"(options: orpo-lightning {verb} --help)")
+
+
+@pytest.mark.parametrize(
+    ("verb", "options"),
+    [
+        ("export", ["--checkpoint", "--out", "--merge-adapter", "--push-to", "--trust-remote-code"]),
+        ("generate", ["--model", "--prompts", "--out", "--max-new-tokens", "--temperature", "--top-p", "--seed"]),
+    ],
+)
+def test_the_help_of_a_verb_lists_its_options(orpo_lightning, capsys, verb, options):
+    with pytest.raises(SystemExit):
+        orpo_lightning(verb, "--help")
+    printed = capsys.readouterr().out
+    assert all(option in printed for option in options)

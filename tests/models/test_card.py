@@ -1,0 +1,72 @@
+"""The model card: what the hub reads, and what a person wants to know."""
+
+import importlib.metadata
+
+import pytest
+from huggingface_hub import ModelCard as HubCard
+
+from orpo_lightning.models.card import ModelCard, versions
+
+CARD = ModelCard(
+    objective="DPO(beta=0.1)",
+    base_model="facebook/opt-125m",
+    steps=1200,
+    version="0.0.9",
+    data_report="train: a.jsonl (text): 3 rows read",
+    config="model:\n  layout: auto\n",
+    metrics={"val/pref/accuracies": 0.75, "train/loss": 0.6931471805},
+)
+
+
+def read(tmp_path, card=CARD):
+    card.write(tmp_path)
+    return HubCard.load(tmp_path / "README.md")
+
+
+def test_the_hub_reads_library_task_base_model_and_tags(tmp_path):
+    data = read(tmp_path).data
+    assert (data.library_name, data.pipeline_tag, data.base_model) == (
+        "transformers",
+        "text-generation",
+        "facebook/opt-125m",
+    )
+    assert data.tags == ["orpo-lightning", "preference-optimization", "dpo"]
+
+
+@pytest.mark.parametrize(
+    ("base", "shown"),
+    [("smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"), ("tiny", None), ("runs/sft", None), ("/models/mine/x", None)],
+)
+def test_only_a_model_of_the_hub_is_its_base_model_there(tmp_path, monkeypatch, base, shown):
+    (tmp_path / "runs" / "sft").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    card = read(tmp_path, ModelCard("DPO(beta=0.1)", base, 1, "0.1.0"))
+    assert card.data.base_model == shown
+    assert f"base model: `{base}`" in card.text
+
+
+def test_objective_data_config_measures_and_versions_are_there(tmp_path):
+    text = read(tmp_path).text
+    assert "`DPO(beta=0.1)`" in text
+    assert "trained with orpo_lightning 0.0.9 for 1,200 optimizer steps" in text
+    assert "train: a.jsonl (text): 3 rows read" in text
+    assert "```yaml\nmodel:\n  layout: auto\n```" in text
+    assert "| train/loss | 0.693147 |\n| val/pref/accuracies | 0.75 |" in text
+    for name in ("orpo-lightning", "torch", "transformers", "lightning"):
+        assert f"- {name} {importlib.metadata.version(name)}" in text
+        assert name in versions()
+
+
+def test_what_is_not_known_is_left_out(tmp_path):
+    text = read(tmp_path, ModelCard("DPO(beta=0.1)", "tiny", 1, "0.1.0")).text
+    assert [line for line in text.splitlines() if line.startswith("#")] == [
+        "# DPO on tiny",
+        "## Use",
+        "## Versions that wrote this folder",
+    ]
+
+
+def test_an_adapter_is_of_the_library_peft(tmp_path):
+    card = read(tmp_path, ModelCard("DPO(beta=0.1)", "tiny", 1, "0.1.0", adapter=True))
+    assert card.data.library_name == "peft"
+    assert "AutoModelForCausalLM" not in card.text

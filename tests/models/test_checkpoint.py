@@ -1,0 +1,158 @@
+"""Checkpoints: read as tensors and plain data alone, and put back on the model they came from."""
+
+import os
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from orpo_lightning.models import checkpoint as module
+from orpo_lightning.models.checkpoint import describe_policy, load_policy, read_checkpoint
+from orpo_lightning.models.loading import PolicyConfig, load_causal_lm
+
+
+class Data:
+    tokenizer = "smollm2"
+    tokenizer_revision = "v1"
+
+
+def saved(path, net=None, policy=PolicyConfig("tiny"), data=None, trained_only=False, **changes):
+    net = net or load_causal_lm(policy)
+    trained = {name for name, parameter in net.named_parameters() if parameter.requires_grad}
+    weights = {k: v for k, v in net.state_dict().items() if k in trained or not trained_only}
+    contents = {
+        "policy": describe_policy(policy, data),
+        "state_dict": {f"policy.net.{name}": value for name, value in weights.items()} | {"reference.x": torch.ones(1)},
+        "objective": {"repr": "ORPO(lambda_=0.1)"},
+        "global_step": 7,
+    }
+    torch.save(contents | changes, path)
+    return path
+
+
+def test_a_checkpoint_says_how_its_model_was_loaded(tmp_path):
+    policy = PolicyConfig("tiny", dtype="float64", gradient_checkpointing=True)
+    checkpoint = read_checkpoint(saved(tmp_path / "a.ckpt", policy=policy, data=Data()))
+    assert checkpoint.policy == policy
+    assert (checkpoint.tokenizer, checkpoint.tokenizer_revision) == ("smollm2", "v1")
+    assert (checkpoint.objective, checkpoint.steps, checkpoint.version) == ("ORPO(lambda_=0.1)", 7, "0.1.0")
+
+
+def test_without_one_of_the_data_the_tokenizer_is_the_policys(tmp_path):
+    checkpoint = read_checkpoint(saved(tmp_path / "a.ckpt"))
+    assert (checkpoint.tokenizer, checkpoint.tokenizer_revision) == ("tiny", None)
+
+
+def test_local_models_are_named_from_the_root(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert describe_policy(PolicyConfig("mine"), None)["config"]["name_or_path"] == str(tmp_path / "mine")
+    assert describe_policy(PolicyConfig("tiny"), None)["config"]["name_or_path"] == "tiny"
+    assert describe_policy(PolicyConfig("owner/name"), None)["config"]["name_or_path"] == "owner/name"
+
+
+@pytest.mark.parametrize(("file", "run"), [("run/checkpoints/a.ckpt", "run"), ("elsewhere/a.ckpt", "elsewhere")])
+def test_the_run_of_a_checkpoint(tmp_path, file, run):
+    (tmp_path / file).parent.mkdir(parents=True)
+    assert read_checkpoint(saved(tmp_path / file)).run == tmp_path / run
+
+
+def test_what_a_checkpoint_says_of_trust_does_not_count(tmp_path):
+    path = saved(tmp_path / "a.ckpt", policy=PolicyConfig("tiny", trust_remote_code=True))
+    assert not read_checkpoint(path).policy.trust_remote_code
+    assert read_checkpoint(path, trust_remote_code=True).policy.trust_remote_code
+
+
+class Malicious:
+    def __init__(self, proof):
+        self.proof = proof
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.proof),)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run(tmp_path):
+    path = saved(tmp_path / "a.ckpt", extra=Malicious(tmp_path / "it ran"))
+    with pytest.raises(ValueError, match="cannot be read as tensors and plain data alone"):
+        read_checkpoint(path)
+    assert not (tmp_path / "it ran").exists()
+
+
+def test_half_a_checkpoint_is_named(tmp_path):
+    path = saved(tmp_path / "a.ckpt")
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"a.ckpt cannot be read as a checkpoint; is it whole\?"):
+        read_checkpoint(path)
+
+
+def test_a_checkpoint_of_something_else_is_named(tmp_path):
+    torch.save({"state_dict": {}}, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match="does not say which model it holds"):
+        read_checkpoint(tmp_path / "a.ckpt")
+
+
+@pytest.mark.parametrize("path", ["nothing.ckpt", "."])
+def test_a_checkpoint_that_is_not_there_is_named(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at '.*'; accepted: a .ckpt file"):
+        read_checkpoint(path)
+
+
+def test_weights_come_back_in_the_dtype_in_which_they_were_trained(tmp_path):
+    net = load_causal_lm(PolicyConfig("tiny")).bfloat16()
+    loaded = load_policy(read_checkpoint(saved(tmp_path / "a.ckpt", net)))
+    assert loaded.dtype == torch.bfloat16
+    assert all(torch.equal(value, net.state_dict()[name]) for name, value in loaded.state_dict().items())
+
+
+def test_a_base_model_that_is_gone_is_named(tmp_path):
+    path = saved(tmp_path / "a.ckpt")
+    contents = torch.load(path)
+    contents["policy"]["config"]["name_or_path"] = "/gone/model"
+    torch.save(contents, path)
+    with pytest.raises(FileNotFoundError, match=r"a.ckpt: the model it was trained from is gone: .*/gone/model"):
+        load_policy(read_checkpoint(path))
+
+
+@pytest.mark.parametrize("change", ["other shape", "missing", "unexpected"])
+def test_a_base_model_that_is_not_what_it_was_is_named(tmp_path, change):
+    path, name = saved(tmp_path / "a.ckpt"), "policy.net.model.norm.weight"
+    contents = torch.load(path)
+    if change == "other shape":
+        contents["state_dict"][name] = torch.ones(3)
+    elif change == "missing":
+        del contents["state_dict"][name]
+    else:
+        contents["state_dict"]["policy.net.more"] = torch.ones(3)
+    torch.save(contents, path)
+    with pytest.raises(ValueError, match="'tiny', is not what it was; 1 of the saved weights do not fit"):
+        load_policy(read_checkpoint(path))
+
+
+def with_adapter(net, seed=0):
+    net = get_peft_model(net, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(std=0.2)
+    return net
+
+
+def test_an_adapter_alone_goes_back_on_its_base(tmp_path, monkeypatch):
+    trained = with_adapter(load_causal_lm(PolicyConfig("tiny")), seed=1)
+    path = saved(tmp_path / "a.ckpt", trained, trained_only=True)
+    monkeypatch.setattr(module, "load_causal_lm", lambda config: with_adapter(load_causal_lm(config)))
+    loaded = load_policy(read_checkpoint(path))
+    assert all(torch.equal(value, trained.state_dict()[name]) for name, value in loaded.state_dict().items())
+
+
+def test_an_adapter_without_all_that_was_trained_is_refused(tmp_path, monkeypatch):
+    trained = with_adapter(load_causal_lm(PolicyConfig("tiny")), seed=1)
+    path = saved(tmp_path / "a.ckpt", trained, trained_only=True)
+    contents = torch.load(path)
+    del contents["state_dict"][next(name for name in contents["state_dict"] if "lora_A" in name)]
+    torch.save(contents, path)
+    monkeypatch.setattr(module, "load_causal_lm", lambda config: with_adapter(load_causal_lm(config)))
+    with pytest.raises(ValueError, match=r"1 of the saved weights do not fit, such as .*lora_A"):
+        load_policy(read_checkpoint(path))

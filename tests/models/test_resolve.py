@@ -1,0 +1,150 @@
+"""What a name may stand for: a folder, a run, a checkpoint, a hub id."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import constants
+
+from orpo_lightning.models import hub, pretrained
+from orpo_lightning.models.checkpoint import describe_policy
+from orpo_lightning.models.loading import PolicyConfig, fingerprint, load_causal_lm
+from orpo_lightning.models.pretrained import resolve
+
+HUB_ID = "someone/some-model"
+
+
+def a_model(folder):
+    """A copy of the tiny model's folder."""
+    return Path(shutil.copytree(resolve("tiny"), folder))
+
+
+def write_checkpoint(path, seed, policy=PolicyConfig("tiny")):
+    """A checkpoint of the tiny model with other weights, and those weights' fingerprint."""
+    net = load_causal_lm(policy)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.normal_(std=0.1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(
+        {
+            "policy": describe_policy(policy, None),
+            "state_dict": {f"policy.net.{name}": value for name, value in net.state_dict().items()},
+            "objective": {"repr": "ORPO(lambda_=0.1)"},
+            "global_step": 7,
+        },
+        path,
+    )
+    return fingerprint(net)
+
+
+def weights_of(name):
+    return fingerprint(load_causal_lm(PolicyConfig(str(name))))
+
+
+@pytest.fixture(autouse=True)
+def _a_cache_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv(pretrained.CACHE_VARIABLE, str(tmp_path / "cache"))
+
+
+def test_a_model_folder_stands_for_itself(tmp_path):
+    assert resolve(str(a_model(tmp_path / "mine"))) == str(tmp_path / "mine")
+
+
+def test_a_run_stands_for_the_model_that_it_wrote(tmp_path):
+    a_model(tmp_path / "run" / "model")
+    write_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt", seed=1)
+    assert resolve(str(tmp_path / "run")) == str(tmp_path / "run" / "model")
+
+
+def test_a_run_without_a_model_stands_for_its_newest_checkpoint(tmp_path):
+    checkpoints = tmp_path / "run" / "checkpoints"
+    newest = write_checkpoint(checkpoints / "a.ckpt", seed=1)
+    write_checkpoint(checkpoints / "b.ckpt", seed=2)
+    os.utime(checkpoints / "b.ckpt", ns=(0, 0))
+    assert weights_of(tmp_path / "run") == newest
+
+
+def test_a_checkpoint_becomes_a_folder_once_for_each_of_its_contents(tmp_path, monkeypatch):
+    path = tmp_path / "last.ckpt"
+    first = write_checkpoint(path, seed=1)
+    folder = resolve(str(path))
+    assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"} <= set(os.listdir(folder))
+    assert weights_of(folder) == first
+    with monkeypatch.context() as patched:
+        patched.setattr("orpo_lightning.models.checkpoint.export_checkpoint", lambda *args: pytest.fail("again"))
+        assert resolve(str(path)) == folder
+    second = write_checkpoint(path, seed=2)
+    assert weights_of(path) == second != first
+
+
+def test_a_checkpoint_of_a_run_that_started_from_a_checkpoint_is_found(tmp_path, monkeypatch):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    write_checkpoint(Path("first.ckpt"), seed=1)
+    last = write_checkpoint(Path("second.ckpt"), seed=2, policy=PolicyConfig("first.ckpt"))
+    monkeypatch.chdir(tmp_path)  # where "first.ckpt" is nothing
+    assert weights_of("work/second.ckpt") == last
+
+
+def test_a_folder_without_a_model_says_what_was_looked_for(tmp_path):
+    (tmp_path / "configs").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"config.json.*checkpoints/\*.ckpt") as error:
+        resolve(str(tmp_path / "configs"))
+    assert str(tmp_path / "configs") in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["models/mine", "mine"])
+def test_offline_a_name_that_is_nowhere_is_answered_at_once_in_one_line(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    start = time.monotonic()
+    with pytest.raises(FileNotFoundError, match=name) as error:
+        load_causal_lm(PolicyConfig(name))
+    assert time.monotonic() - start < 1
+    message = str(error.value)
+    assert len(message.splitlines()) == 1
+    assert all(part in message for part in ("tiny, smollm2", "HF_HUB_OFFLINE is set"))
+
+
+def test_without_a_network_the_hub_is_asked_once(monkeypatch):
+    calls = []
+
+    def no_network(*args, **kwargs):
+        calls.append(args)
+        raise ConnectionError("Name or service not known")
+
+    monkeypatch.setattr(hub, "get_hf_file_metadata", no_network)
+    with pytest.raises(FileNotFoundError, match=r"the hub cannot be reached \(Name or service not known\)"):
+        resolve(HUB_ID)
+    assert len(calls) == 1
+
+
+def test_what_cannot_be_a_hub_id_is_not_asked_for():
+    with pytest.raises(FileNotFoundError, match="it is not a hub id"):
+        resolve("two words")
+
+
+@pytest.fixture
+def cached_on_the_hub(tmp_path, monkeypatch):
+    """The tiny model in the hub's own cache, as the hub's client lays it out."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    repository = tmp_path / "hub" / "models--someone--some-model"
+    a_model(repository / "snapshots" / ("0" * 40))
+    (repository / "refs").mkdir()
+    for revision in ("main", "v2"):
+        (repository / "refs" / revision).write_text("0" * 40)
+
+
+def test_offline_a_hub_id_is_found_in_the_hubs_cache(cached_on_the_hub):
+    assert resolve(HUB_ID) == HUB_ID
+    assert weights_of(HUB_ID) == weights_of("tiny")
+    assert fingerprint(load_causal_lm(PolicyConfig(HUB_ID, revision="v2"))) == weights_of("tiny")
+
+
+def test_a_revision_that_is_not_there_is_refused(cached_on_the_hub):
+    with pytest.raises(FileNotFoundError, match="HF_HUB_OFFLINE is set"):
+        load_causal_lm(PolicyConfig(HUB_ID, revision="v3"))
