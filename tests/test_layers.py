@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "objectives": {"records", "functional"},
     "metrics": {"records"},
     "models": {"records", "packing"},
-    "data": {"records", "packing", "models.pretrained"},
+    "data": {"records", "packing", "models.pretrained", "models.tokenizer"},
     "modules": {"records", "packing", "objectives", "metrics", "models"},
     "testing": {"records", "objectives", "metrics"},
     "callbacks": {"run_folder", "data", "models"},
@@ -29,8 +29,8 @@ MAY_IMPORT = {
     "__init__": {"data", "models", "modules", "objectives", "records"},
 }
 THIRD_PARTIES = {
-    "transformers": ("models", "data.tokenization"),
-    "tokenizers": ("models", "data.tokenization"),
+    "transformers": ("models",),
+    "tokenizers": ("models",),
     "huggingface_hub": ("models",),
     "peft": ("models",),
     "datasets": ("data",),

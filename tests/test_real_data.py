@@ -12,9 +12,9 @@ from orpo_lightning.__main__ import main
 from orpo_lightning.data.lengths import LengthLimits
 from orpo_lightning.data.preparation import Preparation
 from orpo_lightning.data.sources import SourceConfig
-from orpo_lightning.data.tokenization import load_tokenizer
 from orpo_lightning.models.loading import PolicyConfig, load_causal_lm
 from orpo_lightning.models.logp_model import LogpModel
+from orpo_lightning.models.tokenizer import load_tokenizer
 from orpo_lightning.packing import pack
 from orpo_lightning.records import StepInfo
 

@@ -9,12 +9,12 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
-from orpo_lightning.data.tokenization import load_tokenizer
 from orpo_lightning.models.card import PACKAGE, ModelCard, versions
 from orpo_lightning.models.checkpoint import tokenizer_of
 from orpo_lightning.models.export import write_model, write_whole
 from orpo_lightning.models.loading import PolicyConfig
 from orpo_lightning.models.logp_model import LogpModel
+from orpo_lightning.models.tokenizer import load_tokenizer
 from orpo_lightning.run_folder import config_of, data_report_of, metrics_of
 
 

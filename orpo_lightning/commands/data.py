@@ -15,7 +15,7 @@ from orpo_lightning.cli import CLI, make_cli
 from orpo_lightning.data.datamodule import PreferenceDataModule
 from orpo_lightning.data.report import print_reports
 from orpo_lightning.data.sources import open_source
-from orpo_lightning.data.tokenization import load_tokenizer
+from orpo_lightning.models.tokenizer import load_tokenizer
 from orpo_lightning.objectives import get_objective
 from orpo_lightning.records import Role, TokenizedRow
 

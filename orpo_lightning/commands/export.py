@@ -27,12 +27,12 @@ def main() -> None:
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ValueError(f"--out {out}: something is there; accepted: a folder that is empty or not there")
 
-    from orpo_lightning.data.tokenization import load_tokenizer
     from orpo_lightning.models.card import ModelCard
     from orpo_lightning.models.checkpoint import load_policy, read_checkpoint
     from orpo_lightning.models.export import is_adapter, write_adapter, write_model, write_whole
     from orpo_lightning.models.hub import check_upload, upload
     from orpo_lightning.models.loading import hide_loading_bars
+    from orpo_lightning.models.tokenizer import load_tokenizer
     from orpo_lightning.run_folder import config_of, data_report_of, metrics_of
 
     if options.push_to:

@@ -64,10 +64,11 @@ def main() -> None:
     import torch
     from tqdm import tqdm  # type: ignore[import-untyped]  # it has no annotations
 
-    from orpo_lightning.data.tokenization import load_tokenizer, tokenize_prompts
+    from orpo_lightning.data.tokenization import tokenize_prompts
     from orpo_lightning.models.card import versions
     from orpo_lightning.models.generation import Sampling, generate
     from orpo_lightning.models.loading import PolicyConfig, hide_loading_bars, load_causal_lm
+    from orpo_lightning.models.tokenizer import load_tokenizer
 
     sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p, options.seed, options.batch_size)
     hide_loading_bars()

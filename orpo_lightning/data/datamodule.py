@@ -18,7 +18,7 @@ from orpo_lightning.data.preparation import Preparation
 from orpo_lightning.data.report import SplitReport, print_reports
 from orpo_lightning.data.sources import SAMPLE, SourceConfig
 from orpo_lightning.data.splits import load_training, load_validation
-from orpo_lightning.data.tokenization import load_tokenizer
+from orpo_lightning.models.tokenizer import load_tokenizer
 from orpo_lightning.packing import PackedBatch
 from orpo_lightning.records import Role, TokenizedRow
 

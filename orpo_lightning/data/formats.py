@@ -159,7 +159,7 @@ def parse_unpaired(row: Row, row_id: str) -> TextRow:
         (TextResponse(text='Hello!', role=<Role.UNPAIRED: 2>, label=1.0),)
     """
     if "messages" in row:
-        turns = _messages(row["messages"], "messages", row_id)
+        turns = messages_of(row["messages"], "messages", row_id)
     elif isinstance(row.get("completion"), Sequence) and not isinstance(row["completion"], str):
         turns = _messages_after_prompt(row, "completion", row_id)
     else:
@@ -205,15 +205,15 @@ def _hh_rlhf_turns(row: Row, side: str, row_id: str) -> list[Message]:
 
 
 def _messages_after_prompt(row: Row, side: str, row_id: str) -> list[Message]:
-    turns = _messages(_value(row, side, row_id), side, row_id)
+    turns = messages_of(_value(row, side, row_id), side, row_id)
     if len(turns) > 1:
-        given = _messages(row["prompt"], "prompt", row_id) if _is_list(row.get("prompt")) else []
+        given = messages_of(row["prompt"], "prompt", row_id) if _is_list(row.get("prompt")) else []
         # a side may begin with the prompt, or go on after it
         return turns if turns[: len(given)] == given else given + turns
     if not turns or row.get("prompt") is None:
         return turns
     if _is_list(row["prompt"]):
-        return _messages(row["prompt"], "prompt", row_id) + turns
+        return messages_of(row["prompt"], "prompt", row_id) + turns
     return [Message("user", _text(row, "prompt", row_id)), *turns]
 
 
@@ -235,7 +235,12 @@ def _text_turns(row: Row, side: str, row_id: str) -> list[Message]:
     return [Message("user", _text(row, "prompt", row_id)), Message("assistant", _response_text(row, side, row_id))]
 
 
-def _messages(value: Any, where: str, row_id: str) -> list[Message]:
+def messages_of(value: Any, where: str, row_id: str) -> list[Message]:
+    """A list of role and content as messages; content that is null at the end is empty.
+
+    Raises:
+        RowError: it is something else.
+    """
     turns = _list(value, where, row_id)
     if not all(isinstance(turn, Mapping) for turn in turns):
         raise RowError("not_text", row_id, f"{where!r} holds something that is not a message of role and content")

@@ -14,7 +14,8 @@ from orpo_lightning.data.lengths import LENGTH_REASONS, LengthLimits
 from orpo_lightning.data.report import SplitReport
 from orpo_lightning.data.sources import Source, SourceConfig, columns_of, open_source
 from orpo_lightning.data.token_table import TableBuilder
-from orpo_lightning.data.tokenization import Tokenizer, end_of_turn, tokenize_rows, tokenizer_identity
+from orpo_lightning.data.tokenization import tokenize_rows
+from orpo_lightning.models.tokenizer import Tokenizer, end_of_turn, tokenizer_identity
 from orpo_lightning.records import TextRow
 
 MOST_UNREADABLE = 0.1

@@ -11,12 +11,13 @@ from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from orpo_lightning.models.card import PACKAGE
 from orpo_lightning.models.export import write_model
 from orpo_lightning.models.loading import PolicyConfig, load_causal_lm
-from orpo_lightning.models.pretrained import absolute, newest_checkpoint, resolve
+from orpo_lightning.models.pretrained import absolute, newest_checkpoint
+from orpo_lightning.models.tokenizer import load_tokenizer
 
 _POLICY = "policy.net."
 """What the names of the policy's weights begin with."""
@@ -152,11 +153,7 @@ def load_policy(checkpoint: Checkpoint) -> PreTrainedModel:
 
 def export_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     """Write the policy of a checkpoint, an adapter merged, into a folder that is there."""
-    tokenizer = AutoTokenizer.from_pretrained(
-        resolve(checkpoint.tokenizer, checkpoint.tokenizer_revision),
-        revision=checkpoint.tokenizer_revision,
-        trust_remote_code=False,
-    )
+    tokenizer = load_tokenizer(checkpoint.tokenizer, checkpoint.tokenizer_revision)
     write_model(load_policy(checkpoint), tokenizer, folder)
 
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
+
+from orpo_lightning.models.tokenizer import Tokenizer, end_of_turn
 
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
@@ -37,7 +39,7 @@ def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(replaced, ignore_errors=True)
 
 
-def write_model(net: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def write_model(net: nn.Module, tokenizer: Tokenizer, folder: Path) -> None:
     """Write a model and its tokenizer into a folder that is there; a peft adapter is merged into a copy of its layers.
 
     Args:
@@ -55,7 +57,7 @@ def write_model(net: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path
     tokenizer.save_pretrained(folder)
 
 
-def write_adapter(net: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def write_adapter(net: nn.Module, tokenizer: Tokenizer, folder: Path) -> None:
     """Write the adapter of a peft model, without its base, and the tokenizer into a folder that is there."""
     net.save_pretrained(folder)  # type: ignore[operator]
     tokenizer.save_pretrained(folder)
@@ -105,7 +107,7 @@ def _plain_config(base: PreTrainedModel, weights: dict[str, Tensor]) -> Pretrain
     return config
 
 
-def generation_config(net: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+def generation_config(net: PreTrainedModel, tokenizer: Tokenizer) -> GenerationConfig:
     """The model's own generation config with the end tokens of the training, and a padding token in any case."""
     config = copy.deepcopy(net.generation_config) or GenerationConfig()
     config._from_model_config = False  # else transformers may derive it anew from the model's config
@@ -121,8 +123,10 @@ def generation_config(net: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
     return config
 
 
-def end_tokens(net: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def end_tokens(net: PreTrainedModel, tokenizer: Tokenizer) -> list[int]:
     """The tokens that end a response: first the one that ended them in training, then those that the model had."""
     own = getattr(net.generation_config, "eos_token_id", None)
     known = own if isinstance(own, list) else [own]
-    return list(dict.fromkeys(token for token in (tokenizer.eos_token_id, *known) if token is not None))
+    return list(
+        dict.fromkeys(token for token in (end_of_turn(tokenizer), tokenizer.eos_token_id, *known) if token is not None)
+    )

@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from orpo_lightning import DPO, ORPO, OptimizerConfig, PolicyConfig, PreferenceDataModule, PreferenceModule
 from orpo_lightning.callbacks import export as module
 from orpo_lightning.callbacks.export import ExportModel
-from orpo_lightning.data.tokenization import DEFAULT_TEMPLATE, load_tokenizer
 from orpo_lightning.models.loading import load_causal_lm
 from orpo_lightning.models.pretrained import resolve
+from orpo_lightning.models.tokenizer import DEFAULT_TEMPLATE, load_tokenizer
 
 TINY = PolicyConfig("tiny")
 

@@ -12,8 +12,8 @@ from orpo_lightning.data import preparation
 from orpo_lightning.data.lengths import LengthLimits
 from orpo_lightning.data.preparation import Preparation
 from orpo_lightning.data.sources import SourceConfig
-from orpo_lightning.data.tokenization import load_tokenizer
 from orpo_lightning.models.tiny import train_tiny_tokenizer
+from orpo_lightning.models.tokenizer import load_tokenizer
 
 GOOD = {"prompt": "Name a colour.", "chosen": "Blue.", "rejected": "Seven."}
 OTHER = {"prompt": "Name a number.", "chosen": "Seven.", "rejected": "Blue."}
@@ -143,7 +143,7 @@ import sys
 from orpo_lightning.data import preparation
 from orpo_lightning.data.preparation import Preparation
 from orpo_lightning.data.sources import SourceConfig
-from orpo_lightning.data.tokenization import load_tokenizer
+from orpo_lightning.models.tokenizer import load_tokenizer
 
 how = Preparation(load_tokenizer("tiny"))
 read, passes = preparation._read, 0

@@ -11,7 +11,7 @@ from orpo_lightning.data.lengths import LengthLimits
 from orpo_lightning.data.preparation import FEW_UNREADABLE, Preparation
 from orpo_lightning.data.report import SplitReport
 from orpo_lightning.data.sources import SourceConfig
-from orpo_lightning.data.tokenization import end_of_turn, load_tokenizer
+from orpo_lightning.models.tokenizer import end_of_turn, load_tokenizer
 from orpo_lightning.records import Role
 
 GOOD = {"prompt": "Name a colour.", "chosen": "Blue.", "rejected": "Seven."}

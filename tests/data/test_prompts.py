@@ -55,11 +55,11 @@ def test_empty_lines_of_a_jsonl_file_count_as_lines(tmp_path):
     [
         ({"question": "Hi"}, "has none of the columns prompt, messages, instruction; it has: question"),
         ({}, "it has: none"),
-        ([1], "it has: list"),
+        ([1], "a row is an object with columns, but this is list"),
         ({"prompt": 3}, "'prompt' is int, not text or a list of messages"),
         ({"messages": "Hi"}, "'messages' is str, not a list of messages"),
         ({"instruction": TURNS}, "'instruction' is list, not text"),
-        ({"prompt": [{"role": "user"}]}, r'prompt: holds \{"role": "user"\}; accepted: messages'),
+        ({"prompt": [{"role": "user"}]}, "there is no 'content'; there is role"),
         ({"prompt": "  "}, "the prompt is empty"),
         ({"messages": [ANSWER]}, "the prompt is empty"),
     ],
@@ -72,14 +72,13 @@ def test_a_row_without_a_prompt_is_named(tmp_path, row, sentence):
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("a.jsonl", b'{"prompt": "Hi"}\n{"prompt": \n', "a.jsonl:2: is not json"),
-        ("a.json", b"[", "a.json: is not json"),
-        ("a.json", b'{"prompt": "Hi"}', "holds one dict; accepted: a list of rows"),
-        ("a.txt", b"\xff\xfe\x00", "is not text in UTF-8"),
+        ("a.jsonl", b'{"prompt": "Hi"}\n{"prompt": \n', "a.jsonl:2: not valid JSON"),
+        ("a.json", b"[", "a.json: not valid JSON"),
+        ("a.txt", b"\xff\xfe\x00", "not text in UTF-8"),
         ("a.txt", b"Hi\n\nHello\n", "a.txt:2: the prompt is empty"),
         ("a.txt", b"\n", "holds no prompts"),
-        ("a.jsonl", b"", "holds no prompts"),
-        ("a.json", b"[]", "holds no prompts"),
+        ("a.jsonl", b"", "holds no rows"),
+        ("a.json", b"[]", "holds no rows"),
         ("a.csv", b"prompt\nHi\n", "the file's kind is not known; accepted: .txt, .json, .jsonl"),
     ],
 )

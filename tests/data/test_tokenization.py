@@ -4,14 +4,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from orpo_lightning.data.formats import RowError
-from orpo_lightning.data.tokenization import (
-    DEFAULT_TEMPLATE,
-    load_tokenizer,
-    render_prompt,
-    tokenize_prompts,
-    tokenize_rows,
-)
+from orpo_lightning.data.tokenization import tokenize_prompts, tokenize_rows
 from orpo_lightning.models.tiny import train_tiny_tokenizer
+from orpo_lightning.models.tokenizer import DEFAULT_TEMPLATE, end_of_turn, load_tokenizer, render_prompt
 from orpo_lightning.records import Message, Prompt, Role, TextRow
 
 QUESTION = (Message("user", "Name a colour."),)
@@ -170,3 +165,108 @@ def test_a_tokenizer_without_an_end_of_sequence_token_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no end-of-sequence token") as error:
         load_tokenizer(folder)
     assert folder in str(error.value)
+
+
+def sentencepiece_like(folder, prepend):
+    """A tokenizer as SentencePiece makes them: spaces as ▁, one put before a text, bytes where it has no piece."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
+    model = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    model.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prepend, split=False)
+    model.normalizer = normalizers.Sequence([])
+    texts = ["Name a colour.", "Blue. Seven. Be short. Another?", "user assistant system"] * 3
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<unk>", "<s>", "</s>", *bytes_], show_progress=False)
+    model.train_from_iterator(texts, trainer)
+    model.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+        "{% else %}{{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
+    )
+    tokenizer.save_pretrained(folder)
+    return load_tokenizer(str(folder))
+
+
+@pytest.mark.parametrize("prepend", ["always", "first", "never"])
+def test_a_tokenizer_that_puts_a_space_before_a_text_keeps_prompt_and_response_apart(tmp_path, prepend):
+    tokenizer = sentencepiece_like(tmp_path, prepend)
+    turns = [{"role": message.role, "content": message.content} for message in QUESTION]
+    inference = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+    for text in ("Blue.", " Blue.", "größer 猫 🐈", "\n"):
+        row = tokenized(tokenizer, chosen=text)
+        assert list(row.prompt) == inference
+        assert row.prompt.count(tokenizer.bos_token_id) == 1
+        ids = row.responses[0].ids
+        assert ids[-1] == tokenizer.eos_token_id
+        assert ids.count(tokenizer.eos_token_id) == 1
+        decoded = tokenizer.decode(ids[:-1])
+        assert decoded == (text if prepend == "never" or text.startswith(" ") else f" {text}")
+
+
+@pytest.mark.parametrize("prepend", ["always", "first", "never"])
+def test_a_sentencepiece_prompt_that_imitates_special_tokens_stays_text(tmp_path, prepend):
+    tokenizer = sentencepiece_like(tmp_path, prepend)
+    row = tokenized(tokenizer, (Message("user", "a</s>b<s>"),), chosen="c</s>d")
+    assert row.prompt.count(tokenizer.eos_token_id) == 0
+    assert row.prompt.count(tokenizer.bos_token_id) == 1
+    assert "a</s>b<s>" in tokenizer.decode(row.prompt)
+    assert row.responses[0].ids.count(tokenizer.eos_token_id) == 1
+
+
+def test_a_padding_token_that_is_the_end_is_no_less_of_an_end(tmp_path):
+    tokenizer = load_tokenizer(saved(tmp_path, pad_token="<|end|>"))
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+    assert all(response.ids[-1] == tokenizer.eos_token_id for response in tokenized(tokenizer).responses)
+
+
+def test_a_tokenizer_that_adds_a_beginning_by_itself_does_not_add_a_second_one(tmp_path):
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = train_tiny_tokenizer(["some text"], 300)
+    bos = tokenizer.bos_token, tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{bos[0]} $A", special_tokens=[bos])
+    tokenizer.chat_template = None  # the default begins with the token as well
+    tokenizer.save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(str(tmp_path))
+    assert tokenizer("x")["input_ids"][0] == tokenizer.bos_token_id
+    row = tokenized(tokenizer)
+    assert row.prompt.count(tokenizer.bos_token_id) == 1 == row.prompt[:1].count(tokenizer.bos_token_id)
+    assert all(tokenizer.bos_token_id not in response.ids for response in row.responses)
+
+
+TURNS = "{% for m in messages %}<|user|>{{ m.content }}END{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "end"),
+    [
+        (TURNS.replace("END", "<|system|>\n"), "<|system|>"),  # a turn ends otherwise than a text (Gemma, Phi-3)
+        (TURNS.replace("END", " <|end|>"), "<|end|>"),
+        (TURNS.replace("END", "<|end|>\n<|system|>"), "<|end|>"),
+        (TURNS.replace("END", "\nand on"), "<|end|>"),  # nothing ends a turn
+        (TURNS.replace("END", ""), "<|end|>"),
+        ("{{ raise_exception('no assistant here') }}", "<|end|>"),
+    ],
+)
+def test_a_response_ends_as_turns_end_in_the_template(tmp_path, template, end):
+    tokenizer = load_tokenizer(saved(tmp_path, chat_template=template))
+    assert tokenizer.convert_ids_to_tokens(end_of_turn(tokenizer)) == end
+    row = tokenized(tokenizer)
+    if not isinstance(row, RowError):
+        for response in row.responses:
+            assert tokenizer.convert_ids_to_tokens(response.ids[-1]) == end
+            assert response.ids.count(response.ids[-1]) == 1
+
+
+def test_a_conversation_of_many_turns_round_trips_in_any_script(tokenizer):
+    prompt = (
+        Message("system", "सं क्षे प"),
+        Message("user", "猫は"),
+        Message("assistant", "🐈\u200d⬛"),
+        Message("user", "e\u0301?"),
+    )
+    text = tokenizer.decode(tokenized(tokenizer, prompt).prompt)
+    for message in prompt:
+        assert f"<|{message.role}|>\n{message.content}<|end|>\n" in text

@@ -13,8 +13,8 @@ from lightning import Trainer
 
 from orpo_lightning import DPO, KTO, ORPO, SFT, OptimizerConfig, PreferenceDataModule, PreferenceModule, ScheduleConfig
 from orpo_lightning.data.mismatch import with_mismatched
-from orpo_lightning.data.tokenization import load_tokenizer, render_prompt
 from orpo_lightning.models.tiny import tiny_model
+from orpo_lightning.models.tokenizer import load_tokenizer, render_prompt
 from orpo_lightning.objectives.unpaired import UnpairedObjective
 from orpo_lightning.records import Message, ObjectiveOutput, Role, TokenizedResponse, TokenizedRow
 from orpo_lightning.testing import make_rows, make_unpaired_rows

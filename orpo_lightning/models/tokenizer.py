@@ -1,0 +1,106 @@
+"""The tokenizer of a model: its chat template, its special tokens, and text to tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import tokenizers
+import transformers
+from jinja2 import TemplateError
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from orpo_lightning.models.pretrained import resolve
+from orpo_lightning.records import Message
+
+Tokenizer = PreTrainedTokenizerBase
+_HOLDER = "\ue000"
+"""Stands for the text of a message: of the private use area."""
+
+DEFAULT_TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for message in messages %}<|{{ message.role }}|>\n{{ message.content }}{{ eos_token }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+"""The template of tokenizers that have none: that of the ORPO authors' code, whose tokenizer adds the BOS token."""
+
+
+def load_tokenizer(name_or_path: str, revision: str | None = None) -> Tokenizer:
+    """The tokenizer of a model, with a chat template in any case.
+
+    Raises:
+        ValueError: the tokenizer has no end-of-sequence token.
+    """
+    tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
+        resolve(name_or_path, revision), revision=revision, trust_remote_code=False
+    )
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"the tokenizer of {name_or_path!r} has no end-of-sequence token; responses could not end")
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = DEFAULT_TEMPLATE
+    return tokenizer
+
+
+def render_prompt(tokenizer: Tokenizer, prompt: Sequence[Message]) -> str:
+    """The conversation as text, up to where the model answers."""
+    turns = [{"role": message.role, "content": message.content} for message in prompt]
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+
+
+def end_of_turn(tokenizer: Tokenizer) -> int:
+    """The token that ends a response: the special one that the template puts after an assistant's turn, else EOS.
+
+    They differ where a chat model keeps its base model's EOS (Gemma's ``<end_of_turn>``, Phi-3's ``<|end|>``).
+    """
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _HOLDER}]
+    try:
+        rendered = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    except TemplateError:
+        rendered = ""
+    after = encode(tokenizer, [rendered.partition(_HOLDER)[2].lstrip()], special=True)[0]
+    ends_turn = after and after[0] in special_tokens(tokenizer).values()
+    return int(after[0] if ends_turn else tokenizer.eos_token_id)
+
+
+def special_tokens(tokenizer: Tokenizer) -> dict[str, int]:
+    """The tokens that no text becomes, by their names."""
+    added = {str(token): number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return added | dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+
+
+def tokenizer_identity(tokenizer: Tokenizer) -> str:
+    """All that tokenization depends on: vocabulary, rules, special tokens, chat template, version."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    parts = [type(tokenizer).__name__, rules, sorted(special_tokens(tokenizer).items()), tokenizer.chat_template]
+    return repr([*parts, tokenizer.eos_token, transformers.__version__, tokenizers.__version__])
+
+
+def encode(tokenizer: Tokenizer, texts: list[str], *, special: bool) -> list[list[int]]:
+    """The tokens of texts, and none added.
+
+    Args:
+        tokenizer: the tokenizer.
+        texts: the texts.
+        special: whether what looks like a special token is one, as in a rendered template, or text like any other.
+    """
+    if not tokenizer.is_fast:
+        encoded: Any = tokenizer(
+            texts,
+            add_special_tokens=False,  # they stand in the rendered template already
+            split_special_tokens=not special,
+            return_attention_mask=False,
+            verbose=False,  # rows longer than the model takes are dropped and counted later
+        )
+        ids: list[list[int]] = encoded["input_ids"]
+        return ids
+    backend: Any = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = not special
+    try:
+        # without the offsets of the tokens in the text, which take a third of the time
+        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+    finally:
+        backend.encode_special_tokens = False
