@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
@@ -62,8 +63,9 @@ class PreferenceDataModule(LightningDataModule):
 
     def __init__(
         self,
-        train: str | SourceConfig | list[str | SourceConfig] = SAMPLE,
-        val: str | SourceConfig | dict[str, str | SourceConfig] | None = SAMPLE,
+        # with a Path among the types the command line never opens a data file as if it were a config file
+        train: str | Path | SourceConfig | list[str | Path | SourceConfig] = SAMPLE,
+        val: str | Path | SourceConfig | dict[str, str | Path | SourceConfig] | None = SAMPLE,
         format: str | None = None,
         columns: dict[str, str] | None = None,
         filters: list[Filter] | None = None,
@@ -278,9 +280,9 @@ class PreferenceDataModule(LightningDataModule):
         return self.trainer
 
 
-def _source(source: str | SourceConfig, shared: SourceConfig) -> SourceConfig:
+def _source(source: str | Path | SourceConfig, shared: SourceConfig) -> SourceConfig:
     """The source, with what all sources share where it does not say otherwise."""
-    own = SourceConfig(source) if isinstance(source, str) else source
+    own = source if isinstance(source, SourceConfig) else SourceConfig(str(source))
     if own.path == SAMPLE:  # its columns and format are known
         return own
     return replace(own, format=own.format or shared.format, columns={**shared.columns, **own.columns})

@@ -67,15 +67,20 @@ class Preparation:
                 *(rule.identity() for rule in filters),
             ]
         )
-        table, report = cached(key, lambda: _read(self, source, columns, filters, config.format))
-        report.split = name or split
+        table, report = cached(key, lambda: _read(self, name or split, source, columns, filters, config.format))
+        report.split = name or split  # the cache does not know for what the rows are used
         return table, report
 
 
 def _read(
-    how: Preparation, source: Source, columns: Mapping[str, str], filters: Sequence[Filter], format_name: str | None
+    how: Preparation,
+    split: str,
+    source: Source,
+    columns: Mapping[str, str],
+    filters: Sequence[Filter],
+    format_name: str | None,
 ) -> Prepared:
-    report, builder = SplitReport("", source.name), TableBuilder()
+    report, builder = SplitReport(split, source.name), TableBuilder()
     rows = islice(_renamed(source, columns), how.limit)
     seen: set[str] = set()
     for text, row in tokenize_rows(how.tokenizer, _filtered(_parsed(rows, format_name, report), filters, report)):

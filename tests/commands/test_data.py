@@ -129,3 +129,11 @@ data:
     assert ["read", "5", "64"] in lines  # the first five rows are those of train/1
     assert ["short_chosen", "-1"] in lines
     assert ["used", "per", "epoch", "2"] in lines
+
+
+def test_a_data_file_is_never_read_as_a_configuration(data, tmp_path):
+    # a row that looks like a source, in a file of one line
+    (tmp_path / "a.jsonl").write_text(json.dumps({**GOOD, "path": "sample"}) + "\n")
+    (tmp_path / "b.json").write_text(json.dumps([{**GOOD, "path": "sample"}]))
+    for name in ("a.jsonl", "b.json"):
+        assert f"train: {name} (text)" in data("orpo", "--data.train", name)
