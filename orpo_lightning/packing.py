@@ -8,6 +8,8 @@ Shape suffixes: N tokens of the stream, M scored positions, P scored prompt posi
 
 from __future__ import annotations
 
+import hashlib
+import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -66,6 +68,8 @@ class PackedBatch:
         row_ids: where each row came from.
         step: the global batch that this micro-batch is a part of.
         half_pairs: ids of the rows whose chosen and rejected responses are not one of each.
+        keys: what the content of each response, after its prompt, is known by; on the host, ``R`` of them.
+        prompt_keys: the same for the prompts, ``G`` of them.
     """
 
     input_ids: Tensor
@@ -89,6 +93,8 @@ class PackedBatch:
     row_ids: tuple[str, ...]
     step: StepInfo
     half_pairs: tuple[str, ...]
+    keys: tuple[bytes, ...]
+    prompt_keys: tuple[bytes, ...]
 
     def __init__(self, **fields: Any) -> None:
         vars(self).update(fields)
@@ -145,6 +151,17 @@ class PackedBatch:
         return PackedBatch(**{name: moved(value) for name, value in vars(self).items()})
 
 
+def content_key(prompt: Sequence[int], response: Sequence[int] = ()) -> bytes:
+    """What a response to a prompt is known by, wherever it comes from; without a response, the prompt.
+
+    Example:
+        >>> content_key((5, 6), (7,)) == content_key((5,), (6, 7)), len(content_key((5, 6)))
+        (False, 16)
+    """
+    ids = struct.pack(f"<{1 + len(prompt) + len(response)}I", len(prompt), *prompt, *response)
+    return hashlib.blake2b(ids, digest_size=16).digest()
+
+
 def pack(
     rows: Sequence[TokenizedRow], step: StepInfo, weights: Sequence[float] | None = None, *, rejected: bool = True
 ) -> PackedBatch:
@@ -177,6 +194,7 @@ def pack(
     labels: list[float] = []
     prompt_index: list[int] = []
     prompt_target: list[int] = []
+    keys: list[bytes] = []
     for row in rows:
         start, prompt_length = len(ids), len(row.prompt)
         prompt_end = start + prompt_length
@@ -193,6 +211,7 @@ def pack(
             positions += range(prompt_length, prompt_length + len(response.ids) - 1)
             score_index += [prompt_end - 1, *range(*span)]
             score_target += response.ids
+            keys.append(content_key(row.prompt, response.ids))
             tokens.append(len(response.ids))
             group_of.append(len(groups))
             roles.append(response.role)
@@ -232,6 +251,8 @@ def pack(
         row_ids=tuple(row.row_id for row in rows),
         step=step,
         half_pairs=tuple(row.row_id for row in rows if _is_half_a_pair(row)),
+        keys=tuple(keys),
+        prompt_keys=tuple(content_key(row.prompt) for row in rows),
     )
 
 

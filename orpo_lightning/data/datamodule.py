@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
@@ -95,6 +96,11 @@ class PreferenceDataModule(LightningDataModule):
             split, source, self.tokenizer, self.max_length, self.max_prompt_length, self.tokenizer_revision
         )
         rank_zero_info(str(self.reports[split]))
+
+    @property
+    def rows(self) -> Mapping[str, Sequence[TokenizedRow]]:
+        """The rows of each split that was set up."""
+        return self._rows
 
     @property
     def steps_per_epoch(self) -> int:
