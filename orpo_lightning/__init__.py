@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from orpo_lightning.data.datamodule import PreferenceDataModule as PreferenceDataModule
+    from orpo_lightning.models.adapters import LoraConfig as LoraConfig
     from orpo_lightning.models.loading import PolicyConfig as PolicyConfig, ReferenceConfig as ReferenceConfig
     from orpo_lightning.modules.optimization import OptimizerConfig as OptimizerConfig, ScheduleConfig as ScheduleConfig
     from orpo_lightning.modules.preference import NonFiniteError as NonFiniteError, PreferenceModule as PreferenceModule
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "orpo_lightning.data.datamodule": ("PreferenceDataModule",),
+    "orpo_lightning.models.adapters": ("LoraConfig",),
     "orpo_lightning.models.loading": ("PolicyConfig", "ReferenceConfig"),
     "orpo_lightning.modules.optimization": ("OptimizerConfig", "ScheduleConfig"),
     "orpo_lightning.modules.preference": ("NonFiniteError", "PreferenceModule"),

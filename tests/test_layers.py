@@ -29,6 +29,7 @@ THIRD_PARTIES = {
     "transformers": ("models", "data.tokenization"),
     "tokenizers": ("models",),
     "datasets": ("data",),
+    "peft": ("models.adapters",),
     "lightning": ("data.datamodule", "modules", "loggers", "cli"),
     "torchmetrics": ("metrics",),
     "jsonargparse": ("cli", "testing"),
@@ -85,6 +86,10 @@ def loaded_after(code):
 
 def test_importing_the_package_loads_nothing():
     assert not {"torch", "lightning", "transformers", "datasets"} & loaded_after("import orpo_lightning")
+
+
+def test_the_module_without_an_adapter_does_not_need_peft():
+    assert "peft" not in loaded_after("from orpo_lightning import LoraConfig, PreferenceModule")
 
 
 def test_the_objectives_need_torch_only():

@@ -3,8 +3,9 @@
 import orpo_lightning
 
 NAMES = """
-    CPO DPO IPO ORPO SFT HingeDPO NonFiniteError Objective ObjectiveOutput OptimizerConfig PairLogps PolicyConfig
-    PreferenceDataModule PreferenceModule ReferenceConfig RobustDPO ScheduleConfig SimPO get_objective list_objectives
+    CPO DPO IPO ORPO SFT HingeDPO LoraConfig NonFiniteError Objective ObjectiveOutput OptimizerConfig PairLogps
+    PolicyConfig PreferenceDataModule PreferenceModule ReferenceConfig RobustDPO ScheduleConfig SimPO get_objective
+    list_objectives
 """
 
 
