@@ -32,7 +32,7 @@ def folder(tmp_path, monkeypatch, only_built_in_objectives):
 
 def test_the_readme_has_the_commands_and_snippets_that_are_tested_here():
     assert COMMANDS[:2] == RUN_BY_CI_ITSELF
-    assert len(COMMANDS) == 10
+    assert len(COMMANDS) == 12
     assert len(SNIPPETS) == 3
 
 

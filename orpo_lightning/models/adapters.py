@@ -5,6 +5,7 @@ peft is an optional package, imported only where a configuration asks for an ada
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +86,8 @@ def add_adapter(net: PreTrainedModel, config: LoraConfig) -> PreTrainedModel:
             raise
         raise ModuleNotFoundError(PEFT_HELP) from None
     _check_names(net, config)
+    # peft asks transformers by a name that is going to be removed
+    warnings.filterwarnings("ignore", ".*is_gradient_checkpointing. is deprecated", FutureWarning)
     if config.adapter is not None:
         source = str(Path(config.adapter).expanduser()) if config.adapter.startswith("~") else config.adapter
         return _load_adapter(net, source, _read_settings(source, config))
