@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from orpo_lightning.data.datamodule import PreferenceDataModule as PreferenceDataModule
     from orpo_lightning.data.filters import Filter as Filter
     from orpo_lightning.data.sources import SourceConfig as SourceConfig
+    from orpo_lightning.models.adapters import LoraConfig as LoraConfig
     from orpo_lightning.models.loading import PolicyConfig as PolicyConfig, ReferenceConfig as ReferenceConfig
     from orpo_lightning.modules.optimization import OptimizerConfig as OptimizerConfig, ScheduleConfig as ScheduleConfig
     from orpo_lightning.modules.preference import NonFiniteError as NonFiniteError, PreferenceModule as PreferenceModule
@@ -38,6 +39,7 @@ _HOMES = {
     "orpo_lightning.data.datamodule": ("PreferenceDataModule",),
     "orpo_lightning.data.filters": ("Filter",),
     "orpo_lightning.data.sources": ("SourceConfig",),
+    "orpo_lightning.models.adapters": ("LoraConfig",),
     "orpo_lightning.models.loading": ("PolicyConfig", "ReferenceConfig"),
     "orpo_lightning.modules.optimization": ("OptimizerConfig", "ScheduleConfig"),
     "orpo_lightning.modules.preference": ("NonFiniteError", "PreferenceModule"),

@@ -8,6 +8,8 @@ Shape suffixes: N tokens of the stream, M scored positions, P scored prompt posi
 
 from __future__ import annotations
 
+import hashlib
+import struct
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -70,6 +72,8 @@ class PackedBatch:
         step: the global batch that this micro-batch is a part of.
         half_pairs: ids of the rows whose chosen and rejected responses are not one of each.
         unlabelled: ids of the rows with an unpaired response whose label is neither 0 nor 1.
+        keys: what the content of each response, after its prompt, is known by; on the host, ``R`` of them.
+        prompt_keys: the same for the prompts, ``G`` of them.
     """
 
     input_ids: Tensor
@@ -97,6 +101,8 @@ class PackedBatch:
     step: StepInfo
     half_pairs: tuple[str, ...]
     unlabelled: tuple[str, ...]
+    keys: tuple[bytes, ...]
+    prompt_keys: tuple[bytes, ...]
 
     def __init__(self, **fields: Any) -> None:
         vars(self).update(fields)
@@ -181,6 +187,17 @@ class PackedBatch:
         return PackedBatch(**{name: moved(value) for name, value in vars(self).items()})
 
 
+def content_key(prompt: Sequence[int], response: Sequence[int] = ()) -> bytes:
+    """What a response to a prompt is known by, wherever it comes from; without a response, the prompt.
+
+    Example:
+        >>> content_key((5, 6), (7,)) == content_key((5,), (6, 7)), len(content_key((5, 6)))
+        (False, 16)
+    """
+    ids = struct.pack(f"<{1 + len(prompt) + len(response)}I", len(prompt), *prompt, *response)
+    return hashlib.blake2b(ids, digest_size=16).digest()
+
+
 def pack(
     rows: Sequence[TokenizedRow],
     step: StepInfo,
@@ -217,6 +234,7 @@ def pack(
     labels: list[float] = []
     prompt_index: list[int] = []
     prompt_target: list[int] = []
+    keys: list[bytes] = []
     for row in rows:
         start, prompt_length = len(ids), len(row.prompt)
         prompt_end = start + prompt_length
@@ -233,6 +251,7 @@ def pack(
             positions += range(prompt_length, prompt_length + len(response.ids) - 1)
             score_index += [prompt_end - 1, *range(*span)]
             score_target += response.ids
+            keys.append(content_key(row.prompt, response.ids))
             tokens.append(len(response.ids))
             group_of.append(len(groups))
             role_of.append(response.role)
@@ -280,6 +299,8 @@ def pack(
         step=step,
         half_pairs=tuple(row.row_id for row in rows if _is_half_a_pair(row)),
         unlabelled=tuple(row.row_id for row in rows if _is_unlabelled(row)),
+        keys=tuple(keys),
+        prompt_keys=tuple(content_key(row.prompt) for row in rows),
     )
 
 

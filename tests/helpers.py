@@ -21,6 +21,7 @@ from orpo_lightning import (
     ScheduleConfig,
 )
 from orpo_lightning.models.logp_model import LogpModel
+from orpo_lightning.models.reference import FrozenReference
 from orpo_lightning.models.tiny import tiny_model
 from orpo_lightning.records import TokenizedRow
 from orpo_lightning.testing import make_rows
@@ -40,8 +41,7 @@ class TinyModule(PreferenceModule):
         if self.policy is None:
             self.policy = LogpModel(tiny_model(self.shape, self.tiny_dtype), self.layout)
         if self.reference is None and self.objective.needs_reference:
-            net = tiny_model(self.shape, self.tiny_dtype, seed=1).requires_grad_(False).eval()
-            self.reference = LogpModel(net, self.layout)
+            self.reference = FrozenReference(tiny_model(self.shape, self.tiny_dtype, seed=1), self.layout)
 
     def _check_reference(self, *args: Any) -> None:
         pass
@@ -83,7 +83,7 @@ class GradientNorms(Callback):
         self.gradients: list[torch.Tensor] = []
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: PreferenceModule, optimizer: Any) -> None:
-        parameters = pl_module.policy.parameters()
+        parameters = [p for p in pl_module.policy.parameters() if p.requires_grad]
         self.gradients.append(torch.cat([p.grad.flatten().double() for p in parameters]).clone())
 
 
@@ -110,7 +110,7 @@ class Run:
     gradients: list[torch.Tensor]
     weights: torch.Tensor
     trainer: Trainer = field(repr=False)
-    module: TinyModule = field(repr=False)
+    module: PreferenceModule = field(repr=False)
 
 
 def run(
@@ -119,6 +119,7 @@ def run(
     validation: list[TokenizedRow] | None = None,
     *,
     module: dict[str, Any] | None = None,
+    module_class: type[PreferenceModule] = TinyModule,
     data: dict[str, Any] | None = None,
     ckpt_path: Any = None,
     **trainer_options: Any,
@@ -140,7 +141,7 @@ def run(
     }
     options["callbacks"] = [norms, *options.get("callbacks", [])]
     trainer = Trainer(**options)
-    preference_module = TinyModule(
+    preference_module = module_class(
         objective,
         **{
             "optimizer": OptimizerConfig(lr=0.05, algorithm="torch.optim.SGD"),

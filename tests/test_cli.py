@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from orpo_lightning.__main__ import console, main
@@ -107,6 +108,48 @@ def test_arguments_after_the_swap_are_the_new_objectives(orpo_lightning, capsys)
     assert printed["model"]["init_args"]["objective"]["init_args"] == {"beta": 2.5, "gamma": 1.0}
 
 
+@pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_lora_layer_goes_over_every_config(orpo_lightning, config):
+    orpo_lightning(
+        *("fit", "--config", config, "--config", CONFIGS / "model" / "lora.yaml", *QUIET),
+        *("--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--model.policy.lora.r=2"),
+    )
+    (checkpoint,) = Path("runs").glob("*/checkpoints/*.ckpt")
+    weights = torch.load(checkpoint, weights_only=True)["state_dict"]
+    assert weights
+    assert all(".lora_" in name for name in weights)
+    saved = yaml.safe_load(Path(f"runs/{config.stem}/config.yaml").read_text())["model"]["init_args"]
+    assert saved["policy"]["lora"]["r"] == 2
+    assert saved["policy"]["lora"]["alpha"] == 32
+    assert saved["objective"]["class_path"].endswith(config.stem.upper())
+
+
+def test_the_lora_layer_can_be_undone_and_takes_lists(orpo_lightning, capsys):
+    def printed(*options):
+        layers = ["--config", CONFIGS / "dpo.yaml", "--config", CONFIGS / "model" / "lora.yaml"]
+        with pytest.raises(SystemExit):
+            orpo_lightning("fit", *layers, *options, "--print_config")
+        return yaml.safe_load(capsys.readouterr().out.replace("==SUPPRESS==", ""))["model"]["init_args"]["policy"]
+
+    assert printed()["lora"]["r"] == 16
+    assert printed("--model.policy.lora.r=0")["lora"]["r"] == 0
+    assert printed("--model.policy.lora.target_modules=[q_proj, v_proj]")["lora"]["target_modules"] == [
+        "q_proj",
+        "v_proj",
+    ]
+
+
+def test_a_cached_reference_is_computed_once_for_all_runs(orpo_lightning, capfd, monkeypatch, tmp_path):
+    monkeypatch.setenv("ORPO_LIGHTNING_CACHE", str(tmp_path / "cache"))
+    folder = ["--trainer.default_root_dir", "runs/cached", "--model.reference.mode=cached"]
+    shown = [option for option in SHORT if "progress" not in option]
+    orpo_lightning("fit", "--config", CONFIGS / "dpo.yaml", *folder, *shown)
+    assert "reference log-probabilities of 80 rows" in capfd.readouterr().err
+    orpo_lightning("fit", "--config", CONFIGS / "ipo.yaml", *folder, *shown)
+    assert "reference log-probabilities" not in capfd.readouterr().err
+    orpo_lightning("validate", "--config", CONFIGS / "dpo.yaml", *folder, *QUIET)
+
+
 def test_a_second_run_does_not_overwrite_the_first(orpo_lightning):
     orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *SHORT)
     before = metrics("runs/orpo")
@@ -192,6 +235,15 @@ def test_measuring_a_run_leaves_its_configuration_alone(orpo_lightning):
             "hh-rlhf/helpful-rejection-sampled, ultrafeedback, ultrafeedback-cleaned",
         ),
         (["--model.objective.lambda_=-1"], "ORPO: lambda_ = -1.0 is out of range; accepted: [0, inf)"),
+        (
+            ["--model.objective=DPO", "--model.reference.mode=adapter"],
+            "model.reference.mode = 'adapter', but the policy has no adapter to switch off (model.policy.lora.r = 0); "
+            "accepted: auto, copy, cached",
+        ),
+        (
+            ["--model.policy.lora.r=-2"],
+            "model.policy.lora.r = -2 is out of range; accepted: 1 or more, 0 = no adapter",
+        ),
         (["--data.global_batch_size=0"], "data.global_batch_size = 0 is out of range; accepted: 1 or more"),
     ],
 )

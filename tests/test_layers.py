@@ -32,7 +32,7 @@ THIRD_PARTIES = {
     "transformers": ("models",),
     "tokenizers": ("models",),
     "huggingface_hub": ("models",),
-    "peft": ("models",),
+    "peft": ("models.adapters", "models.export"),
     "datasets": ("data",),
     "lightning": ("data.datamodule", "modules", "loggers", "callbacks", "cli", "commands"),
     "torchmetrics": ("metrics",),
@@ -90,6 +90,10 @@ def loaded_after(code):
 
 def test_importing_the_package_loads_nothing():
     assert not {"torch", "lightning", "transformers", "datasets"} & loaded_after("import orpo_lightning")
+
+
+def test_the_module_without_an_adapter_does_not_need_peft():
+    assert "peft" not in loaded_after("from orpo_lightning import LoraConfig, PreferenceModule")
 
 
 def test_the_objectives_need_torch_only():

@@ -62,7 +62,7 @@ def main() -> None:
     prompts = read_prompts(options.prompts)
 
     import torch
-    from tqdm import tqdm  # type: ignore[import-untyped]  # it has no annotations
+    from tqdm import tqdm
 
     from orpo_lightning.data.tokenization import tokenize_prompts
     from orpo_lightning.models.card import versions

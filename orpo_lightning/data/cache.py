@@ -15,7 +15,6 @@ from filelock import FileLock
 from orpo_lightning import records
 from orpo_lightning.data.report import SplitReport
 from orpo_lightning.data.token_table import TokenTable
-from orpo_lightning.models import tokenizer
 from orpo_lightning.models.pretrained import cache_folder
 
 Prepared = tuple[TokenTable, SplitReport]
@@ -23,7 +22,7 @@ Prepared = tuple[TokenTable, SplitReport]
 
 def content_key(parts: Iterable[str]) -> str:
     """A hash of what the rows depend on; the code that makes them is a part of it."""
-    code = [*sorted(Path(__file__).parent.glob("*.py")), Path(tokenizer.__file__), Path(records.__file__)]
+    code = [*sorted(Path(__file__).parent.glob("*.py")), Path(records.__file__)]
     digest = hashlib.sha256()
     for part in (*parts, *(path.read_text(encoding="utf-8") for path in code)):
         digest.update(hashlib.sha256(part.encode("utf-8", "surrogatepass")).digest())

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import pickle
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import torch
 from huggingface_hub.utils.tqdm import enable_progress_bars
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from orpo_lightning.models.adapters import LoraConfig, add_adapter
 from orpo_lightning.models.pretrained import resolve
 
 Dtype = Literal["float64", "float32", "bfloat16", "float16"]
+ReferenceMode = Literal["auto", "copy", "adapter", "cached"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class PolicyConfig:
         disable_dropout: set every dropout of the model to 0. With dropout the loss depends on how a global batch is
             split.
         trust_remote_code: run the Python files that come with a model whose architecture transformers does not know.
+        lora: the adapter that is trained in place of the model's own weights; with ``r: 0`` there is none.
     """
 
     name_or_path: str = "tiny"
@@ -42,19 +47,34 @@ class PolicyConfig:
     gradient_checkpointing: bool = False
     disable_dropout: bool = True
     trust_remote_code: bool = False
+    lora: LoraConfig = LoraConfig()
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether training may draw random numbers, so that the policy need not equal itself in eval mode."""
+        return not self.disable_dropout or self.lora.dropout > 0
 
 
 @dataclass(frozen=True)
 class ReferenceConfig:
-    """The frozen model that an objective compares the policy with. Loaded only for objectives that need one.
+    """The frozen model that an objective compares the policy with. There is none for objectives that need none.
 
     Args:
         name_or_path: as in :class:`PolicyConfig`; None is the policy's starting weights.
         revision: branch, tag or commit of a hub id.
+        mode: ``copy`` keeps a second, frozen model; ``adapter`` is the policy with its LoRA adapter switched off;
+            ``cached`` computes all log-probabilities before the first step, keeps them on disk for every later run
+            against the same weights, and holds no second model; ``auto`` is ``adapter`` where that is the policy's
+            starting point, else ``copy``. All give the same numbers.
     """
 
     name_or_path: str | None = None
     revision: str | None = None
+    mode: ReferenceMode = "auto"
+
+    def __post_init__(self) -> None:
+        if self.mode not in get_args(ReferenceMode):
+            raise ValueError(f"model.reference.mode = {self.mode!r}; accepted: {', '.join(get_args(ReferenceMode))}")
 
 
 def _explained(load: Callable[[PolicyConfig], PreTrainedModel]) -> Callable[[PolicyConfig], PreTrainedModel]:
@@ -82,12 +102,16 @@ def _explained(load: Callable[[PolicyConfig], PreTrainedModel]) -> Callable[[Pol
 
 @_explained
 def load_causal_lm(config: PolicyConfig) -> PreTrainedModel:
-    """Load a Hugging Face causal language model, in train mode: safetensors first, else .bin, read as tensors alone.
+    """Load a Hugging Face causal language model, in train mode, with its adapter in it.
+
+    Weights are read from safetensors first, else from .bin files, as tensors alone.
 
     Raises:
         FileNotFoundError: nothing of the name `name_or_path` is here or on the hub.
-        ModuleNotFoundError: `name_or_path` is a short name whose package is not installed.
-        ValueError: the weights are a pickle of more than tensors, or the model needs code of its own.
+        ModuleNotFoundError: `name_or_path` is a short name whose package is not installed, or there is an adapter and
+            peft is not.
+        ValueError: the weights are a pickle of more than tensors, the model needs code of its own, or the adapter does
+            not fit it.
     """
     path = resolve(config.name_or_path, config.revision)
     model_config = AutoConfig.from_pretrained(
@@ -106,18 +130,25 @@ def load_causal_lm(config: PolicyConfig) -> PreTrainedModel:
     )
     if config.gradient_checkpointing:
         net.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    if config.lora.is_used:
+        net = add_adapter(net, config.lora)
     net.train()
     return net
 
 
 def load_reference(reference: ReferenceConfig, policy: PolicyConfig) -> PreTrainedModel:
-    """Load the reference model, frozen and in eval mode; by default a second copy of the policy's starting weights."""
+    """Load the reference model, frozen and in eval mode; by default a second copy of the policy's starting weights.
+
+    Those are the weights of its base model, and of the adapter that it starts from, if there is one.
+    """
+    starts_from_adapter = reference.name_or_path is None and policy.lora.adapter is not None
     config = PolicyConfig(
         name_or_path=reference.name_or_path or policy.name_or_path,
         revision=reference.revision if reference.name_or_path else policy.revision,
         dtype=policy.dtype,
         attn_implementation=policy.attn_implementation,
         trust_remote_code=policy.trust_remote_code,
+        lora=replace(policy.lora, dropout=0.0) if starts_from_adapter else LoraConfig(),
     )
     net = load_causal_lm(config)
     net.requires_grad_(False)
@@ -131,18 +162,46 @@ def hide_loading_bars() -> None:
     enable_progress_bars()
 
 
-def fingerprint(net: torch.nn.Module) -> str:
+def fingerprint(weights: torch.nn.Module | Mapping[str, Tensor]) -> str:
     """A hash of all weights and their names, to recognise a model by.
 
     Example:
         >>> fingerprint(torch.nn.ReLU())
         'e3b0c44298fc1c14'
     """
+    state = weights.state_dict() if isinstance(weights, torch.nn.Module) else weights
     digest = hashlib.sha256()
-    for name, tensor in sorted(net.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
+
+
+_NOT_ARITHMETIC = (
+    "drop",
+    "attn_implementation",
+    "transformers_version",
+    "use_cache",
+    "gradient_checkpointing",
+    "dtype",
+    "name_or_path",
+)
+
+
+def architecture(net: PreTrainedModel) -> str:
+    """A hash of what a model computes with its weights: equal weights under another rotary base are another model.
+
+    Example:
+        >>> from orpo_lightning.models.tiny import tiny_model
+        >>> net = tiny_model("llama")
+        >>> before = architecture(net)
+        >>> net.config.rope_parameters["rope_theta"] *= 2
+        >>> architecture(net) == before
+        False
+    """
+    settings = net.config.to_dict()
+    kept = {name: value for name, value in settings.items() if not any(part in name for part in _NOT_ARITHMETIC)}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
 def _disable_dropout(config: PretrainedConfig) -> None:

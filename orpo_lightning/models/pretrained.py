@@ -104,6 +104,15 @@ def _folder_of_checkpoint(path: Path) -> str:
     return str(_build_once(f"checkpoint-{key}", lambda folder: export_checkpoint(read_checkpoint(path), folder)))
 
 
+def files_of(name_or_path: str) -> str | None:
+    """The files of a local model with their sizes and times, to see whether it has changed; None for a hub id."""
+    folder = Path(resolve(name_or_path))
+    if not folder.is_dir():
+        return None
+    files = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())
+    return f"{folder.resolve()} {files}"
+
+
 def _build_once(name: str, build: Callable[[Path], None]) -> Path:
     folder = cache_folder() / "models" / name
     if folder.is_dir():

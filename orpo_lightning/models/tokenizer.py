@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import tokenizers
@@ -70,11 +71,12 @@ def special_tokens(tokenizer: Tokenizer) -> dict[str, int]:
 
 
 def tokenizer_identity(tokenizer: Tokenizer) -> str:
-    """All that tokenization depends on: vocabulary, rules, special tokens, chat template, version."""
+    """All that tokenization depends on: vocabulary, rules, special tokens, chat template, code."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
     parts = [type(tokenizer).__name__, rules, sorted(special_tokens(tokenizer).items()), tokenizer.chat_template]
-    return repr([*parts, tokenizer.eos_token, transformers.__version__, tokenizers.__version__])
+    code = [Path(__file__).read_text(encoding="utf-8"), transformers.__version__, tokenizers.__version__]
+    return repr([*parts, tokenizer.eos_token, *code])
 
 
 def encode(tokenizer: Tokenizer, texts: list[str], *, special: bool) -> list[list[int]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,24 +16,18 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from orpo_lightning.metrics import RatioMetrics, weighted_sum
+from orpo_lightning.models.adapters import base_weights, check_base, untrained
 from orpo_lightning.models.checkpoint import describe_policy
-from orpo_lightning.models.loading import (
-    PolicyConfig,
-    ReferenceConfig,
-    fingerprint,
-    load_causal_lm,
-    load_reference,
-)
+from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig, fingerprint, load_causal_lm
 from orpo_lightning.models.logp_model import Layout, LogpModel
+from orpo_lightning.models.reference import Reference, make_reference, reference_mode
+from orpo_lightning.models.reference_cache import ReferenceRun, Scorer, start_tolerance
 from orpo_lightning.modules.optimization import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule
 from orpo_lightning.modules.resume import rewind_to_step
 from orpo_lightning.modules.views import view_of
 from orpo_lightning.objectives import Objective
 from orpo_lightning.packing import PackedBatch
 from orpo_lightning.records import PairLogps, UnpairedLogps
-
-STEP0_TOLERANCE = 1e-3
-"""Largest relative difference of policy and reference log-probabilities before the first step."""
 
 
 class NonFiniteError(ArithmeticError):
@@ -72,6 +65,8 @@ class PreferenceModule(LightningModule):
         schedule: ScheduleConfig = ScheduleConfig(),
     ) -> None:
         super().__init__()
+        if objective.needs_reference:
+            reference_mode(reference, policy)  # refuses what cannot be, before anything is loaded
         self.objective = objective
         self.policy_config = policy
         self.reference_config = reference
@@ -79,7 +74,8 @@ class PreferenceModule(LightningModule):
         self.optimizer_config = optimizer
         self.schedule_config = schedule
         self.policy: LogpModel | None = None
-        self.reference: LogpModel | None = None
+        self.reference: Reference | None = None
+        self._base_fingerprint: str | None = None
         self.train_metrics = RatioMetrics()
         self.eval_metrics: list[RatioMetrics] = []
         self._view: Any = view_of(objective)  # its types are those that the objective is called with
@@ -100,10 +96,11 @@ class PreferenceModule(LightningModule):
         """Load the policy, and the reference if the objective needs one. Lightning may call this more than once."""
         if self.policy is None:
             self.policy = LogpModel(load_causal_lm(self.policy_config), self.layout)
+            if self.policy_config.lora.is_used:
+                self._base_fingerprint = fingerprint(base_weights(self.policy.net))
         if self.reference is None and self.objective.needs_reference:
-            net = load_reference(self.reference_config, self.policy_config)
-            self.reference = LogpModel(net, self.layout)
-            # it is in eval mode on purpose
+            self.reference = make_reference(self.reference_config, self.policy_config, self.policy)
+            # a frozen copy is in eval mode on purpose
             warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode at the start of training")
 
     def configure_optimizers(self) -> Any:
@@ -122,7 +119,7 @@ class PreferenceModule(LightningModule):
         """Log-probabilities of a batch under the reference; None if the objective needs none."""
         return None if self.reference is None else self._seen(batch, self.reference)
 
-    def _seen(self, batch: PackedBatch, model: LogpModel) -> PairLogps | UnpairedLogps:
+    def _seen(self, batch: PackedBatch, model: Scorer) -> PairLogps | UnpairedLogps:
         table = model(batch, prompt_logps=self.objective.needs_prompt_logps)
         logps: PairLogps | UnpairedLogps = self._view.logps(batch, table)
         return logps
@@ -214,14 +211,14 @@ class PreferenceModule(LightningModule):
                 f"no validation will run: it comes after an epoch of {steps} steps, and trainer.max_steps is "
                 f"{trainer.max_steps}; set trainer.val_check_interval to a number of micro-batches"
             )
-        if not self.policy_config.disable_dropout:
+        if self.policy_config.has_dropout:
             rank_zero_warn("with dropout the loss depends on how a global batch is split over micro-batches and ranks")
 
     def on_train_start(self) -> None:
-        """Put the policy in train mode (models are loaded in eval mode) and the reference in eval mode."""
+        """Put the policy in train mode: models are loaded in eval mode."""
         self._policy.train()
         if self.reference is not None:
-            self.reference.eval()
+            self.reference.policy_moves()
         # a run before this one may have ended amid a step
         self.train_metrics = RatioMetrics().to(self.device)
         self._step_losses.clear()
@@ -283,12 +280,12 @@ class PreferenceModule(LightningModule):
         )
 
     def _check_reference(self, policy: Tensor, reference: Tensor, batch: PackedBatch) -> None:
-        if self.reference_config.name_or_path is not None or not self.policy_config.disable_dropout:
+        if self.reference_config.name_or_path is not None or self.policy_config.has_dropout:
             return  # they may differ
         difference = (policy - reference).abs().max() / reference.abs().max().clamp_min(1e-6)
         # the largest of all ranks, so that all of them stop; NaN is not larger, and stops the run as a loss
         difference = self.trainer.strategy.reduce(difference, reduce_op="max")
-        if difference > STEP0_TOLERANCE:
+        if difference > start_tolerance(self._policy.net.dtype, self.trainer.precision):
             raise ValueError(
                 "before the first step the policy must equal its reference, but their log-probabilities differ by "
                 f"{difference.item():.2g} (relative), on this rank on the rows {', '.join(batch.row_ids)}. If they are "
@@ -296,7 +293,7 @@ class PreferenceModule(LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the objective's state, what an export needs, and which reference was used, without its weights."""
+        """Keep the objective's state, what an export needs, and which frozen weights were used, without those."""
         checkpoint["objective"] = {
             "class": f"{type(self.objective).__module__}.{type(self.objective).__qualname__}",
             "repr": repr(self.objective),
@@ -306,24 +303,27 @@ class PreferenceModule(LightningModule):
         if self._is_fitting:
             checkpoint["steps_per_epoch"] = self._steps_per_epoch
         if self.reference is not None:
-            checkpoint["reference"] = self._reference_fingerprint
-            for name in [name for name in checkpoint["state_dict"] if name.startswith("reference.")]:
-                del checkpoint["state_dict"][name]
+            checkpoint["reference"] = self.reference.fingerprint
+        checkpoint["base"] = self._base_fingerprint
+        for name in untrained(self, checkpoint["state_dict"]):
+            del checkpoint["state_dict"][name]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take back the objective's state, insist on the same reference, and find the place in the epoch."""
+        """Take back the objective's state, insist on the same frozen weights, and find the place in the epoch."""
         if self._is_fitting:
             self._check_objective(checkpoint["objective"])
         self.objective.load_state_dict(checkpoint["objective"]["state"])
         if self.reference is not None:
-            found = self._reference_fingerprint
+            found = self.reference.fingerprint
             if checkpoint.get("reference", found) != found:
                 raise ValueError(
                     f"the checkpoint was trained against another reference (its weights have the fingerprint "
                     f"{checkpoint['reference']}, these have {found}); set model.reference.name_or_path to that model"
                 )
-            weights = self.state_dict()
-            checkpoint["state_dict"].update({k: v for k, v in weights.items() if k.startswith("reference.")})
+            self.reference.policy_moves()
+        check_base(checkpoint["base"], self._base_fingerprint)
+        weights = self.state_dict()
+        checkpoint["state_dict"].update({name: weights[name] for name in untrained(self, weights)})
         if self._is_fitting:
             saved, steps = checkpoint["steps_per_epoch"], self._steps_per_epoch
             if saved != steps:
@@ -348,7 +348,7 @@ class PreferenceModule(LightningModule):
             rank_zero_warn(f"the run was of {saved['repr']} and goes on as {self.objective!r}")
 
     def on_fit_start(self) -> None:
-        """Refuse data that the model cannot take."""
+        """Refuse data that the model cannot take, and make the reference ready."""
         config = self._policy.net.config.get_text_config()
         positions, longest = getattr(config, "max_position_embeddings", None), self._data.longest
         if positions is not None and longest > positions:
@@ -356,6 +356,31 @@ class PreferenceModule(LightningModule):
                 f"the longest conversation has {longest} tokens and the model has {positions} positions: set "
                 f"data.max_length to {positions} or less"
             )
+        self._prepare_reference()
+
+    def on_validation_start(self) -> None:
+        """Make the reference ready, where no fit did."""
+        if not self._is_fitting:
+            self._prepare_reference()
+
+    def on_test_start(self) -> None:
+        """As before a validation."""
+        self.on_validation_start()
+
+    def _prepare_reference(self) -> None:
+        if self.reference is None:
+            return
+        trainer, precision = self.trainer, self.trainer.precision_plugin
+        run = ReferenceRun(
+            rows=lambda: [row for rows in self._data.rows.values() for row in rows],
+            prompt_logps=self.objective.needs_prompt_logps,
+            device=trainer.strategy.root_device,
+            precision=trainer.precision,
+            autocast=precision.forward_context,
+            place=lambda model: precision.convert_module(model).to(trainer.strategy.root_device),
+            progress=trainer.progress_bar_callback is not None,
+        )
+        self.reference.prepare(run)
 
     @property
     def _evaluation_names(self) -> tuple[str, ...]:
@@ -366,17 +391,12 @@ class PreferenceModule(LightningModule):
     def _data(self) -> Any:
         return self.trainer.datamodule  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
 
-    @cached_property
-    def _reference_fingerprint(self) -> str:
-        assert self.reference is not None
-        return fingerprint(self.reference.net)
-
     @property
     def _steps_per_epoch(self) -> int:
-        if not all(hasattr(type(self._data), name) for name in ("steps_per_epoch", "total_steps", "longest")):
+        if not all(hasattr(type(self._data), name) for name in ("steps_per_epoch", "total_steps", "longest", "rows")):
             raise ValueError(
                 "a PreferenceModule trains on planned batches: pass Trainer.fit a PreferenceDataModule, or a data "
-                "module with its properties steps_per_epoch, total_steps and longest and batches of the same kind"
+                "module with its properties steps_per_epoch, total_steps, longest and rows and batches of the same kind"
             )
         steps: int = self._data.steps_per_epoch
         return steps

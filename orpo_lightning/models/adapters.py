@@ -1,0 +1,224 @@
+"""LoRA adapters: small trained matrices beside the frozen weights of a base model, through peft.
+
+peft is an optional package, imported only where a configuration asks for an adapter.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+PEFT_HELP = "LoRA needs the package peft, which is not installed: pip install 'orpo-lightning[lora]'"
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """A low-rank adapter; only its weights are trained. With ``r: 0`` and no `adapter` there is none.
+
+    A linear layer ``W x`` becomes ``W x + (alpha / r) B A x``, B starting at 0 (arXiv:2106.09685, eq. 3).
+
+    Args:
+        r: rank of B A; 0 = no adapter.
+        alpha: strength of the adapter; what multiplies it is ``alpha / r``.
+        dropout: of the adapter's inputs. Above 0 the loss depends on how a global batch is split.
+        target_modules: which layers: ``all-linear`` (all but the output head), a list of name endings, or a regular
+            expression.
+        modules_to_save: modules that are trained in full and kept with the adapter, such as ``lm_head``.
+        adapter: folder or hub id of a LoRA adapter that training goes on with; its own rank, strength and layers
+            hold, the dropout is the one given here.
+
+    Example:
+        >>> LoraConfig(r=8).is_fresh, LoraConfig(adapter="runs/sft/adapter").is_fresh, LoraConfig().is_used
+        (True, False, False)
+    """
+
+    r: int = 0
+    alpha: float = 16.0
+    dropout: float = 0.0
+    target_modules: str | list[str] = "all-linear"
+    modules_to_save: list[str] = field(default_factory=list)
+    adapter: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.r < 0:
+            raise ValueError(f"model.policy.lora.r = {self.r!r} is out of range; accepted: 1 or more, 0 = no adapter")
+        if not self.alpha > 0:
+            raise ValueError(f"model.policy.lora.alpha = {self.alpha!r} is out of range; accepted: more than 0")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"model.policy.lora.dropout = {self.dropout!r} is out of range; accepted: [0, 1)")
+        if not self.target_modules:
+            raise ValueError(
+                f"model.policy.lora.target_modules = {self.target_modules!r} names no layer; accepted: all-linear, a "
+                "list of name endings, a regular expression. For no adapter set model.policy.lora.r = 0"
+            )
+
+    @property
+    def is_used(self) -> bool:
+        """Whether there is an adapter at all."""
+        return self.r > 0 or self.adapter is not None
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the adapter starts from nothing, so that the policy starts equal to its base model."""
+        return self.r > 0 and self.adapter is None
+
+
+def add_adapter(net: PreTrainedModel, config: LoraConfig) -> PreTrainedModel:
+    """Freeze a model and put an adapter into it, new or loaded; returns it as peft's model.
+
+    Raises:
+        ModuleNotFoundError: peft is not installed.
+        ValueError: the adapter cannot be put into this model; names the setting.
+    """
+    try:
+        import peft
+    except ModuleNotFoundError as error:
+        if error.name != "peft":
+            raise
+        raise ModuleNotFoundError(PEFT_HELP) from None
+    _check_names(net, config)
+    # peft asks transformers by a name that is going to be removed
+    warnings.filterwarnings("ignore", ".*is_gradient_checkpointing. is deprecated", FutureWarning)
+    if config.adapter is not None:
+        source = str(Path(config.adapter).expanduser()) if config.adapter.startswith("~") else config.adapter
+        return _load_adapter(net, source, _read_settings(source, config))
+    settings = peft.LoraConfig(
+        r=config.r,
+        lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft divides it by r, whole or not
+        lora_dropout=config.dropout,
+        target_modules=config.target_modules,
+        modules_to_save=config.modules_to_save or None,
+        task_type=peft.TaskType.CAUSAL_LM,
+    )
+    try:
+        return cast(PreTrainedModel, peft.get_peft_model(net, settings))
+    except ValueError as error:
+        raise ValueError(f"model.policy.lora.target_modules = {config.target_modules!r}: {error}") from error
+
+
+def base_weights(net: nn.Module) -> dict[str, Tensor]:
+    """The weights of a model under the names, and with the values, that they have without its adapter.
+
+    Example:
+        >>> list(base_weights(nn.Linear(2, 2)))
+        ['weight', 'bias']
+    """
+    if not has_adapter(net):
+        return net.state_dict()
+    return {
+        name.replace(".base_layer.", ".").replace(".original_module.", "."): tensor
+        for name, tensor in cast(Any, net).get_base_model().state_dict().items()
+        if ".lora_" not in name and ".modules_to_save." not in name
+    }
+
+
+def has_adapter(net: nn.Module) -> bool:
+    """Whether a model is peft's."""
+    return hasattr(net, "peft_config")
+
+
+def untrained(module: nn.Module, state: Mapping[str, Any]) -> list[str]:
+    """The names in a module's state that training does not change: what a checkpoint need not hold.
+
+    Those are frozen parameters, and everything in a child that has no other ones.
+    """
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    trained = {name for name, weight in parameters.items() if weight.requires_grad}
+    children = {name.partition(".")[0] for name in trained}
+    return [
+        name for name in state if name not in trained and (name in parameters or name.partition(".")[0] not in children)
+    ]
+
+
+def check_base(saved: str | None, found: str | None) -> None:
+    """Insist that a checkpoint without frozen weights goes on with those it was trained on.
+
+    Args:
+        saved: fingerprint of the base model in the checkpoint; None if the run had no adapter.
+        found: the same of this run.
+
+    Raises:
+        ValueError: they differ; says what to set.
+    """
+    if saved == found:
+        return
+    if found is None:
+        raise ValueError(
+            "the checkpoint is of a run with a LoRA adapter, this run has none: set model.policy.lora as it was"
+        )
+    if saved is None:
+        raise ValueError(
+            "the checkpoint is of a run without an adapter, this run has one: set model.policy.lora.r = 0. To train an "
+            "adapter from those weights, start from them as a model"
+        )
+    raise ValueError(
+        f"the checkpoint holds an adapter of another base model (its weights have the fingerprint {saved}, these have "
+        f"{found}): set model.policy.name_or_path to that model"
+    )
+
+
+def _check_names(net: PreTrainedModel, config: LoraConfig) -> None:
+    names = [name for name, _ in net.named_modules()]
+    for wanted in config.modules_to_save:
+        # peft passes over a name that it does not find, and would train less than was asked for
+        if not any(name == wanted or name.endswith("." + wanted) for name in names):
+            raise ValueError(
+                f"model.policy.lora.modules_to_save: {type(net).__name__} has no module named {wanted!r}; it has "
+                f"{', '.join(sorted({name.rpartition('.')[2] for name in names if name} - _numbers(names)))}"
+            )
+
+
+def _numbers(names: list[str]) -> set[str]:
+    return {part for name in names if (part := name.rpartition(".")[2]).isdigit()}
+
+
+def _load_adapter(net: PreTrainedModel, source: str, settings: PeftConfig) -> PreTrainedModel:
+    import peft
+
+    try:
+        adapted = cast(Any, peft.get_peft_model(net, settings))
+        found = adapted.load_adapter(source, "default", is_trainable=True)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"model.policy.lora.adapter = {source!r} does not fit {type(net).__name__}: {error}"
+        ) from error
+    # peft passes over weights that have no place, and leaves places that have no weights as they are
+    strays = [*found.missing_keys, *found.unexpected_keys]
+    if strays:
+        raise ValueError(
+            f"model.policy.lora.adapter = {source!r} does not fit {type(net).__name__}: {len(strays)} weights are on "
+            f"one side only, such as {strays[0]}; set model.policy.name_or_path to the model it was trained on"
+        )
+    return cast(PreTrainedModel, adapted)
+
+
+def _read_settings(source: str, config: LoraConfig) -> PeftConfig:
+    import peft
+
+    folder = Path(source)
+    is_path = source.startswith((".", "/")) or source.count("/") > 1 or folder.is_dir()
+    if is_path and not (folder / "adapter_config.json").is_file():
+        raise ValueError(
+            f"model.policy.lora.adapter = {source!r}: no adapter_config.json is there; accepted: a folder that peft "
+            "saved an adapter in, or a hub id"
+        )
+    settings = peft.PeftConfig.from_pretrained(source)
+    if not isinstance(settings, peft.LoraConfig):
+        raise ValueError(f"model.policy.lora.adapter = {source!r} is of the kind {settings.peft_type}; accepted: LORA")
+    if config.r not in (0, settings.r):
+        raise ValueError(
+            f"model.policy.lora.r = {config.r}, but the adapter in {source!r} has rank {settings.r}: set "
+            f"model.policy.lora.r to {settings.r}, or to 0, which takes the adapter as it is"
+        )
+    settings.lora_dropout = config.dropout
+    settings.inference_mode = False
+    return settings

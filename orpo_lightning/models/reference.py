@@ -1,0 +1,183 @@
+"""The reference of a run: a frozen copy, the policy without its adapter, or log-probabilities computed before.
+
+All are called like a policy, and the module that holds one does not ask which it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, Protocol, cast
+
+import torch
+from transformers import PreTrainedModel
+
+from orpo_lightning.models.adapters import base_weights
+from orpo_lightning.models.loading import (
+    PolicyConfig,
+    ReferenceConfig,
+    architecture,
+    fingerprint,
+    load_reference,
+)
+from orpo_lightning.models.logp_model import Layout, LogpModel
+from orpo_lightning.models.pretrained import cache_folder, files_of
+from orpo_lightning.models.reference_cache import CachedReference, ReferenceRun, Scorer
+from orpo_lightning.models.reference_store import ReferenceStore, remembered
+from orpo_lightning.packing import PackedBatch
+from orpo_lightning.records import ResponseLogps
+
+
+class Reference(Scorer, Protocol):
+    """What an objective compares the policy with."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the weights, as :func:`~orpo_lightning.models.loading.fingerprint` makes it; the same in every mode."""
+
+    def prepare(self, run: ReferenceRun) -> None:
+        """Do what has to be done before the first batch of a run."""
+
+    def policy_moves(self) -> None:
+        """The policy's weights are no longer those it started from."""
+
+
+class FrozenReference(LogpModel):
+    """A model of its own, in eval mode for good."""
+
+    def __init__(self, net: PreTrainedModel, layout: Layout = "auto") -> None:
+        super().__init__(net, layout)
+        self.requires_grad_(False)
+        self.eval()
+        self.fingerprint = fingerprint(net)
+
+    def train(self, mode: bool = True) -> FrozenReference:
+        """Stay in eval mode."""
+        super().train(False)
+        return self
+
+    def prepare(self, run: ReferenceRun) -> None:
+        """Nothing: the model is there."""
+
+    def policy_moves(self) -> None:
+        """Nothing: the weights are its own."""
+
+
+class PolicyInEvalMode:
+    """The policy as the reference, for as long as it has its starting weights."""
+
+    def __init__(self, policy: LogpModel) -> None:
+        self._policy = policy
+
+    @torch.no_grad()
+    def __call__(self, batch: PackedBatch, prompt_logps: bool = False) -> ResponseLogps:
+        """Score the responses of a batch."""
+        with _evaluating(self._policy):
+            return cast(ResponseLogps, self._policy(batch, prompt_logps=prompt_logps))
+
+
+class AdapterOff:
+    """The policy with its adapter switched off: the model that the adapter was put into, in eval mode."""
+
+    def __init__(self, policy: LogpModel, fingerprint: str) -> None:
+        self._policy = policy
+        self.fingerprint = fingerprint
+
+    @torch.no_grad()
+    def __call__(self, batch: PackedBatch, prompt_logps: bool = False) -> ResponseLogps:
+        """Score the responses of a batch."""
+        net: Any = self._policy.net
+        with _evaluating(self._policy), net.disable_adapter():
+            return cast(ResponseLogps, self._policy(batch, prompt_logps=prompt_logps))
+
+    def prepare(self, run: ReferenceRun) -> None:
+        """Nothing: the weights are the policy's."""
+
+    def policy_moves(self) -> None:
+        """Nothing: what moves is the adapter."""
+
+
+def reference_mode(reference: ReferenceConfig, policy: PolicyConfig) -> Literal["copy", "adapter", "cached"]:
+    """What ``auto`` means for these models; an explicit mode is checked.
+
+    Raises:
+        ValueError: the policy without its adapter is not the reference that was asked for.
+
+    Example:
+        >>> from orpo_lightning.models.adapters import LoraConfig
+        >>> reference_mode(ReferenceConfig(), PolicyConfig(lora=LoraConfig(r=8)))
+        'adapter'
+        >>> reference_mode(ReferenceConfig("tiny"), PolicyConfig(lora=LoraConfig(r=8)))
+        'copy'
+    """
+    if reference.name_or_path is not None:
+        obstacle = f"it names a model of its own, model.reference.name_or_path = {reference.name_or_path!r}"
+    elif policy.lora.adapter is not None:
+        obstacle = (
+            f"training starts from the adapter in {policy.lora.adapter!r}, and the policy without it is not its "
+            "starting point"
+        )
+    elif not policy.lora.is_used:
+        obstacle = "the policy has no adapter to switch off (model.policy.lora.r = 0)"
+    else:
+        return "adapter" if reference.mode == "auto" else reference.mode
+    if reference.mode == "adapter":
+        raise ValueError(f"model.reference.mode = 'adapter', but {obstacle}; accepted: auto, copy, cached")
+    return "copy" if reference.mode == "auto" else reference.mode
+
+
+def make_reference(config: ReferenceConfig, policy_config: PolicyConfig, policy: LogpModel) -> Reference:
+    """The reference of a run, from its configuration and the policy with its starting weights."""
+    mode = reference_mode(config, policy_config)
+    if mode == "copy":
+        return FrozenReference(load_reference(config, policy_config), policy.layout)
+    if mode == "adapter":
+        return AdapterOff(policy, fingerprint(base_weights(policy.net)))
+    return _cached(config, policy_config, policy)
+
+
+def _cached(config: ReferenceConfig, policy_config: PolicyConfig, policy: LogpModel) -> CachedReference:
+    def load() -> FrozenReference:
+        return FrozenReference(load_reference(config, policy_config), policy.layout)
+
+    def weights() -> str:
+        # a fresh adapter changes nothing, and its base is that of every run without one
+        return fingerprint(base_weights(policy.net) if policy_config.lora.is_fresh else policy.net)
+
+    live: Scorer | None = None
+    if config.name_or_path is not None:
+        files = files_of(config.name_or_path)
+        identity = None if files is None else f"{files} {policy_config.dtype}"
+        found, model = remembered(cache_folder() / "reference" / "models", identity, lambda: _identify(load().net))
+    else:
+        found, model = weights(), architecture(policy.net)
+        live = AdapterOff(policy, found) if policy_config.lora.is_fresh else PolicyInEvalMode(policy)
+    dtype = policy.net.dtype
+
+    def is_as_loaded() -> bool:
+        # weights that the precision has rounded have another fingerprint
+        return policy.net.dtype != dtype or weights() == found
+
+    return CachedReference(
+        fingerprint=found,
+        store=lambda precision: ReferenceStore(cache_folder() / "reference" / f"{found}-{model}-{precision}"),
+        dtype=lambda: policy.net.dtype,
+        live=live,
+        moves=not policy_config.lora.is_fresh,
+        is_as_loaded=is_as_loaded,
+        load=load,
+    )
+
+
+def _identify(net: PreTrainedModel) -> tuple[str, str]:
+    return fingerprint(net), architecture(net)
+
+
+@contextmanager
+def _evaluating(model: LogpModel) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

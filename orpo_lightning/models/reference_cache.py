@@ -1,0 +1,271 @@
+"""A reference whose log-probabilities were computed before the first step, so that no second model is held."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from orpo_lightning.models.reference_store import ReferenceStore
+from orpo_lightning.packing import PackedBatch, content_key, pack
+from orpo_lightning.records import HALF_PRECISION, ResponseLogps, StepInfo, TokenizedRow
+
+FILL_TOKENS = 4096
+"""Tokens of a forward pass that fills the store: no gradients are kept, so this is little memory."""
+SAVE_SECONDS = 60.0
+"""What is computed is written at least this often; a fill that is killed loses no more."""
+VERIFIED_ROWS = 4
+"""Rows whose stored values are computed again at the start of a run."""
+
+_T = TypeVar("_T")
+
+
+class Scorer(Protocol):
+    """A model as a function from a packed batch to the log-probabilities of its responses."""
+
+    def __call__(self, batch: PackedBatch, prompt_logps: bool = False) -> ResponseLogps:
+        """Score the responses of a batch."""
+
+
+@dataclass(frozen=True)
+class ReferenceRun:
+    """What a reference is told of a run before its first batch.
+
+    Args:
+        rows: returns all rows that the run may ask for.
+        prompt_logps: whether it asks for the prompts too.
+        device: where the run computes.
+        precision: the name of the precision it computes in.
+        autocast: the context of a forward pass in that precision.
+        place: brings another model into that precision and onto the device.
+        progress: whether to show progress.
+    """
+
+    rows: Callable[[], Sequence[TokenizedRow]]
+    prompt_logps: bool
+    device: torch.device
+    precision: str
+    autocast: Callable[[], AbstractContextManager[Any]]
+    place: Callable[[nn.Module], object]
+    progress: bool
+
+
+def start_tolerance(dtype: torch.dtype, precision: str) -> float:
+    """Largest relative difference between log-probabilities that should be equal, computed in other batches.
+
+    In bf16 those of SmolLM2-135M are up to 0.4% from those in fp32; kernels may differ by as much among themselves.
+    """
+    return 1e-2 if dtype in HALF_PRECISION or "16" in precision else 1e-3
+
+
+class CachedReference:
+    """Log-probabilities of the reference, looked up by content: row order, filters and limits do not matter.
+
+    Args:
+        fingerprint: of the reference's weights.
+        store: where the log-probabilities of these weights are kept, for a given precision.
+        dtype: returns that of the policy, whose log-probabilities these are compared with.
+        live: the reference itself, where that costs no memory: the policy, for as long as it has not moved, or the
+            policy without its adapter. None: it has to be loaded.
+        moves: whether `live` stops being the reference as soon as the policy is trained.
+        is_as_loaded: whether the weights of `live` still have the fingerprint.
+        load: loads the reference, frozen and in eval mode; only for a store that is not complete.
+    """
+
+    def __init__(
+        self,
+        fingerprint: str,
+        store: Callable[[str], ReferenceStore],
+        dtype: Callable[[], torch.dtype],
+        live: Scorer | None,
+        moves: bool,
+        is_as_loaded: Callable[[], bool],
+        load: Callable[[], nn.Module],
+    ) -> None:
+        self.fingerprint = fingerprint
+        self._store = store
+        self._dtype = dtype
+        self._live = live
+        self._moves = moves
+        self._is_as_loaded = is_as_loaded
+        self._load = load
+        self._values: dict[bytes, float] = {}
+
+    def __call__(self, batch: PackedBatch, prompt_logps: bool = False) -> ResponseLogps:
+        """Look up the log-probabilities of a batch."""
+        return ResponseLogps(
+            logps=self._look_up(batch.keys, batch),
+            tokens=batch.tokens,
+            group=batch.group,
+            role=batch.role,
+            label=batch.label,
+            prompt_logps=self._look_up(batch.prompt_keys, batch) if prompt_logps else None,
+            prompt_tokens=batch.prompt_tokens,
+        )
+
+    def _look_up(self, keys: Sequence[bytes], batch: PackedBatch) -> Tensor:
+        try:
+            values = [self._values[key] for key in keys]
+        except KeyError:
+            raise ValueError(
+                f"no reference log-probabilities were computed for some of the rows {', '.join(batch.row_ids)}: a data "
+                "module has to hold all rows of a run in its property `rows` before the first batch; or set "
+                "model.reference.mode = copy"
+            ) from None
+        dtype = torch.promote_types(self._dtype(), torch.float32)
+        return torch.tensor(values, dtype=dtype, device=batch.tokens.device)
+
+    def policy_moves(self) -> None:
+        """The policy's weights are no longer those it started from."""
+        if self._moves:
+            self._live = None
+
+    def prepare(self, run: ReferenceRun) -> None:
+        """Read what is stored, check a few values of it, and compute what is missing, each rank its share.
+
+        Raises:
+            ValueError: stored values are not those of the reference, or computed ones are not finite.
+        """
+        store, rows = self._store(run.precision), run.rows()
+        keys_of = [_keys(row, run.prompt_logps) for row in rows]
+        wanted = {key for keys in keys_of for key in keys}
+        self._values.update(store.read(wanted - self._values.keys()))
+        # the same on every rank, whatever each can see: all have to run the same number of forward passes
+        missing = set().union(*_from_all_ranks(wanted - self._values.keys()))
+        self._verify([row for row, keys in zip(rows, keys_of, strict=True) if missing.isdisjoint(keys)], store, run)
+        if missing:
+            self._fill(_without_duplicates(rows, keys_of, missing), missing, store, run)
+
+    def _verify(self, rows: Sequence[TokenizedRow], store: ReferenceStore, run: ReferenceRun) -> None:
+        if self._live is None or not rows:
+            return
+        sample = rows[:: -(-len(rows) // VERIFIED_ROWS)]
+        found = _score(self._live, sample, run)
+        tolerance = start_tolerance(self._dtype(), run.precision)
+        largest = max(1e-6, *(abs(self._values[key]) for key in found))
+
+        def differs(row: TokenizedRow) -> bool:
+            # written so that NaN differs
+            keys = _keys(row, run.prompt_logps)
+            return not all(abs(found[key] - self._values[key]) <= tolerance * largest for key in keys)
+
+        different = [row.row_id for row in sample if differs(row)]
+        if different:
+            raise ValueError(
+                "the stored reference log-probabilities are not those of the reference, on the rows "
+                f"{', '.join(different)}: delete {store.folder}, or set model.reference.mode = copy"
+            )
+
+    def _fill(
+        self, rows: Sequence[TokenizedRow], missing: set[bytes], store: ReferenceStore, run: ReferenceRun
+    ) -> None:
+        scorer = self._live
+        if scorer is None:
+            loaded = self._load()
+            run.place(loaded)
+            scorer = loaded
+        elif not self._is_as_loaded():
+            raise ValueError(
+                "the policy's weights were changed after they were loaded, so that they are not those of its reference "
+                "any more and cannot compute its log-probabilities: set model.reference.mode = copy"
+            )
+        computed: dict[bytes, float] = {}
+
+        def save(part: dict[bytes, float]) -> None:
+            new = {key: value for key, value in part.items() if key in missing and math.isfinite(value)}
+            store.write(new)
+            computed.update(new)
+
+        _score_share(scorer, rows, run, save)
+        for other in _from_all_ranks(computed):
+            self._values |= other
+        lost = missing - self._values.keys()
+        if lost:
+            bad = [row.row_id for row in rows if not lost.isdisjoint(_keys(row, run.prompt_logps))]
+            raise ValueError(f"the reference's log-probabilities are not finite on the rows {', '.join(bad)}")
+        # nodes that do not share a file system keep a store each
+        hidden = (missing - computed.keys()) - store.read(missing - computed.keys()).keys()
+        store.write({key: self._values[key] for key in hidden})
+
+
+def _score_share(
+    scorer: Scorer, rows: Sequence[TokenizedRow], run: ReferenceRun, save: Callable[[dict[bytes, float]], None]
+) -> None:
+    """Score this rank's share of the rows and save it in parts, the last also where it is interrupted."""
+    rank, ranks = _place()
+    batches = _micro_batches(rows, ranks)[rank::ranks]
+    title = f"reference log-probabilities of {len(rows):,} rows"
+    part: dict[bytes, float] = {}
+    begun = time.monotonic()
+    try:
+        for batch in tqdm(batches, desc=title, unit="batch", disable=not run.progress or rank > 0):
+            part |= _score(scorer, batch, run)
+            if time.monotonic() - begun >= SAVE_SECONDS:
+                save(part)
+                part, begun = {}, time.monotonic()
+    finally:
+        save(part)
+
+
+def _micro_batches(rows: Sequence[TokenizedRow], ranks: int) -> list[list[TokenizedRow]]:
+    """Batches of about equally many tokens, the same number for every rank: sharded models need them to keep step."""
+    batches: list[list[TokenizedRow]] = []
+    room = 0
+    # the longest first: what does not fit into memory says so at once
+    for row in sorted(rows, key=lambda row: -row.num_tokens):
+        if room < row.num_tokens:
+            batches.append([])
+            room = FILL_TOKENS
+        batches[-1].append(row)
+        room -= row.num_tokens
+    shortest = batches[-1][-1]
+    return batches + [[shortest]] * (-len(batches) % ranks)
+
+
+@torch.no_grad()
+def _score(scorer: Scorer, rows: Sequence[TokenizedRow], run: ReferenceRun) -> dict[bytes, float]:
+    batch = pack(rows, StepInfo(weight=1.0, tokens_per_pair=1.0, full_tokens_per_pair=1.0))
+    with run.autocast():
+        table = scorer(batch.to(run.device), prompt_logps=run.prompt_logps)
+    values = dict(zip(batch.keys, table.logps.tolist(), strict=True))
+    if table.prompt_logps is not None:
+        values |= dict(zip(batch.prompt_keys, table.prompt_logps.tolist(), strict=True))
+    return values
+
+
+def _keys(row: TokenizedRow, prompt: bool) -> list[bytes]:
+    keys = [content_key(row.prompt, response.ids) for response in row.responses]
+    return [*keys, content_key(row.prompt)] if prompt else keys
+
+
+def _without_duplicates(
+    rows: Sequence[TokenizedRow], keys_of: Sequence[Sequence[bytes]], missing: set[bytes]
+) -> list[TokenizedRow]:
+    left, chosen = set(missing), []
+    for row, keys in zip(rows, keys_of, strict=True):
+        if not left.isdisjoint(keys):
+            left.difference_update(keys)
+            chosen.append(row)
+    return chosen
+
+
+def _place() -> tuple[int, int]:
+    if not torch.distributed.is_initialized():
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def _from_all_ranks(value: _T) -> list[_T]:
+    if not torch.distributed.is_initialized():
+        return [value]
+    gathered: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, value)
+    return gathered

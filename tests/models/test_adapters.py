@@ -1,0 +1,207 @@
+"""LoRA: what is put into a model, what of it is trained, and what is refused."""
+
+import sys
+
+import peft
+import pytest
+import torch
+
+from orpo_lightning.models.adapters import LoraConfig, add_adapter, base_weights, has_adapter
+from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig, fingerprint, load_causal_lm, load_reference
+from orpo_lightning.models.logp_model import LogpModel
+from orpo_lightning.models.tiny import SHAPES, tiny_model
+from orpo_lightning.packing import pack
+from orpo_lightning.records import StepInfo
+from orpo_lightning.testing import make_rows
+
+PACKED = sorted(set(SHAPES) - {"gemma2", "gemma3", "bloom"})
+
+
+def batch():
+    return pack(make_rows(4), StepInfo(weight=4.0, tokens_per_pair=1.0, full_tokens_per_pair=1.0))
+
+
+def logps(net, layout="auto"):
+    return LogpModel(net, layout)(batch(), prompt_logps=True)
+
+
+def disturb(net):
+    """Give every trained weight a value of its own: B starts at 0, where an adapter does nothing."""
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(std=0.2)
+    return net
+
+
+@pytest.fixture
+def base(tmp_path):
+    """A folder with a base model."""
+    tiny_model("opt", torch.float64).save_pretrained(tmp_path / "base")
+    return str(tmp_path / "base")
+
+
+@pytest.fixture
+def adapter(base, tmp_path):
+    """A folder with a trained adapter for it, as peft saves it; its own dropout is not 0."""
+    settings = peft.LoraConfig(r=3, lora_alpha=6, lora_dropout=0.4, target_modules=["q_proj", "fc1"])
+    net = disturb(peft.get_peft_model(load_causal_lm(PolicyConfig(base, dtype="float64")), settings))
+    net.save_pretrained(tmp_path / "adapter")
+    return str(tmp_path / "adapter")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"r": -1}, r"model.policy.lora.r = -1 is out of range; accepted: 1 or more, 0 = no adapter"),
+        ({"alpha": 0.0}, r"model.policy.lora.alpha = 0.0 is out of range; accepted: more than 0"),
+        ({"dropout": 1.0}, r"model.policy.lora.dropout = 1.0 is out of range; accepted: \[0, 1\)"),
+        ({"r": 4, "target_modules": []}, r"target_modules = \[\] names no layer.*set model.policy.lora.r = 0"),
+    ],
+)
+def test_values_out_of_range_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        LoraConfig(**options)
+
+
+def test_without_a_rank_there_is_no_adapter(base):
+    net = load_causal_lm(PolicyConfig(base))
+    assert not has_adapter(net)
+    assert all(parameter.requires_grad for parameter in net.parameters())
+
+
+def test_a_fresh_adapter_changes_nothing_at_first(base):
+    plain = load_causal_lm(PolicyConfig(base, dtype="float64"))
+    adapted = load_causal_lm(PolicyConfig(base, dtype="float64", lora=LoraConfig(r=4)))
+    assert torch.equal(logps(plain).logps, logps(adapted).logps)
+    assert not torch.equal(logps(plain).logps, logps(disturb(adapted)).logps)
+
+
+def test_only_the_adapter_and_the_saved_modules_are_trained(base):
+    net = load_causal_lm(PolicyConfig(base, lora=LoraConfig(r=4, modules_to_save=["final_layer_norm"])))
+    trained = {name for name, parameter in net.named_parameters() if parameter.requires_grad}
+    assert trained
+    assert all("lora_" in name or "modules_to_save" in name for name in trained)
+    assert {name.split(".")[-4] for name in trained if "lora_A" in name} >= {"q_proj", "fc1", "fc2"}
+    assert any("modules_to_save" in name for name in trained)
+
+
+@pytest.mark.parametrize("saved", [[], ["lm_head"], ["embed_tokens"], ["lm_head", "embed_tokens"]])
+@pytest.mark.parametrize("shape", ["opt", "llama"])
+def test_the_packed_layout_is_exact_with_saved_heads_and_embeddings(shape, saved):
+    net = disturb(add_adapter(tiny_model(shape, torch.float64), LoraConfig(r=4, modules_to_save=saved)))
+    assert_packed_equals_padded(net)
+
+
+@pytest.mark.parametrize("shape", PACKED)
+def test_the_packed_layout_is_exact_with_an_adapter_in_every_architecture(shape):
+    assert_packed_equals_padded(disturb(add_adapter(tiny_model(shape, torch.float64), LoraConfig(r=4))))
+
+
+def assert_packed_equals_padded(net):
+    packed, padded = LogpModel(net, "auto"), LogpModel(net, "padded")
+    values, gradients = [], []
+    for model in (padded, packed):
+        net.zero_grad()
+        table = model(batch(), prompt_logps=True)
+        (table.logps.sum() + table.prompt_logps.sum()).backward()
+        values.append(torch.cat([table.logps, table.prompt_logps]).detach())
+        gradients.append(torch.cat([p.grad.flatten() for p in net.parameters() if p.requires_grad]))
+    assert packed._route == packed._packed
+    # llama's norm rounds to fp32 in the middle of a double model
+    tolerance = {"rtol": 2e-6, "atol": 2e-6 * gradients[0].abs().max().item()}
+    torch.testing.assert_close(values[1], values[0], rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradients[1], gradients[0], **tolerance)
+
+
+def test_a_head_that_has_an_adapter_of_its_own_is_exact():
+    net = tiny_model("llama", torch.float64)
+    assert_packed_equals_padded(disturb(add_adapter(net, LoraConfig(r=2, target_modules=["q_proj", "lm_head"]))))
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(base):
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        config = PolicyConfig(base, dtype="float64", lora=LoraConfig(r=4), gradient_checkpointing=checkpointing)
+        net = disturb(load_causal_lm(config))
+        logps(net).logps.sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in net.parameters() if p.requires_grad]))
+    assert gradients[0].abs().max() > 0
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-12, atol=1e-12)
+
+
+def test_the_model_that_trains_packed_also_generates(base):
+    net = disturb(load_causal_lm(PolicyConfig(base, dtype="float64", lora=LoraConfig(r=4))))
+    prompt = {"input_ids": torch.arange(3, 9)[None], "attention_mask": torch.ones(1, 6, dtype=torch.long)}
+    net.eval()
+    before = net.generate(**prompt, max_new_tokens=8, do_sample=False)
+    logps(net)
+    assert torch.equal(net.generate(**prompt, max_new_tokens=8, do_sample=False), before)
+
+
+@pytest.mark.parametrize("saved", [[], ["lm_head", "embed_tokens"]])
+def test_the_fingerprint_of_the_base_is_that_of_the_model_without_an_adapter(base, saved):
+    plain = load_causal_lm(PolicyConfig(base, dtype="float64"))
+    adapted = load_causal_lm(PolicyConfig(base, dtype="float64", lora=LoraConfig(r=4, modules_to_save=saved)))
+    assert fingerprint(base_weights(adapted)) == fingerprint(plain) == fingerprint(base_weights(plain))
+    assert fingerprint(base_weights(disturb(adapted))) == fingerprint(plain)
+    with torch.no_grad():
+        next(p for p in adapted.parameters() if not p.requires_grad).add_(1e-3)
+    assert fingerprint(base_weights(adapted)) != fingerprint(plain)
+
+
+def test_training_goes_on_with_an_adapter_that_peft_saved(base, adapter):
+    net = load_causal_lm(PolicyConfig(base, dtype="float64", lora=LoraConfig(adapter=adapter)))
+    expected = peft.PeftModel.from_pretrained(load_causal_lm(PolicyConfig(base, dtype="float64")), adapter).eval()
+    assert torch.equal(logps(net).logps, logps(expected).logps)
+    trained = {name for name, parameter in net.named_parameters() if parameter.requires_grad}
+    assert trained
+    assert all("lora_" in name for name in trained)
+    # the adapter's own dropout would break the invariance unasked
+    assert net.peft_config["default"].lora_dropout == 0.0
+    assert torch.equal(logps(net).logps, logps(net).logps)
+    noisy = load_causal_lm(PolicyConfig(base, dtype="float64", lora=LoraConfig(adapter=adapter, dropout=0.5)))
+    assert not torch.equal(logps(noisy).logps, logps(noisy).logps)
+
+
+def test_the_copy_of_a_policy_that_starts_from_an_adapter_has_that_adapter(base, adapter):
+    config = PolicyConfig(base, dtype="float64", lora=LoraConfig(adapter=adapter, dropout=0.5))
+    reference = load_reference(ReferenceConfig(), config)
+    assert not any(parameter.requires_grad for parameter in reference.parameters())
+    expected = peft.PeftModel.from_pretrained(load_causal_lm(PolicyConfig(base, dtype="float64")), adapter).eval()
+    assert torch.equal(logps(reference).logps, logps(expected).logps)
+    # a fresh adapter, or another model: no adapter
+    assert not has_adapter(load_reference(ReferenceConfig(), PolicyConfig(base, lora=LoraConfig(r=4))))
+    assert not has_adapter(load_reference(ReferenceConfig(base), config))
+
+
+def test_adapters_that_cannot_be_used_are_refused_by_name(base, adapter, tmp_path):
+    def load(**options):
+        load_causal_lm(PolicyConfig(base, dtype="float64", lora=LoraConfig(**options)))
+
+    load(adapter=adapter, r=3)
+    with pytest.raises(ValueError, match=r"lora.r = 4, but the adapter in .* has rank 3: set model.policy.lora.r to 3"):
+        load(adapter=adapter, r=4)
+    with pytest.raises(ValueError, match=r"lora.adapter = .*nowhere.*: no adapter_config.json is there; accepted"):
+        load(adapter=str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match=r"target_modules = \['qq_proj'\]: .*qq_proj"):
+        load(r=4, target_modules=["qq_proj"])
+    with pytest.raises(ValueError, match=r"modules_to_save: OPTForCausalLM has no module named 'lm_haed'; it has.*lm_"):
+        load(r=4, modules_to_save=["lm_haed"])
+    other = tmp_path / "other"
+    tiny_model("llama").save_pretrained(other)
+    with pytest.raises(ValueError, match=r"lora.adapter = .* does not fit LlamaForCausalLM.*one side only"):
+        load_causal_lm(PolicyConfig(str(other), lora=LoraConfig(adapter=adapter)))
+    kind = peft.get_peft_model(tiny_model("opt"), peft.IA3Config(target_modules=["q_proj"], feedforward_modules=[]))
+    kind.save_pretrained(tmp_path / "ia3")
+    with pytest.raises(ValueError, match=r"is of the kind .*IA3; accepted: LORA"):
+        load(adapter=str(tmp_path / "ia3"))
+
+
+def test_without_peft_the_error_says_what_to_install(base, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    load_causal_lm(PolicyConfig(base))
+    with pytest.raises(ModuleNotFoundError, match=r"LoRA needs the package peft.*pip install 'orpo-lightning\[lora\]'"):
+        load_causal_lm(PolicyConfig(base, lora=LoraConfig(r=4)))
