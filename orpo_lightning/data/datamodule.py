@@ -111,7 +111,7 @@ class PreferenceDataModule(LightningDataModule):
     @property
     def rows(self) -> Mapping[str, Sequence[TokenizedRow]]:
         """The tokenized rows by split: ``train``, and ``validation`` or ``validation/NAME``."""
-        return {split: self._rows_for_module(split) for split in self._rows}
+        return {split: self._rows_for_module(split) for split, rows in self._rows.items() if len(rows)}
 
     @property
     def val_names(self) -> tuple[str, ...]:
@@ -230,8 +230,8 @@ class PreferenceDataModule(LightningDataModule):
                 f"trainer.limit_val_batches = {limit} would measure rows that depend on how validation is split; "
                 "accepted: 1.0 (all) or a number of batches, which takes the first rows"
             )
-        sets = [self._rows_for_module(split) for split in self._rows if split != "train" and limit]
-        return [self._evaluation_loader(rows, limit) for rows in sets if rows]
+        splits = [split for split, rows in self._rows.items() if split != "train" and len(rows) and limit]
+        return [self._evaluation_loader(self._rows_for_module(split), limit) for split in splits]
 
     def _evaluation_loader(self, rows: Sequence[TokenizedRow], limit: float) -> DataLoader[PackedBatch]:
         trainer = self._attached_trainer
