@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 
 METRICS_FILE = "metrics.csv"
@@ -14,14 +13,6 @@ def config_of(run: Path) -> str | None:
     """The configuration that was saved last, as YAML; None if there is none."""
     saved = max(run.glob("config*.yaml"), key=lambda path: path.stat().st_mtime_ns, default=None)
     return saved.read_text(encoding="utf-8") if saved else None
-
-
-def data_report_of(run: Path) -> str | None:
-    """The account of the data, indented; None if there is none."""
-    path = run / DATA_REPORT_FILE
-    if not path.is_file():
-        return None
-    return json.dumps(json.loads(path.read_text(encoding="utf-8")), indent=2, ensure_ascii=False)
 
 
 def metrics_of(run: Path, steps: int) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 import os
 
-from orpo_lightning.run_folder import config_of, data_report_of, metrics_of
+from orpo_lightning.run_folder import config_of, metrics_of
 
 METRICS = "step,epoch,train/loss,val/loss\n0,0,3.0,\n1,0,2.0,5.0\n2,1,1.0,\n3,1,0.5,4.0\n"
 
@@ -21,12 +21,5 @@ def test_the_config_is_the_one_saved_last(tmp_path):
     assert config_of(tmp_path) == "config-2.yaml"
 
 
-def test_the_data_report_is_shown_as_it_is(tmp_path):
-    (tmp_path / "data_report.json").write_text('{"train": {"read": 3, "source": "größer.jsonl"}}')
-    report = data_report_of(tmp_path)
-    assert '"read": 3' in report
-    assert "größer" in report
-
-
 def test_a_folder_that_is_not_of_a_run_has_none_of_it(tmp_path):
-    assert (config_of(tmp_path), data_report_of(tmp_path), metrics_of(tmp_path, 9)) == (None, None, {})
+    assert (config_of(tmp_path), metrics_of(tmp_path, 9)) == (None, {})

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 
-from orpo_lightning.data.report import SplitReport
+from orpo_lightning.data.report import SplitReport, write_reports
 from orpo_lightning.run_folder import DATA_REPORT_FILE
 
 
@@ -25,12 +23,7 @@ class DataReport(Callback):
         fast_dev_run = trainer.fast_dev_run  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
         if not reports or fast_dev_run:
             return
-        path = Path(trainer.default_root_dir) / DATA_REPORT_FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".json.part")
-        content = {name: report.to_dict() for name, report in reports.items()}
-        unfinished.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-        os.replace(unfinished, path)
+        write_reports(Path(trainer.default_root_dir) / DATA_REPORT_FILE, reports)
         numbers = {name: report.numbers() for name, report in reports.items()}
         for logger in trainer.loggers:
             logger.log_hyperparams({"data_report": numbers})

@@ -9,13 +9,14 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
+from orpo_lightning.data.report import read_reports
 from orpo_lightning.models.card import PACKAGE, ModelCard, versions
 from orpo_lightning.models.checkpoint import tokenizer_of
 from orpo_lightning.models.export import write_model, write_whole
 from orpo_lightning.models.loading import PolicyConfig
 from orpo_lightning.models.logp_model import LogpModel
 from orpo_lightning.models.tokenizer import load_tokenizer
-from orpo_lightning.run_folder import config_of, data_report_of, metrics_of
+from orpo_lightning.run_folder import DATA_REPORT_FILE, config_of, metrics_of
 
 
 class ExportModel(Callback):
@@ -45,13 +46,13 @@ class ExportModel(Callback):
         assert isinstance(config, PolicyConfig)
         tokenizer = load_tokenizer(*tokenizer_of(data, config))
         run = Path(trainer.default_root_dir)
-        reports = "\n".join(str(report) for report in getattr(data, "reports", {}).values())
+        reports = getattr(data, "reports", None) or read_reports(run / DATA_REPORT_FILE)
         card = ModelCard(
             objective=repr(pl_module.objective),
             base_model=config.name_or_path,
             steps=trainer.global_step,
             version=versions()[PACKAGE],
-            data_report=reports or data_report_of(run),
+            data_report="\n".join(map(str, reports.values())),
             config=config_of(run),
             metrics=metrics_of(run, trainer.global_step)
             or {name: value.item() for name, value in trainer.callback_metrics.items()},

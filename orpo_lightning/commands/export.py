@@ -27,13 +27,15 @@ def main() -> None:
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ValueError(f"--out {out}: something is there; accepted: a folder that is empty or not there")
 
+    from orpo_lightning.data.report import read_reports
+    from orpo_lightning.models.adapters import has_adapter
     from orpo_lightning.models.card import ModelCard
     from orpo_lightning.models.checkpoint import load_policy, read_checkpoint
-    from orpo_lightning.models.export import is_adapter, write_adapter, write_model, write_whole
+    from orpo_lightning.models.export import write_adapter, write_model, write_whole
     from orpo_lightning.models.hub import check_upload, upload
     from orpo_lightning.models.loading import hide_loading_bars
     from orpo_lightning.models.tokenizer import load_tokenizer
-    from orpo_lightning.run_folder import config_of, data_report_of, metrics_of
+    from orpo_lightning.run_folder import DATA_REPORT_FILE, config_of, metrics_of
 
     if options.push_to:
         check_upload(options.push_to)
@@ -41,14 +43,14 @@ def main() -> None:
     checkpoint = read_checkpoint(options.checkpoint, options.trust_remote_code)
     tokenizer = load_tokenizer(checkpoint.tokenizer, checkpoint.tokenizer_revision)
     net = load_policy(checkpoint)
-    adapter = is_adapter(net) and not options.merge_adapter
+    adapter = has_adapter(net) and not options.merge_adapter
     card = ModelCard(
         objective=checkpoint.objective,
         base_model=checkpoint.policy.name_or_path,
         steps=checkpoint.steps,
         version=checkpoint.version,
         adapter=adapter,
-        data_report=data_report_of(checkpoint.run),
+        data_report="\n".join(map(str, read_reports(checkpoint.run / DATA_REPORT_FILE).values())),
         config=config_of(checkpoint.run),
         metrics=metrics_of(checkpoint.run, checkpoint.steps),
     )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -122,6 +125,23 @@ class SplitReport:
         report.dropped, report.truncated = Counter(report.dropped), Counter(report.truncated)
         report.dropped_rows = [(row_id, reason, detail) for row_id, reason, detail in report.dropped_rows]
         return report
+
+
+def write_reports(path: Path, reports: Mapping[str, SplitReport]) -> None:
+    """Write reports to a file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.part")
+    content = {name: report.to_dict() for name, report in reports.items()}
+    unfinished.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def read_reports(path: Path) -> dict[str, SplitReport]:
+    """The reports of a file; none where there is no file."""
+    if not path.exists():
+        return {}
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return {name: SplitReport.from_dict(report) for name, report in content.items()}
 
 
 def print_reports(reports: Mapping[str, SplitReport], console: Console | None = None) -> None:

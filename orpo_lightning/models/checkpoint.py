@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from orpo_lightning.models.adapters import base_weights, check_base, has_adapter
 from orpo_lightning.models.card import PACKAGE
 from orpo_lightning.models.export import write_model
-from orpo_lightning.models.loading import PolicyConfig, load_causal_lm
+from orpo_lightning.models.loading import PolicyConfig, fingerprint, load_causal_lm
 from orpo_lightning.models.pretrained import absolute, newest_checkpoint
 from orpo_lightning.models.tokenizer import load_tokenizer
 
@@ -36,6 +37,7 @@ class Checkpoint:
         objective: the objective with its arguments.
         steps: optimizer steps done.
         weights: the policy's; only those that were trained where the policy is an adapter.
+        base: fingerprint of the frozen weights below an adapter; None where there is none.
     """
 
     path: Path
@@ -46,6 +48,7 @@ class Checkpoint:
     objective: str
     steps: int
     weights: Mapping[str, Tensor]
+    base: str | None
 
     @property
     def run(self) -> Path:
@@ -63,7 +66,11 @@ def describe_policy(policy: PolicyConfig, data: object) -> dict[str, Any]:
     """
     tokenizer, revision = tokenizer_of(data, policy)
     return {
-        "config": {**asdict(policy), "name_or_path": absolute(policy.name_or_path)},
+        "config": {
+            **asdict(policy),
+            "name_or_path": absolute(policy.name_or_path),
+            "lora": {**asdict(policy.lora), "adapter": policy.lora.adapter and absolute(policy.lora.adapter)},
+        },
         "tokenizer": absolute(tokenizer),
         "tokenizer_revision": revision,
         "version": importlib.metadata.version(PACKAGE),
@@ -115,6 +122,7 @@ def read_checkpoint(path: str | Path, trust_remote_code: bool = False) -> Checkp
         version=about["version"],
         objective=saved["objective"]["repr"],
         steps=saved["global_step"],
+        base=saved["base"],
         weights={k.removeprefix(_POLICY): v for k, v in saved["state_dict"].items() if k.startswith(_POLICY)},
     )
 
@@ -130,6 +138,7 @@ def load_policy(checkpoint: Checkpoint) -> PreTrainedModel:
         net = load_causal_lm(checkpoint.policy)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{checkpoint.path}: the model it was trained from is gone: {error}") from error
+    check_base(checkpoint.base, fingerprint(base_weights(net)) if has_adapter(net) else None)
     # tied weights are one parameter under two names
     parameters = dict(net.named_parameters(remove_duplicate=False))
     given = {id(parameter) for name, parameter in parameters.items() if name in checkpoint.weights}

@@ -63,11 +63,6 @@ def write_adapter(net: nn.Module, tokenizer: Tokenizer, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def is_adapter(net: nn.Module) -> bool:
-    """Whether a model is a peft model around another one."""
-    return not isinstance(net, PreTrainedModel)
-
-
 def merged_state_dict(base: nn.Module) -> dict[str, Tensor]:
     """The weights of a model whose layers carry peft adapters as those of the model alone; no layer is changed.
 

@@ -5,12 +5,12 @@ import os
 import pytest
 import torch
 from lightning import Trainer
-from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from orpo_lightning import DPO, ORPO, OptimizerConfig, PolicyConfig, PreferenceDataModule, PreferenceModule
 from orpo_lightning.callbacks import export as module
 from orpo_lightning.callbacks.export import ExportModel
+from orpo_lightning.models.adapters import LoraConfig
 from orpo_lightning.models.loading import load_causal_lm
 from orpo_lightning.models.pretrained import resolve
 from orpo_lightning.models.tokenizer import DEFAULT_TEMPLATE, load_tokenizer
@@ -64,15 +64,7 @@ def test_the_template_of_the_training_goes_with_a_model_that_had_none(tmp_path):
 
 
 def test_an_adapter_is_merged(tmp_path):
-    class WithAdapter(PreferenceModule):
-        def configure_model(self):
-            super().configure_model()
-            torch.manual_seed(0)
-            options = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
-            self.policy.net = get_peft_model(self.policy.net, options)
-            self.policy.net.get_decoder = self.policy.net.get_base_model().get_decoder
-
-    net = fit(tmp_path, make=WithAdapter).policy.net.eval()
+    net = fit(tmp_path, policy=PolicyConfig("tiny", lora=LoraConfig(r=4))).policy.net.eval()
     assert not (tmp_path / "model" / "adapter_config.json").exists()
     found = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
     ids = torch.tensor([[7, 50, 300, 12]])

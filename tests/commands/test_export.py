@@ -2,19 +2,18 @@
 
 import csv
 import os
-import re
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from orpo_lightning.models import checkpoint, hub, pretrained
-from orpo_lightning.models.checkpoint import describe_policy
+from orpo_lightning.models import hub, pretrained
+from orpo_lightning.models.checkpoint import load_policy, read_checkpoint
 from orpo_lightning.models.loading import PolicyConfig, fingerprint, load_causal_lm
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -53,17 +52,10 @@ def test_an_exported_checkpoint_is_the_model_of_the_run(orpo_lightning, tmp_path
     orpo_lightning("export", "--checkpoint", file if source == "the file" else source, "--out", "out/mine")
     assert bytes_of("out/mine", besides=["README.md"]) == bytes_of("runs/dpo/model", besides=["README.md"])
     exported, of_run = (Path(folder, "README.md").read_text() for folder in ("out/mine", "runs/dpo/model"))
-    # the account of the data is the data module's, and not in the checkpoint
-    assert exported == re.sub("## Data\n.*?(?=## Configuration)", "", of_run, flags=re.DOTALL)
+    assert exported == of_run
+    assert "train: sample (text): 64 rows read, 64 kept, dropped: none" in exported
     assert Path("runs/dpo/config.yaml").read_text().strip() in exported
     assert f"model of step 2 of {file} written to out/mine" in capsys.readouterr().out
-
-
-def test_the_account_of_the_data_in_the_run_is_in_the_card(orpo_lightning):
-    orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *SHORT)
-    Path("runs/orpo/data_report.json").write_text('{"train": {"read": 64}}')
-    orpo_lightning("export", "--checkpoint", "runs/orpo", "--out", "out")
-    assert '"read": 64' in Path("out/README.md").read_text()
 
 
 def test_the_bars_of_reading_and_writing_weights_are_left_out(orpo_lightning, capsys):
@@ -131,45 +123,40 @@ def test_an_empty_folder_is_taken(orpo_lightning):
     assert weights_of("out") == weights_of("runs/orpo")
 
 
-def with_adapter(config, seed=0):
-    net = get_peft_model(load_causal_lm(config), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        for parameter in net.parameters():
-            if parameter.requires_grad:
-                parameter.normal_(std=0.2)
-    return net
-
-
 @pytest.fixture
-def adapter_checkpoint(tmp_path, monkeypatch):
-    """A checkpoint with the adapter of a policy alone, and that policy."""
-    policy = PolicyConfig("tiny")
-    trained = with_adapter(policy, seed=1)
-    weights = {f"policy.net.{name}": value for name, value in trained.state_dict().items() if "lora_" in name}
-    about = {"policy": describe_policy(policy, None), "objective": {"repr": "DPO(beta=0.1)"}, "global_step": 7}
-    torch.save({**about, "state_dict": weights}, tmp_path / "adapter.ckpt")
-    monkeypatch.setattr(checkpoint, "load_causal_lm", with_adapter)
-    return trained.eval()
+def adapter_run(orpo_lightning):
+    """A run of DPO with LoRA, and its policy at the end."""
+    lora = ["--config", CONFIGS / "model" / "lora.yaml", "--model.policy.lora.r=4"]
+    orpo_lightning("fit", "--config", CONFIGS / "dpo.yaml", *lora, *SHORT)
+    net = load_policy(read_checkpoint("runs/dpo")).eval()
+    assert any(parameter.any() for name, parameter in net.named_parameters() if "lora_B" in name)
+    return net
 
 
 IDS = torch.tensor([[7, 50, 300, 12]])
 
 
-def test_an_adapter_is_exported_alone(orpo_lightning, adapter_checkpoint, capsys):
-    orpo_lightning("export", "--checkpoint", "adapter.ckpt", "--out", "out")
-    assert "adapter of step 7" in capsys.readouterr().out
+def test_an_adapter_is_exported_alone(orpo_lightning, adapter_run, capsys):
+    orpo_lightning("export", "--checkpoint", "runs/dpo", "--out", "out")
+    assert "adapter of step 2" in capsys.readouterr().out
     assert not Path("out/model.safetensors").exists()
     assert "library_name: peft" in Path("out/README.md").read_text()
     found = PeftModel.from_pretrained(load_causal_lm(PolicyConfig("tiny")), "out").eval()
-    assert torch.equal(found(IDS).logits, adapter_checkpoint(IDS).logits)
+    assert torch.equal(found(IDS).logits, adapter_run(IDS).logits)
 
 
-def test_an_adapter_is_merged_on_demand(orpo_lightning, adapter_checkpoint):
-    orpo_lightning("export", "--checkpoint", "adapter.ckpt", "--out", "out", "--merge-adapter")
+def test_an_adapter_is_merged_on_demand(orpo_lightning, adapter_run):
+    orpo_lightning("export", "--checkpoint", "runs/dpo", "--out", "out", "--merge-adapter")
     assert not Path("out/adapter_config.json").exists()
     found = AutoModelForCausalLM.from_pretrained("out").eval()
-    torch.testing.assert_close(found(IDS).logits, adapter_checkpoint(IDS).logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found(IDS).logits, adapter_run(IDS).logits, rtol=1e-4, atol=1e-4)
+    # and that is what the run itself left
+    assert bytes_of("out", besides=["README.md"]) == bytes_of("runs/dpo/model", besides=["README.md"])
+
+
+def test_a_run_goes_on_from_the_merged_model_of_another(orpo_lightning, adapter_run):
+    orpo_lightning("fit", "--config", CONFIGS / "ipo.yaml", "--model.policy.name_or_path", "runs/dpo", *SHORT)
+    assert weights_of("runs/dpo") != weights_of("runs/ipo")
 
 
 def test_the_exported_folder_is_pushed_when_it_is_whole(orpo_lightning, monkeypatch, capsys):

@@ -4,11 +4,10 @@ import os
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 
-from orpo_lightning.models import checkpoint as module
+from orpo_lightning.models.adapters import LoraConfig, base_weights
 from orpo_lightning.models.checkpoint import describe_policy, load_policy, read_checkpoint
-from orpo_lightning.models.loading import PolicyConfig, load_causal_lm
+from orpo_lightning.models.loading import PolicyConfig, fingerprint, load_causal_lm
 
 
 class Data:
@@ -25,6 +24,7 @@ def saved(path, net=None, policy=PolicyConfig("tiny"), data=None, trained_only=F
         "state_dict": {f"policy.net.{name}": value for name, value in weights.items()} | {"reference.x": torch.ones(1)},
         "objective": {"repr": "ORPO(lambda_=0.1)"},
         "global_step": 7,
+        "base": fingerprint(base_weights(net)) if policy.lora.is_used else None,
     }
     torch.save(contents | changes, path)
     return path
@@ -129,9 +129,12 @@ def test_a_base_model_that_is_not_what_it_was_is_named(tmp_path, change):
         load_policy(read_checkpoint(path))
 
 
-def with_adapter(net, seed=0):
-    net = get_peft_model(net, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
-    torch.manual_seed(seed)
+WITH_ADAPTER = PolicyConfig("tiny", lora=LoraConfig(r=4))
+
+
+def with_trained_adapter():
+    net = load_causal_lm(WITH_ADAPTER)
+    torch.manual_seed(1)
     with torch.no_grad():
         for parameter in net.parameters():
             if parameter.requires_grad:
@@ -139,20 +142,24 @@ def with_adapter(net, seed=0):
     return net
 
 
-def test_an_adapter_alone_goes_back_on_its_base(tmp_path, monkeypatch):
-    trained = with_adapter(load_causal_lm(PolicyConfig("tiny")), seed=1)
-    path = saved(tmp_path / "a.ckpt", trained, trained_only=True)
-    monkeypatch.setattr(module, "load_causal_lm", lambda config: with_adapter(load_causal_lm(config)))
+def test_an_adapter_alone_goes_back_on_its_base(tmp_path):
+    trained = with_trained_adapter()
+    path = saved(tmp_path / "a.ckpt", trained, WITH_ADAPTER, trained_only=True)
+    assert all("lora_" in name for name in read_checkpoint(path).weights)
     loaded = load_policy(read_checkpoint(path))
     assert all(torch.equal(value, trained.state_dict()[name]) for name, value in loaded.state_dict().items())
 
 
-def test_an_adapter_without_all_that_was_trained_is_refused(tmp_path, monkeypatch):
-    trained = with_adapter(load_causal_lm(PolicyConfig("tiny")), seed=1)
-    path = saved(tmp_path / "a.ckpt", trained, trained_only=True)
+def test_an_adapter_without_all_that_was_trained_is_refused(tmp_path):
+    path = saved(tmp_path / "a.ckpt", with_trained_adapter(), WITH_ADAPTER, trained_only=True)
     contents = torch.load(path)
     del contents["state_dict"][next(name for name in contents["state_dict"] if "lora_A" in name)]
     torch.save(contents, path)
-    monkeypatch.setattr(module, "load_causal_lm", lambda config: with_adapter(load_causal_lm(config)))
     with pytest.raises(ValueError, match=r"1 of the saved weights do not fit, such as .*lora_A"):
+        load_policy(read_checkpoint(path))
+
+
+def test_an_adapter_of_other_frozen_weights_is_refused(tmp_path):
+    path = saved(tmp_path / "a.ckpt", with_trained_adapter(), WITH_ADAPTER, trained_only=True, base="another")
+    with pytest.raises(ValueError, match="holds an adapter of another base model"):
         load_policy(read_checkpoint(path))

@@ -34,6 +34,7 @@ def write_checkpoint(path, seed, policy=PolicyConfig("tiny")):
         {
             "policy": describe_policy(policy, None),
             "state_dict": {f"policy.net.{name}": value for name, value in net.state_dict().items()},
+            "base": None,
             "objective": {"repr": "ORPO(lambda_=0.1)"},
             "global_step": 7,
         },

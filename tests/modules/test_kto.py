@@ -169,7 +169,7 @@ def test_a_validation_set_that_does_not_divide_is_measured_as_its_micro_batches(
     still = {"optimizer": OptimizerConfig(lr=0.0, algorithm="torch.optim.SGD")}
     options = {"max_epochs": 1, "module": still, "data": {"global_batch_size": 4}}
     found = run(KTO(beta=0.3), rows, validation, **options)
-    plan = found.trainer.val_dataloaders.dataset
+    plan = found.trainer.val_dataloaders[0].dataset
     given = {row.row_id: row for row in with_mismatched(validation, "validation")}
     batches = [[given[row_id] for row_id in plan[i].row_ids] for i in range(len(plan))]
     assert sorted(map(len, batches)) == [3, 4]
