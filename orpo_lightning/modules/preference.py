@@ -23,7 +23,7 @@ from orpo_lightning.models.logp_model import Layout, LogpModel
 from orpo_lightning.models.reference import Reference, make_reference, reference_mode
 from orpo_lightning.models.reference_cache import ReferenceRun, Scorer, start_tolerance
 from orpo_lightning.modules.optimization import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule
-from orpo_lightning.modules.resume import rewind_to_step
+from orpo_lightning.modules.resume import check_objective_of, class_path, rewind_to_step
 from orpo_lightning.modules.views import view_of
 from orpo_lightning.objectives import Objective
 from orpo_lightning.packing import PackedBatch
@@ -295,7 +295,7 @@ class PreferenceModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the objective's state, what an export needs, and which frozen weights were used, without those."""
         checkpoint["objective"] = {
-            "class": f"{type(self.objective).__module__}.{type(self.objective).__qualname__}",
+            "class": class_path(self.objective),
             "repr": repr(self.objective),
             "state": dict(self.objective.state_dict()),
         }
@@ -311,7 +311,7 @@ class PreferenceModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take back the objective's state, insist on the same frozen weights, and find the place in the epoch."""
         if self._is_fitting:
-            self._check_objective(checkpoint["objective"])
+            check_objective_of(checkpoint["objective"], self.objective)
         self.objective.load_state_dict(checkpoint["objective"]["state"])
         if self.reference is not None:
             found = self.reference.fingerprint
@@ -336,16 +336,6 @@ class PreferenceModule(LightningModule):
     @property
     def _is_fitting(self) -> bool:
         return self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
-
-    def _check_objective(self, saved: dict[str, Any]) -> None:
-        cls = type(self.objective)
-        if saved["class"] != f"{cls.__module__}.{cls.__qualname__}":
-            raise ValueError(
-                f"the checkpoint is of a run of {saved['repr']}, this run is of {self.objective!r}: a run goes on with "
-                "its own objective. To start another one from those weights, start from them as a model"
-            )
-        if saved["repr"] != repr(self.objective):
-            rank_zero_warn(f"the run was of {saved['repr']} and goes on as {self.objective!r}")
 
     def on_fit_start(self) -> None:
         """Refuse data that the model cannot take, and make the reference ready."""

@@ -2,7 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_warn
+
+from orpo_lightning.objectives import Objective
+
+
+def class_path(objective: Objective) -> str:
+    """Where the class of an objective is imported from."""
+    return f"{type(objective).__module__}.{type(objective).__qualname__}"
+
+
+def check_objective_of(saved: Mapping[str, Any], objective: Objective) -> None:
+    """Insist that a run goes on with its own objective, and say so if its arguments are others.
+
+    Args:
+        saved: what the checkpoint says of its objective.
+        objective: that of the run that resumes.
+
+    Raises:
+        ValueError: it is of another class.
+    """
+    if saved["class"] != class_path(objective):
+        raise ValueError(
+            f"the checkpoint is of a run of {saved['repr']}, this run is of {objective!r}: a run goes on with its own "
+            "objective. To start another one from those weights, start from them as a model"
+        )
+    if saved["repr"] != repr(objective):
+        rank_zero_warn(f"the run was of {saved['repr']} and goes on as {objective!r}")
 
 
 def rewind_to_step(checkpoint: dict[str, Any], steps_per_epoch: int, accumulate: int) -> None:

@@ -18,7 +18,7 @@ from orpo_lightning.models.tokenizer import DEFAULT_TEMPLATE, load_tokenizer
 TINY = PolicyConfig("tiny")
 
 
-def fit(folder, objective=None, callback=None, policy=TINY, make=PreferenceModule, **options):
+def fit(folder, objective=None, callback=None, policy=TINY, **options):
     trainer = Trainer(
         default_root_dir=folder,
         callbacks=[callback or ExportModel()],
@@ -29,7 +29,7 @@ def fit(folder, objective=None, callback=None, policy=TINY, make=PreferenceModul
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    preference = make(objective or ORPO(), policy=policy, optimizer=OptimizerConfig(lr=1e-2))
+    preference = PreferenceModule(objective or ORPO(), policy=policy, optimizer=OptimizerConfig(lr=1e-2))
     trainer.fit(preference, PreferenceDataModule(tokenizer=policy.name_or_path, max_length=512, max_prompt_length=256))
     return preference
 
