@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -59,10 +58,6 @@ def _load(path: Path) -> Prepared:
 
 def _save(path: Path, prepared: Prepared) -> None:
     table, report = prepared
-    descriptor, unfinished = tempfile.mkstemp(prefix=f"{path.stem}-", dir=path.parent)
-    os.close(descriptor)
-    try:
-        table.save(Path(unfinished), report=json.dumps(report.to_dict()))
-        os.replace(unfinished, path)
-    finally:
-        Path(unfinished).unlink(missing_ok=True)
+    unfinished = path.with_suffix(".part")  # the lock is held: nobody else writes it
+    table.save(unfinished, report=json.dumps(report.to_dict()))
+    os.replace(unfinished, path)

@@ -78,6 +78,8 @@ def _parse(content: bytes, where: str) -> Any:
         raise ValueError(
             f"{where}: not valid JSON ({error.msg}, {place}); a file holds one object per line or one list of objects"
         ) from error
+    except ValueError as error:  # an integer of thousands of digits
+        raise ValueError(f"{where}: not valid JSON ({error})") from error
     except RecursionError as error:
         raise ValueError(f"{where}: not valid JSON (nested too deeply)") from error
 

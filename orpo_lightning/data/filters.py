@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import re
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 
@@ -51,7 +52,9 @@ class Filter(ABC):
         """
 
     def identity(self) -> str:
-        """All that its verdicts depend on: its code and its arguments.
+        """What its verdicts are known by: its arguments, and the modules in which it and its bases are defined.
+
+        Rows are kept under it; what those modules import is not a part of it.
 
         Raises:
             ValueError: an argument of ``__init__`` is not stored under its name.
@@ -63,11 +66,15 @@ class Filter(ABC):
             raise ValueError(
                 f"filter {cls.__name__}: store each argument of __init__ under its name ({error})"
             ) from None
-        try:
-            code = inspect.getsource(cls)
-        except (OSError, TypeError):  # typed into an interpreter
-            code = repr(cls.__call__.__code__.co_code)
-        return f"{cls.__module__}.{cls.__qualname__}({arguments!r}) {code}"
+        code = {_code_of(base) for base in cls.__mro__ if issubclass(base, Filter)}
+        return f"{cls.__module__}.{cls.__qualname__}({arguments!r}) {sorted(code)}"
+
+
+def _code_of(cls: type[Filter]) -> str:
+    try:
+        return inspect.getsource(sys.modules[cls.__module__])
+    except (OSError, TypeError, KeyError):  # typed into an interpreter
+        return repr(cls.__call__.__code__.co_code)
 
 
 def prompt_key(row: TextRow) -> str:

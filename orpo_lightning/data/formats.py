@@ -21,6 +21,7 @@ COLUMNS = (
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _HH_RLHF_ROLES = {"Human": "user", "Assistant": "assistant"}
+_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _SHAREGPT_ROLES = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system",
     "observation": "tool", "tool": "tool",
@@ -164,14 +165,14 @@ def parse_unpaired(row: Row, row_id: str) -> TextRow:
         turns = _messages_after_prompt(row, "completion", row_id)
     else:
         turns = _text_turns(row, "completion", row_id)
-    *prompt, response = _with_system(row, _conversation(turns, "messages", row_id), row_id)
+    *prompt, response = with_system(row, _conversation(turns, "messages", row_id), row_id)
     label = TextResponse(response.content, Role.UNPAIRED, _label(row, row_id))
     return TextRow(row_id, tuple(prompt), (label,), weight=_weight(row, row_id))
 
 
 def _pair(row: Row, row_id: str, turns_of: Callable[[Row, str, str], list[Message]]) -> TextRow:
     sides = [_conversation(turns_of(row, side, row_id), side, row_id) for side in ("chosen", "rejected")]
-    (*prompt, chosen), (*other, rejected) = (_with_system(row, turns, row_id) for turns in sides)
+    (*prompt, chosen), (*other, rejected) = (with_system(row, turns, row_id) for turns in sides)
     if prompt != other:
         raise RowError("different_prompts", row_id, "chosen and rejected do not answer the same prompt")
     return TextRow.pair(
@@ -190,7 +191,8 @@ def _conversation(turns: list[Message], where: str, row_id: str) -> list[Message
     return turns
 
 
-def _with_system(row: Row, turns: list[Message], row_id: str) -> list[Message]:
+def with_system(row: Row, turns: list[Message], row_id: str) -> list[Message]:
+    """The turns, after that of the column ``system`` if there is one."""
     if row.get("system") in (None, "") or turns[0].role == "system":
         return turns
     return [Message("system", _text(row, "system", row_id)), *turns]
@@ -206,15 +208,23 @@ def _hh_rlhf_turns(row: Row, side: str, row_id: str) -> list[Message]:
 
 def _messages_after_prompt(row: Row, side: str, row_id: str) -> list[Message]:
     turns = messages_of(_value(row, side, row_id), side, row_id)
-    if len(turns) > 1:
-        given = messages_of(row["prompt"], "prompt", row_id) if _is_list(row.get("prompt")) else []
-        # a side may begin with the prompt, or go on after it
-        return turns if turns[: len(given)] == given else given + turns
     if not turns or row.get("prompt") is None:
         return turns
-    if _is_list(row["prompt"]):
-        return messages_of(row["prompt"], "prompt", row_id) + turns
-    return [Message("user", _text(row, "prompt", row_id)), *turns]
+    if not _is_list(row["prompt"]):
+        # the text of a prompt beside whole conversations repeats their beginning
+        return turns if len(turns) > 1 else [Message("user", _text(row, "prompt", row_id)), *turns]
+    prompt = messages_of(row["prompt"], "prompt", row_id)
+    if _stripped(turns[: len(prompt)]) == _stripped(prompt):
+        return turns
+    if turns[0].role == "assistant" or all(message.role != "user" for message in prompt):
+        return prompt + turns
+    raise RowError(
+        "different_prompts", row_id, f"{side!r} neither begins with the column 'prompt' nor goes on after it"
+    )
+
+
+def _stripped(turns: Sequence[Message]) -> list[tuple[str, str]]:
+    return [(message.role, message.content.strip()) for message in turns]
 
 
 def _sharegpt_turns(row: Row, side: str, row_id: str) -> list[Message]:
@@ -241,14 +251,19 @@ def messages_of(value: Any, where: str, row_id: str) -> list[Message]:
     Raises:
         RowError: it is something else.
     """
+    found = []
     turns = _list(value, where, row_id)
-    if not all(isinstance(turn, Mapping) for turn in turns):
-        raise RowError("not_text", row_id, f"{where!r} holds something that is not a message of role and content")
-    found = [Message(_text(turn, "role", row_id), _text(turn, "content", row_id)) for turn in turns[:-1]]
-    return [
-        *found,
-        *(Message(_text(turn, "role", row_id), _response_text(turn, "content", row_id)) for turn in turns[-1:]),
-    ]
+    for place, turn in enumerate(turns, start=1):
+        if not isinstance(turn, Mapping):
+            raise RowError("not_text", row_id, f"{where!r} holds something that is not a message of role and content")
+        role = _text(turn, "role", row_id)
+        if role not in _ROLES:
+            raise RowError("unknown_role", row_id, f"a turn of {where!r} is from {role!r}; known: {', '.join(_ROLES)}")
+        if turn.get("tool_calls"):
+            raise RowError("tool_calls", row_id, f"a turn of {where!r} calls tools, and its calls are not text")
+        content = (_response_text if place == len(turns) else _text)(turn, "content", row_id)
+        found.append(Message(role, content))
+    return found
 
 
 def _response_text(row: Row, column: str, row_id: str) -> str:
@@ -315,10 +330,10 @@ def _label(row: Row, row_id: str) -> float:
 def _number(row: Row, column: str, row_id: str) -> float:
     try:
         value = float(row[column])
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not math.isfinite(value):
-        raise RowError("not_a_number", row_id, f"{column!r} is {row[column]!r}, not a finite number")
+        raise RowError("not_a_number", row_id, f"{column!r} is {str(row[column])[:40]!r}, not a finite number")
     return value
 
 

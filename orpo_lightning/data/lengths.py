@@ -44,6 +44,11 @@ class LengthLimits:
                 f"data.max_prompt_length = {self.max_prompt_length} leaves no room for a response in "
                 f"data.max_length = {self.max_length}; accepted: 1 to {self.max_length - 1}"
             )
+        if self.overlong == "truncate_prompt" and self.max_prompt_length < LEAST_LEFT:
+            raise ValueError(
+                f"data.max_prompt_length = {self.max_prompt_length} is out of range for data.overlong = "
+                f"truncate_prompt, which leaves a prompt {LEAST_LEFT} tokens at least; accepted: {LEAST_LEFT} or more"
+            )
         if self.overlong not in get_args(Overlong):
             raise ValueError(f"data.overlong = {self.overlong!r}; accepted: {', '.join(get_args(Overlong))}")
 

@@ -16,7 +16,7 @@ from orpo_lightning.data.lengths import LENGTH_REASONS, LengthLimits
 from orpo_lightning.data.report import SplitReport
 from orpo_lightning.data.sources import Source, SourceConfig, columns_of, open_source
 from orpo_lightning.data.token_table import TableBuilder
-from orpo_lightning.data.tokenization import tokenize_rows
+from orpo_lightning.data.tokenization import IDENTICAL_TOKENS, TEMPLATE_REASONS, tokenize_rows
 from orpo_lightning.models.tokenizer import Tokenizer, end_of_turn, tokenizer_identity
 from orpo_lightning.records import TextRow
 
@@ -96,7 +96,7 @@ def _read(
     format_name: str | None,
 ) -> Prepared:
     report, builder = SplitReport(split, source.name), TableBuilder()
-    rows = islice(_renamed(source, columns), how.limit)
+    rows = _renamed(source, columns, how.limit)
     seen: set[str] = set()
     for text, row in tokenize_rows(how.tokenizer, _filtered(_parsed(rows, format_name, report), filters, report)):
         try:
@@ -119,9 +119,9 @@ def _read(
     return table, report
 
 
-def _renamed(source: Source, columns: Mapping[str, str]) -> Iterator[tuple[str, Row]]:
+def _renamed(source: Source, columns: Mapping[str, str], limit: int | None) -> Iterator[tuple[str, Row]]:
     absent = set(columns.values())
-    for row_id, row in source.read():
+    for row_id, row in islice(source.read(), limit):
         absent.difference_update(row)
         yield row_id, rename_columns(row, columns) if columns else row
     if absent:
@@ -148,11 +148,18 @@ def _parsed(rows: Iterator[tuple[str, Row]], format_name: str | None, report: Sp
 
 def _filtered(texts: Iterator[TextRow], filters: Sequence[Filter], report: SplitReport) -> Iterator[TextRow]:
     for text in texts:
-        dropped_by = next((rule for rule in filters if rule(text)), None)
+        dropped_by = next((rule for rule in filters if _drops(rule, text)), None)
         if dropped_by is None:
             yield text
         else:
             report.drop(RowError(dropped_by.name, text.row_id, dropped_by.rule))
+
+
+def _drops(rule: Filter, text: TextRow) -> bool:
+    try:
+        return rule(text)
+    except Exception as error:  # whatever the code of a user raises, the row is what they need to know
+        raise ValueError(f"{text.row_id}: the filter {rule.name} failed: {type(error).__name__}: {error}") from error
 
 
 def _is_prefix_pair(text: TextRow) -> bool:
@@ -162,17 +169,18 @@ def _is_prefix_pair(text: TextRow) -> bool:
 
 
 def _refuse_unusable(report: SplitReport, filter_names: Sequence[str]) -> None:
-    later = [*filter_names, *LENGTH_REASONS]
+    later = [*filter_names, *TEMPLATE_REASONS, IDENTICAL_TOKENS, *LENGTH_REASONS]
     unreadable = [reason for reason in report.dropped if reason not in later]
     report.dropped = Counter(
         {reason: report.dropped[reason] for reason in [*unreadable, *later] if report.dropped[reason]}
     )
+    unreadable += TEMPLATE_REASONS
     count = sum(report.dropped[reason] for reason in unreadable)
     if count > max(FEW_UNREADABLE, MOST_UNREADABLE * report.read):
         raise ValueError(
             f"{report.source}: {count:,} of {report.read:,} rows cannot be read in the format {report.format!r}, more "
-            f"than {MOST_UNREADABLE:.0%}. Is it another format (data.format), or are its columns called otherwise "
-            f"(data.columns)? The first:\n{report.examples(unreadable)}"
+            f"than {MOST_UNREADABLE:.0%}. Is it another format (data.format), are its columns called otherwise "
+            f"(data.columns), or is its template not for such conversations? The first:\n{report.examples(unreadable)}"
         )
     if not report.kept:
         raise ValueError(f"no row is left: {report}. The first:\n{report.examples(report.dropped)}")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orpo_lightning.data.files import KINDS, read_file
-from orpo_lightning.data.formats import Row, messages_of
+from orpo_lightning.data.formats import Row, messages_of, with_system
 from orpo_lightning.records import Message, Prompt
 
 COLUMNS = ("prompt", "messages", "instruction")
@@ -44,7 +44,7 @@ def read_prompts(path: Path) -> list[Prompt]:
 
 def _text_rows(path: Path) -> Iterator[tuple[str, Row]]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not text in UTF-8 (byte {error.start + 1}: {error.reason})") from error
     # not splitlines: a prompt may hold a line separator of Unicode
@@ -69,4 +69,4 @@ def _conversation(row: Row, row_id: str) -> tuple[Message, ...]:
         messages.pop()
     if not any(message.content.strip() for message in messages):
         raise ValueError(f"{row_id}: the prompt is empty")
-    return tuple(messages)
+    return tuple(with_system(row, messages, row_id))

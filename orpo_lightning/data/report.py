@@ -132,7 +132,9 @@ def write_reports(path: Path, reports: Mapping[str, SplitReport]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.part")
     content = {name: report.to_dict() for name, report in reports.items()}
-    unfinished.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+    unfinished.write_text(
+        json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8", errors="backslashreplace"
+    )
     os.replace(unfinished, path)
 
 
@@ -173,7 +175,10 @@ def _lines(reports: list[SplitReport]) -> list[tuple[str, list[str]]]:
     for reason in dict.fromkeys(reason for report in reports for reason in report.dropped):
         lines += counts(f"  {reason}", [report.dropped[reason] for report in reports], sign="-")
     lines += [("kept", [f"{report.kept:,}" for report in reports])]
-    lines += counts("used per epoch", [report.used or 0 for report in reports])
+    if any(report.used is not None for report in reports):
+        lines += [
+            ("used per epoch", [f"{report.kept if report.used is None else report.used:,}" for report in reports])
+        ]
     for what in dict.fromkeys(what for report in reports for what in report.truncated):
         lines += counts(f"{what} cut", [report.truncated[what] for report in reports])
     for part in dict.fromkeys(part for report in reports for part in report.lengths):

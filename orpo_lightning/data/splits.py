@@ -59,14 +59,17 @@ def load_training(
         table, report = how.prepare(source, "train", name, validation_prompts)
         report.shared_prompts = sum(key in validation_prompts for key in table.prompt_keys)
         drawn = draw(len(table), source.weight, f"{seed} {number}")
-        if source.weight != 1:
+        if not drawn:
+            raise ValueError(
+                f"data.train: the weight {source.weight} takes none of the {len(table):,} rows of {report.source}; "
+                f"accepted: {1 / len(table):.2g} or more"
+            )
+        if len(sources) > 1 or source.weight != 1:
             report.used = len(drawn)
         parts.append((table, drawn))
         reports[name] = report
     keys = frozenset(key for table, _ in parts for key in table.prompt_keys)
     rows = parts[0][0] if len(parts) == 1 and sources[0].weight == 1 else Mixture(parts)
-    if not len(rows):
-        raise ValueError("no training row is left: the weights of data.train take none of them")
     return Split(rows, reports, keys)
 
 

@@ -9,11 +9,22 @@ from itertools import islice
 from jinja2 import TemplateError
 
 from orpo_lightning.data.formats import RowError
-from orpo_lightning.models.tokenizer import Tokenizer, encode, end_of_turn, render_prompt, special_tokens
+from orpo_lightning.models.tokenizer import (
+    HOLDER,
+    Tokenizer,
+    around_response,
+    encode,
+    encode_after,
+    render_prompt,
+    special_tokens,
+)
 from orpo_lightning.records import Message, Prompt, TextRow, TokenizedResponse, TokenizedRow
 
+REFUSED, LOST, IMITATES = "refused_by_template", "lost_by_template", "imitates_special_token"
+TEMPLATE_REASONS = (REFUSED, LOST, IMITATES)
+IDENTICAL_TOKENS = "identical_tokens"
 _BATCH = 1000
-_HOLDER = "\ue000{}\ue001"
+_HOLDER = HOLDER + "{}\ue001"
 
 
 def tokenize_rows(tokenizer: Tokenizer, rows: Iterable[TextRow]) -> Iterator[tuple[TextRow, TokenizedRow | RowError]]:
@@ -21,28 +32,36 @@ def tokenize_rows(tokenizer: Tokenizer, rows: Iterable[TextRow]) -> Iterator[tup
 
     A row whose prompt the template refuses comes with a :class:`RowError`.
     """
-    end = end_of_turn(tokenizer)
+    before, end = around_response(tokenizer)
     remaining = iter(rows)
     while batch := list(islice(remaining, _BATCH)):
-        yield from zip(batch, _tokenize_batch(tokenizer, batch, end), strict=True)
+        yield from zip(batch, _tokenize_batch(tokenizer, batch, before, end), strict=True)
 
 
-def _tokenize_batch(tokenizer: Tokenizer, rows: Sequence[TextRow], end: int) -> list[TokenizedRow | RowError]:
+def _tokenize_batch(
+    tokenizer: Tokenizer, rows: Sequence[TextRow], before: str, end: int
+) -> list[TokenizedRow | RowError]:
     prompts = encode_prompts(tokenizer, [row.prompt for row in rows])
-    texts = [response.text for row in rows for response in row.responses]
-    encoded = iter(encode(tokenizer, texts, special=False))
+    texts = [before + response.text for row in rows for response in row.responses]
+    encoded = iter(encode_after(tokenizer, texts))
     found: list[TokenizedRow | RowError] = []
     for row, prompt in zip(rows, prompts, strict=True):
         responses = tuple(TokenizedResponse((*next(encoded), end), each.role, each.label) for each in row.responses)
         if isinstance(prompt, PromptError):
-            found.append(RowError("refused_by_template", row.row_id, str(prompt)))
+            found.append(RowError(prompt.reason, row.row_id, str(prompt)))
+        elif len({response.ids for response in responses}) < len(responses):
+            found.append(RowError(IDENTICAL_TOKENS, row.row_id, "the responses differ as text, but not in tokens"))
         else:
             found.append(TokenizedRow(row.row_id, tuple(prompt), responses, row.margin, row.weight))
     return found
 
 
 class PromptError(ValueError):
-    """A conversation that the chat template refuses, or whose text cannot be told from the template's."""
+    """A conversation that cannot be rendered as it is. `reason` is the name its row is counted under."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
 
 
 def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[Sequence[Message]]) -> list[list[int] | PromptError]:
@@ -53,7 +72,10 @@ def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[Sequence[Message]]) -
         try:
             texts[i] = render_prompt(tokenizer, prompt)
         except TemplateError as error:
-            found[i] = PromptError(f"the chat template refuses the conversation: {error}")
+            found[i] = PromptError(REFUSED, f"the chat template refuses the conversation: {error}")
+    for i, detail in _lost_turns(tokenizer, [prompts[i] for i in texts], list(texts)):
+        found[i] = PromptError(LOST, detail)
+        del texts[i]
     found |= zip(texts, encode(tokenizer, list(texts.values()), special=True), strict=True)
     imitation = re.compile("|".join(map(re.escape, special_tokens(tokenizer))))
     for i, text in texts.items():
@@ -76,6 +98,21 @@ def tokenize_prompts(tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> list[li
     return found
 
 
+def _lost_turns(
+    tokenizer: Tokenizer, prompts: Sequence[Sequence[Message]], places: Sequence[int]
+) -> Iterator[tuple[int, str]]:
+    """Those conversations of which the template leaves a turn out: many know no roles but user and assistant."""
+    lost: dict[tuple[str, ...], str | None] = {}
+    for place, prompt in zip(places, prompts, strict=True):
+        roles = tuple(message.role for message in prompt)
+        if roles not in lost:
+            holders = [Message(role, _HOLDER.format(i)) for i, role in enumerate(roles)]
+            text = render_prompt(tokenizer, holders)
+            lost[roles] = next((each.role for each in holders if each.content not in text), None)
+        if lost[roles] is not None:
+            yield place, f"the chat template leaves out a turn of the role {lost[roles]!r}"
+
+
 def _encode_in_pieces(tokenizer: Tokenizer, prompt: Sequence[Message], rendered: str) -> list[int] | PromptError:
     """Encode a prompt whose text imitates special tokens: those of the template count, those of the text do not."""
     # the template is rendered around place holders of the private use area
@@ -86,13 +123,16 @@ def _encode_in_pieces(tokenizer: Tokenizer, prompt: Sequence[Message], rendered:
         contents = [content.strip() for content in contents]  # as many templates do
     if _joined(pieces, contents) != rendered:
         return PromptError(
+            IMITATES,
             "the chat template changes the text of a message that imitates a special token of the tokenizer, so that "
-            f"the two cannot be told apart: {rendered[:200]!r}"
+            f"the two cannot be told apart: {rendered[:200]!r}",
         )
     ids = []
     for i, piece in enumerate(pieces):
-        is_content = i % 2 == 1
-        ids += encode(tokenizer, [contents[int(piece)] if is_content else piece], special=not is_content)[0]
+        if i % 2:
+            ids += encode_after(tokenizer, [contents[int(piece)]])[0]
+        else:
+            ids += encode(tokenizer, [piece], special=True)[0]
     return ids
 
 

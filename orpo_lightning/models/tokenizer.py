@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,10 @@ from orpo_lightning.models.pretrained import resolve
 from orpo_lightning.records import Message
 
 Tokenizer = PreTrainedTokenizerBase
-_HOLDER = "\ue000"
+HOLDER = "\ue000"
 """Stands for the text of a message: of the private use area."""
+_DATE = datetime(2025, 1, 1)
+_TODAY = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 
 DEFAULT_TEMPLATE = (
     "{{ bos_token }}"
@@ -43,25 +47,58 @@ def load_tokenizer(name_or_path: str, revision: str | None = None) -> Tokenizer:
     return tokenizer
 
 
+def render(tokenizer: Tokenizer, turns: Sequence[Message], *, answering: bool) -> str:
+    """A conversation as text.
+
+    Templates that write the date write 1 January 2025, so that the same row has the same tokens on every day.
+
+    Args:
+        tokenizer: whose chat template to use.
+        turns: the conversation.
+        answering: whether the text ends where the model answers.
+
+    Raises:
+        jinja2.TemplateError: the template refuses the conversation.
+    """
+    messages = [{"role": message.role, "content": message.content} for message in turns]
+    template = tokenizer.chat_template
+    if isinstance(template, str) and "strftime_now" in template:
+        template = _TODAY.sub(lambda call: repr(_DATE.strftime(call[2])), template)
+    else:
+        template = None  # the tokenizer's own
+    return str(
+        tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answering, chat_template=template)
+    )
+
+
 def render_prompt(tokenizer: Tokenizer, prompt: Sequence[Message]) -> str:
-    """The conversation as text, up to where the model answers."""
-    turns = [{"role": message.role, "content": message.content} for message in prompt]
-    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    """A conversation as text, up to where the model answers."""
+    return render(tokenizer, prompt, answering=True)
+
+
+def around_response(tokenizer: Tokenizer) -> tuple[str, int]:
+    """What stands before and after a response: the text that the template puts before it, and the token that ends it.
+
+    The text is most often empty (Llama 2 puts a space there). The token is the special one that the template puts after
+    an assistant's turn, else EOS: they differ where a chat model keeps its base model's EOS (Gemma's
+    ``<end_of_turn>``, Phi-3's ``<|end|>``).
+    """
+    assert isinstance(tokenizer.eos_token_id, int)
+    prompt = [Message("user", "?")]
+    try:
+        start = render(tokenizer, prompt, answering=True)
+        whole = render(tokenizer, [*prompt, Message("assistant", HOLDER)], answering=False)
+    except TemplateError:
+        return "", tokenizer.eos_token_id
+    said, _, after = whole.partition(HOLDER)
+    ids = encode(tokenizer, [after.lstrip()], special=True)[0]
+    ends_turn = ids and ids[0] in special_tokens(tokenizer).values()
+    return said.removeprefix(start) if said.startswith(start) else "", ids[0] if ends_turn else tokenizer.eos_token_id
 
 
 def end_of_turn(tokenizer: Tokenizer) -> int:
-    """The token that ends a response: the special one that the template puts after an assistant's turn, else EOS.
-
-    They differ where a chat model keeps its base model's EOS (Gemma's ``<end_of_turn>``, Phi-3's ``<|end|>``).
-    """
-    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _HOLDER}]
-    try:
-        rendered = str(tokenizer.apply_chat_template(turns, tokenize=False))
-    except TemplateError:
-        rendered = ""
-    after = encode(tokenizer, [rendered.partition(_HOLDER)[2].lstrip()], special=True)[0]
-    ends_turn = after and after[0] in special_tokens(tokenizer).values()
-    return int(after[0] if ends_turn else tokenizer.eos_token_id)
+    """The token that ends a response."""
+    return around_response(tokenizer)[1]
 
 
 def special_tokens(tokenizer: Tokenizer) -> dict[str, int]:
@@ -106,3 +143,23 @@ def encode(tokenizer: Tokenizer, texts: list[str], *, special: bool) -> list[lis
         return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
     finally:
         backend.encode_special_tokens = False
+
+
+def encode_after(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
+    """The tokens of texts that go on after other text: none begins with a space that only a beginning has.
+
+    SentencePiece puts a space before whatever it encodes. Here each text follows a character that merges with nothing,
+    whose tokens are cut off again. What looks like a special token is text.
+    """
+    if not _adds_space(tokenizer):
+        return encode(tokenizer, texts, special=False)
+    held = encode(tokenizer, [HOLDER], special=False)[0]
+    encoded = encode(tokenizer, [HOLDER + text for text in texts], special=False)
+    if any(ids[: len(held)] != held for ids in encoded):  # the character has no tokens of its own
+        return encode(tokenizer, texts, special=False)
+    return [ids[len(held) :] for ids in encoded]
+
+
+def _adds_space(tokenizer: Tokenizer) -> bool:
+    alone, held, after = encode(tokenizer, ["a", HOLDER, f"{HOLDER}a"], special=False)
+    return after[: len(held)] == held and after[len(held) :] != alone

@@ -77,6 +77,7 @@ def test_a_file_without_rows_is_refused_by_name(tmp_path, name, content):
             gzip.compress(LINE * 5000)[:-20],
             r"a\.jsonl\.gz: the gzip file is broken or cut off after line",
         ),
+        ("a.jsonl", LINE + b'{"margin": ' + b"9" * 5000 + b"}", r"a\.jsonl:2: not valid JSON \(Exceeds the limit"),
         ("a.jsonl.gz", LINE, r"a\.jsonl\.gz: the gzip file is broken or cut off after line 0"),
         ("a.parquet", LINE, r"a\.parquet: cannot be read as parquet after row 0"),
         ("a.csv", LINE, r"a\.csv: the file's kind is not known; accepted: \.json, \.jsonl, .*\.parquet"),

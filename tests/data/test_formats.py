@@ -287,6 +287,44 @@ def test_the_prompt_of_messages_may_be_implicit_or_explicit(row):
     assert parse_messages(row, "file:1") == TextRow.pair("file:1", expected, "Hello!", "What?")
 
 
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        # only space differs
+        ({"prompt": [ASK], "chosen": [{**ASK, "content": "Hi "}, answer("Hello!")]}, ["Hi "]),
+        # the conversation goes on after the prompt
+        ({"prompt": [ASK], "chosen": [answer("Yes?"), ASK, answer("Hello!")]}, ["Hi", "Yes?", "Hi"]),
+    ],
+)
+def test_a_side_begins_with_the_prompt_or_goes_on_after_it(row, prompt):
+    found = parse_messages({**row, "rejected": [*row["chosen"][:-1], answer("What?")]}, "file:1")
+    assert [message.content for message in found.prompt] == prompt
+
+
+def test_a_side_that_contradicts_the_prompt_is_refused_and_not_joined_to_it():
+    sides = {side: [ASK, answer(side)] for side in ("chosen", "rejected")}
+    with pytest.raises(
+        RowError, match="'chosen' neither begins with the column 'prompt' nor goes on after it"
+    ) as error:
+        parse_messages({"prompt": [{"role": "user", "content": "Something else"}], **sides}, "file:1")
+    assert error.value.reason == "different_prompts"
+
+
+@pytest.mark.parametrize(
+    ("turn", "reason"),
+    [
+        ({"role": "user<|end|>", "content": "Hi"}, "unknown_role"),
+        ({"role": "elf", "content": "Hi"}, "unknown_role"),
+        ({"role": "assistant", "content": "", "tool_calls": [{"name": "f"}]}, "tool_calls"),
+    ],
+)
+def test_a_turn_of_an_unknown_role_or_with_calls_is_refused(turn, reason):
+    sides = {side: [turn, ASK, answer(side)] for side in ("chosen", "rejected")}
+    with pytest.raises(RowError) as error:
+        parse_messages(sides, "file:1")
+    assert error.value.reason == reason
+
+
 @pytest.mark.parametrize(("parse", "row"), [(parse_text, TEXT), (parse_sharegpt, SHAREGPT), (parse_unpaired, UNPAIRED)])
 def test_a_system_column_becomes_the_first_turn(parse, row):
     assert parse({**row, "system": "Be short."}, "file:1").prompt[0] == Message("system", "Be short.")
@@ -366,7 +404,7 @@ def test_no_row_is_of_two_formats(row, name):
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    st.none() | st.booleans() | st.integers() | st.integers(min_value=10**309) | st.floats() | st.text(max_size=8),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(st.sampled_from(["role", "content", "from", "value", "x"]), inner, max_size=3)

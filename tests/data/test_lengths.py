@@ -95,12 +95,13 @@ def test_responses_that_are_the_same_in_what_is_left_of_them_are_dropped():
 @settings(deadline=None, max_examples=300)
 @given(
     lengths=st.tuples(*[st.integers(1, 60)] * 3),
-    max_length=st.integers(8, 80),
+    max_length=st.integers(9, 80),
     share=st.floats(0, 1),
     overlong=st.sampled_from(["drop", "truncate_prompt", "truncate_response"]),
 )
 def test_what_is_kept_fits_and_nothing_is_cut_to_nothing(lengths, max_length, share, overlong):
-    limits = LengthLimits(max_length, 1 + int(share * (max_length - 2)), overlong)
+    least = LEAST_LEFT if overlong == "truncate_prompt" else 1
+    limits = LengthLimits(max_length, least + int(share * (max_length - 1 - least)), overlong)
     given = row(*lengths)
     try:
         fitted = limits.fit(given)
@@ -125,6 +126,10 @@ def test_what_is_kept_fits_and_nothing_is_cut_to_nothing(lengths, max_length, sh
             r"data\.max_prompt_length = 32 leaves no room for a response in data\.max_length = 32; accepted: 1 to 31",
         ),
         ((32, 0), r"data\.max_prompt_length = 0"),
+        (
+            (32, 7, "truncate_prompt"),
+            r"data\.max_prompt_length = 7 is out of range",
+        ),
         ((32, 16, "cut"), r"data\.overlong = 'cut'; accepted: drop, truncate_prompt, truncate_response, error"),
     ],
 )
