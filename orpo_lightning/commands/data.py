@@ -16,7 +16,7 @@ from orpo_lightning.data.datamodule import PreferenceDataModule
 from orpo_lightning.data.report import print_reports
 from orpo_lightning.data.sources import open_source
 from orpo_lightning.models.tokenizer import load_tokenizer
-from orpo_lightning.objectives import get_objective
+from orpo_lightning.objectives import Objective, get_objective
 from orpo_lightning.records import Role, TokenizedRow
 
 _STYLES = {Role.CHOSEN: "green", Role.REJECTED: "red", Role.UNPAIRED: "cyan"}
@@ -49,15 +49,25 @@ def main() -> None:
     data.setup("fit")
     console = Console(soft_wrap=True)
     print_reports(data.reports, console)
+    objective = _objective_of(cli.config)
+    for sentence in _advice(data, objective):
+        console.print(Text(sentence, style="bold yellow"))
     if cli.config["dropped"] is not None:
         _list_dropped(console, data, cli.config["dropped"])
     else:
-        _show(console, data, cli.config["show"], _prompt_is_in_loss(cli.config))
+        _show(console, data, cli.config["show"], objective is not None and objective.needs_prompt_logps)
 
 
-def _prompt_is_in_loss(config: Any) -> bool:
+def _objective_of(config: Any) -> Objective | None:
     objective = config["model"].get("init_args", {}).get("objective")
-    return bool(objective) and get_objective(objective.class_path)(**objective.get("init_args", {})).needs_prompt_logps
+    return get_objective(objective.class_path)(**objective.get("init_args", {})) if objective else None
+
+
+def _advice(data: PreferenceDataModule, objective: Objective | None) -> Iterator[str]:
+    yield from data.advice()
+    if objective is not None and objective.needs_pairs and data.unpaired_row is not None:
+        name = type(objective).__name__
+        yield f"{name} takes pairs, and {data.unpaired_row} is a single response: a fit refuses it; KTO takes both"
 
 
 def _show(console: Console, data: PreferenceDataModule, count: int, prompt_in_loss: bool) -> None:
@@ -87,7 +97,7 @@ def _list_dropped(console: Console, data: PreferenceDataModule, reason: str) -> 
     }
     if not details:
         known = dict.fromkeys(reason for report in data.reports.values() for reason in report.dropped)
-        raise ValueError(f"--dropped {reason}: no row was dropped for it; reasons: {', '.join(known) or 'none'}")
+        raise ValueError(f"--dropped {reason}: it dropped no row; reasons that did: {', '.join(known) or 'none'}")
     for split, configs in (("train", data.train), ("validation", data.val.values())):
         for config in configs:
             for row_id, row in open_source(config, split).read():

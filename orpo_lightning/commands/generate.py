@@ -93,8 +93,10 @@ def main() -> None:
     ]
     about = {"model": options.model, "revision": options.revision, "dtype": options.dtype, **vars(sampling)}
     about |= {"prompts": str(options.prompts), "rows": len(rows), "versions": versions()}
+    cut = sum(completion.finish_reason == "length" for completion in completions)
     _write(options.out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     _write(options.out.with_name(f"{options.out.name}.meta.json"), json.dumps(about, indent=2) + "\n")
+    print(f"{len(rows):,} answers written to {options.out} ({cut:,} cut off at {sampling.max_new_tokens} tokens)")
 
 
 def _write(path: Path, text: str) -> None:

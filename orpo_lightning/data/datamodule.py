@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,7 +37,7 @@ class PreferenceDataModule(LightningDataModule):
     Args:
         train: training data: a source, or a list of sources, each with a ``weight`` that says how often an epoch goes
             over its rows.
-        val: validation data: a source, or sources by name, logged under ``val/NAME/``; None for none.
+        val: validation data: a source, or sources by name, logged under ``val/NAME/``; None (null) for none.
         format: of the rows of all sources: text, messages, hh_rlhf, sharegpt or unpaired; None is told from the rows.
         columns: our name of a column to that of the data, where they differ, in all sources.
         filters: rules that drop rows, in this order, after those for empty and identical responses: Duplicates,
@@ -94,6 +94,9 @@ class PreferenceDataModule(LightningDataModule):
         self.train = [_source(each, shared) for each in (train if isinstance(train, list) else [train])]
         named = val if isinstance(val, dict) else {"": val} if val is not None else {}
         self.val = {name: _source(each, shared) for name, each in named.items()}
+        weighted = [source.path for source in self.val.values() if source.weight != 1]
+        if weighted:
+            raise ValueError(f"data.val: {weighted[0]} has a weight; validation measures every row once, leave it out")
         if not self.train:
             raise ValueError("data.train is an empty list; accepted: a source, or a list of one or more")
         self.filters = filters or []
@@ -139,14 +142,25 @@ class PreferenceDataModule(LightningDataModule):
     @rank_zero_only
     def _tell(self) -> None:
         print_reports(self.reports)
+        for sentence in self.advice():
+            rank_zero_warn(sentence)
+
+    def advice(self) -> Iterator[str]:
+        """What the account of the data gives reason to change, in sentences."""
         for name, report in self.reports.items():
             too_long = sum(report.dropped[reason] for reason in LENGTH_REASONS)
             if too_long > MANY_TOO_LONG * report.read:
-                rank_zero_warn(
+                yield (
                     f"{too_long / report.read:.0%} of the rows of {name} are too long and dropped: raise "
                     f"data.max_length ({self.limits.max_length}) or data.max_prompt_length "
-                    f"({self.limits.max_prompt_length}), or cut them by data.overlong"
+                    f"({self.limits.max_prompt_length}), or cut rows by data.overlong ({self.limits.overlong})"
                 )
+        own = [source.path for source in self.train if source.path != SAMPLE]
+        if own and [source.path for source in self.val.values()] == [SAMPLE]:
+            yield (
+                f"training data is {own[0]}, and validation data the sample of the package: set data.val, or to null "
+                "for none"
+            )
 
     @property
     def _seed(self) -> int:

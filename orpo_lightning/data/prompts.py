@@ -17,9 +17,10 @@ def read_prompts(path: Path) -> list[Prompt]:
     """The prompts of a file, in its order.
 
     Args:
-        path: ``.txt`` (a prompt a line), or a json, jsonl (both also gzipped) or parquet file whose rows have one of
-            the columns ``prompt`` (text, or a list of role and content), ``messages`` (a conversation; an answer at its
-            end is left out) and ``instruction`` (text), looked for in this order.
+        path: ``.txt`` (a prompt a line; blank lines are left out), or a json, jsonl (both also gzipped) or parquet file
+            whose rows have one of the columns ``prompt`` (text, or a list of role and content), ``messages`` (a
+            conversation; an answer at its end is left out) and ``instruction`` (text), looked for in this order. A
+            column ``system`` becomes the first turn.
 
     Raises:
         ValueError: the file cannot be read, or a row has no prompt; names file and line.
@@ -48,8 +49,9 @@ def _text_rows(path: Path) -> Iterator[tuple[str, Row]]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not text in UTF-8 (byte {error.start + 1}: {error.reason})") from error
     # not splitlines: a prompt may hold a line separator of Unicode
-    for number, line in enumerate(text.rstrip("\n").split("\n") if text.strip() else [], start=1):
-        yield f"{path}:{number}", {"prompt": line.removesuffix("\r")}
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield f"{path}:{number}", {"prompt": line.removesuffix("\r")}
 
 
 def _conversation(row: Row, row_id: str) -> tuple[Message, ...]:

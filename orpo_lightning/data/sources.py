@@ -13,14 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from orpo_lightning.data.files import KINDS, digest_of_files, read_file
+from orpo_lightning.data.folders import SPLIT_WORDS, files_of_split
 from orpo_lightning.data.formats import COLUMNS, Row
 
 SAMPLE = "sample"
-_SPLIT_WORDS: dict[str, tuple[str, ...]] = {
-    "train": ("train",),
-    "validation": ("validation", "valid", "val", "dev", "test", "eval"),
-}
-"""The words in the name of a file, or the names of splits on the hub, that mark a split; the first found is taken."""
 
 
 @dataclass(frozen=True)
@@ -108,19 +104,31 @@ def open_source(config: SourceConfig, split: str) -> Source:
         ValueError: there is no such file, folder, data set or split.
     """
     if config.path == SAMPLE:
+        _refuse(config, "the sample", "split", "config", "data_dir", "revision")
         sample = Path(str(files("orpo_lightning").joinpath(f"data/samples/{split}.jsonl")))
         return _local_source([(f"sample/{split}", sample)], "sample")
     path = Path(config.path).expanduser()
     if config.path in SHORT_NAMES and not path.exists():
+        _refuse(config, "a short name", "config", "data_dir")
         return _hub_source(_of_short_name(config, split), split)
     if path.is_file():
+        _refuse(config, "a file", "split", "config", "data_dir", "revision")
         return _local_source([(config.path, path)], config.path)
     if path.is_dir():
-        found = _files_of_split(path, config.split, split)
+        _refuse(config, "a folder", "config", "data_dir", "revision")
+        found = files_of_split(path, config.split, split)
         return _local_source([(str(file), file) for file in found], ", ".join(str(file) for file in found))
     if _is_hub_id(config.path):
         return _hub_source(config, split)
     raise ValueError(_nothing_there(config.path, path))
+
+
+def _refuse(config: SourceConfig, kind: str, *settings: str) -> None:
+    given = [name for name in settings if getattr(config, name) is not None]
+    if given:
+        raise ValueError(
+            f"{config.path}: {given[0]} = {getattr(config, given[0])!r} means nothing for {kind}; leave it out"
+        )
 
 
 def _local_source(named: list[tuple[str, Path]], name: str) -> Source:
@@ -128,28 +136,6 @@ def _local_source(named: list[tuple[str, Path]], name: str) -> Source:
         return itertools.chain.from_iterable(read_file(path, file_name) for file_name, path in named)
 
     return Source(name, digest_of_files(path for _, path in named), read)
-
-
-def _files_of_split(folder: Path, asked: str | None, split: str) -> list[Path]:
-    found = sorted(path for path in folder.rglob("*") if path.is_file() and path.name.endswith(KINDS))
-    if not found:
-        raise ValueError(f"{folder}: the folder holds no data files; accepted kinds: {', '.join(KINDS)}")
-    every_word = itertools.chain.from_iterable(_SPLIT_WORDS.values())
-    if asked is None and not any(_has_word(path, folder, word) for path in found for word in every_word):
-        return found
-    for word in (asked,) if asked is not None else _SPLIT_WORDS[split]:
-        of_split = [path for path in found if _has_word(path, folder, word)]
-        if of_split:
-            return of_split
-    names = ", ".join(str(path.relative_to(folder)) for path in found)
-    raise ValueError(f"{folder}: no file of the {asked or split} split; files: {names}. Name one of them, or set split")
-
-
-def _has_word(path: Path, folder: Path, word: str) -> bool:
-    # in the name of the file or of a folder above it, as a whole word: "train_prefs" has "train", "restrained" has not
-    return (
-        re.search(rf"(?<![a-z]){re.escape(word.lower())}(?![a-z])", str(path.relative_to(folder)).lower()) is not None
-    )
 
 
 def _of_short_name(config: SourceConfig, split: str) -> SourceConfig:
@@ -179,7 +165,7 @@ def _hub_source(config: SourceConfig, split: str) -> Source:
     arguments: dict[str, Any] = {"data_dir": config.data_dir, "revision": config.revision}
     try:
         splits = datasets.get_dataset_split_names(config.path, config.config, **arguments)
-        words = _SPLIT_WORDS[split] if config.split is None else (config.split,)
+        words = SPLIT_WORDS[split] if config.split is None else (config.split,)
         name = next((word for word in words if word in splits), None)
         if name is None:
             raise ValueError(f"there is no split {' or '.join(words)}; set split to one of: {', '.join(splits)}")

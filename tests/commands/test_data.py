@@ -81,7 +81,7 @@ def test_it_lists_the_rows_that_a_reason_dropped(data, rows):
 
 
 def test_a_reason_that_dropped_nothing_is_refused_with_those_that_did(data, rows):
-    with pytest.raises(ValueError, match="no row was dropped for it; reasons: empty_chosen"):
+    with pytest.raises(ValueError, match="it dropped no row; reasons that did: empty_chosen"):
         data("orpo", "--data.train", rows, "--dropped", "empty_chosn")
 
 
@@ -128,7 +128,7 @@ data:
     lines = [line.split() for line in said.splitlines()]
     assert ["read", "5", "64"] in lines  # the first five rows are those of train/1
     assert ["short_chosen", "-1"] in lines
-    assert ["used", "per", "epoch", "2"] in lines
+    assert ["used", "per", "epoch", "2", "64"] in lines
 
 
 def test_a_data_file_is_never_read_as_a_configuration(data, tmp_path):
@@ -137,3 +137,17 @@ def test_a_data_file_is_never_read_as_a_configuration(data, tmp_path):
     (tmp_path / "b.json").write_text(json.dumps([{**GOOD, "path": "sample"}]))
     for name in ("a.jsonl", "b.json"):
         assert f"train: {name} (text)" in data("orpo", "--data.train", name)
+
+
+def test_it_says_what_there_is_reason_to_change(data, rows, tmp_path):
+    assert "validation data the sample of the package: set data.val, or to null" in data("orpo", "--data.train", rows)
+    assert "validation data the sample" not in data("orpo", "--data.train", rows, "--data.val=null")
+    said = data("orpo", "--data.train", "sample", "--data.max_prompt_length", "30")
+    assert "of the rows of train are too long and dropped: raise data.max_length (512)" in said
+
+
+def test_it_says_that_the_objective_takes_pairs(data, tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "Hi", "completion": "Hello!", "label": True}) + "\n")
+    said = data("dpo", "--data.train", "a.jsonl", "--data.val=null")
+    assert "DPO takes pairs, and a.jsonl:1 is a single response: a fit refuses it; KTO takes both" in said
+    assert "takes pairs" not in data("kto", "--data.train", "a.jsonl", "--data.val=null")

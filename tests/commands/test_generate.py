@@ -34,7 +34,7 @@ def test_from_a_fit_to_answers(orpo_lightning, questions, capsys):
         "generate", "--model", "runs/orpo", "--prompts", questions, "--out", "out.jsonl", "--max-new-tokens=9"
     )
     printed = capsys.readouterr()
-    assert printed.out == ""
+    assert printed.out == "4 answers written to out.jsonl (4 cut off at 9 tokens)\n"
     assert "4/4" in printed.err
     assert "Loading weights" not in printed.err
     found = rows()

@@ -1,5 +1,7 @@
 """Filters: which rows each drops, under which name."""
 
+import importlib
+
 import pytest
 
 from orpo_lightning import Filter, Message, TextRow
@@ -114,3 +116,16 @@ def test_a_rule_that_hides_an_argument_is_refused_by_name():
 
 def test_a_rule_says_what_it_is_about():
     assert Short().rule == "The chosen response has too few words"
+
+
+def test_the_identity_of_a_rule_changes_with_its_module(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    identities = []
+    for least in (1, 2):
+        name = f"rules_{least}"
+        (tmp_path / f"{name}.py").write_text(
+            f"from orpo_lightning import Filter\n\nLEAST = {least}\n\n\nclass Rule(Filter):\n"
+            "    def __call__(self, row):\n        return len(row.responses) < LEAST\n"
+        )
+        identities.append(importlib.import_module(name).Rule().identity().replace(name, "rules"))
+    assert identities[0] != identities[1]

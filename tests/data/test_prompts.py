@@ -75,7 +75,7 @@ def test_a_row_without_a_prompt_is_named(tmp_path, row, sentence):
         ("a.jsonl", b'{"prompt": "Hi"}\n{"prompt": \n', "a.jsonl:2: not valid JSON"),
         ("a.json", b"[", "a.json: not valid JSON"),
         ("a.txt", b"\xff\xfe\x00", "not text in UTF-8"),
-        ("a.txt", b"Hi\n\nHello\n", "a.txt:2: the prompt is empty"),
+        ("a.jsonl", b"{}", "a.jsonl:1: has none of the columns"),
         ("a.txt", b"\n", "holds no prompts"),
         ("a.jsonl", b"", "holds no rows"),
         ("a.json", b"[]", "holds no rows"),

@@ -62,6 +62,10 @@ def test_a_folder_without_names_of_splits_is_read_whole_in_the_order_of_its_file
         ),
         (["train/a.jsonl", "validation/a.jsonl"], ["train/a.jsonl"], ["validation/a.jsonl"]),
         (["Train.json", "DEV.json", "notes.json"], ["Train.json"], ["DEV.json"]),
+        # the nearest name decides
+        (["test/train.jsonl", "test/heldout.jsonl"], ["test/train.jsonl"], ["test/heldout.jsonl"]),
+        (["a/train.jsonl", "b/train.jsonl", "b/test.jsonl"], ["a/train.jsonl", "b/train.jsonl"], ["b/test.jsonl"]),
+        ([".hidden/train.jsonl", "train.jsonl", ".train.jsonl", "test.jsonl"], ["train.jsonl"], ["test.jsonl"]),
     ],
 )
 def test_of_a_folder_with_splits_the_asked_one_is_read(tmp_path, write_rows, names, train, validation):
@@ -76,9 +80,41 @@ def test_another_split_of_a_folder_can_be_asked_for(tmp_path, write_rows):
         write_rows(tmp_path / name, GOOD)
     assert ids(tmp_path, "train", split="extra") == [f"{tmp_path / 'extra.jsonl'}:1"]
     with pytest.raises(
-        ValueError, match=r"no file of the nonesuch split; files: extra\.jsonl, test\.jsonl, train\.jsonl"
+        ValueError, match=r"no file of the split 'nonesuch'; files: extra\.jsonl, test\.jsonl, train\.jsonl"
     ):
         ids(tmp_path, split="nonesuch")
+
+
+def test_a_file_of_two_splits_is_not_guessed_at(tmp_path, write_rows):
+    for name in ("train.jsonl", "train_eval.jsonl"):
+        write_rows(tmp_path / name, GOOD)
+    for stage in ("train", "validation"):
+        with pytest.raises(ValueError, match=r"train_eval\.jsonl: is it for training or for validation\?"):
+            ids(tmp_path, stage)
+    assert ids(tmp_path, split="train_eval") == [f"{tmp_path / 'train_eval.jsonl'}:1"]
+
+
+def test_files_of_several_kinds_are_not_mixed(tmp_path, write_rows):
+    for name in ("train_prefs-00000-of-00002.parquet", "train_prefs-00001-of-00002.parquet", "train_sft.parquet"):
+        write_rows(tmp_path / "data" / name, GOOD)
+    with pytest.raises(ValueError, match="several kinds of files are of the train split: train_prefs, train_sft; set"):
+        ids(tmp_path)
+    assert len(ids(tmp_path, split="train_prefs")) == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "said"),
+    [
+        ("hh-rlhf", {"data_dir": "helpful-base"}, "hh-rlhf: data_dir = 'helpful-base' means nothing for a short name"),
+        ("sample", {"split": "test"}, "sample: split = 'test' means nothing for the sample"),
+        ("{file}", {"split": "test"}, "split = 'test' means nothing for a file; leave it out"),
+        ("{folder}", {"revision": "main"}, "revision = 'main' means nothing for a folder; leave it out"),
+    ],
+)
+def test_a_setting_that_means_nothing_for_a_source_is_refused(tmp_path, write_rows, path, options, said):
+    file = write_rows(tmp_path / "a.jsonl", GOOD)
+    with pytest.raises(ValueError, match=said):
+        ids(path.format(file=file, folder=tmp_path), **options)
 
 
 def test_a_folder_of_training_files_alone_has_no_validation_split(tmp_path, write_rows):

@@ -46,9 +46,15 @@ def test_a_weighted_list_is_a_mixture_and_is_reported_by_source(tmp_path, write_
     rows = module.rows["train"]
     assert len(rows) == 4 + 4 + 8
     assert [name for name in module.reports] == ["train/1", "train/2", "train/3"]
-    assert [(report.kept, report.used) for report in module.reports.values()] == [(8, 4), (4, None), (4, 8)]
+    assert [(report.kept, report.used) for report in module.reports.values()] == [(8, 4), (4, 4), (4, 8)]
     assert {row.row_id.rpartition(":")[0] for row in rows[:4]} == {a}
     assert {row.row_id for row in rows[:4]} < {f"{a}:{i + 1}" for i in range(8)}
+
+
+def test_a_weight_that_takes_no_row_is_refused(tmp_path, write_rows):
+    a = write_rows(tmp_path / "a.jsonl", *pairs(4))
+    with pytest.raises(ValueError, match=r"the weight 0\.01 takes none of the 4 rows of .*; accepted: 0\.25 or more"):
+        data([SourceConfig(a, weight=0.01), "sample"], None)
 
 
 def test_validation_sets_have_the_names_that_they_are_given(tmp_path, write_rows):
@@ -81,6 +87,7 @@ def test_format_and_columns_of_all_sources_give_way_to_those_of_one(tmp_path, wr
     ("options", "said"),
     [
         ({"train": []}, r"data\.train is an empty list"),
+        ({"val": SourceConfig("sample", weight=2.0)}, r"data\.val: sample has a weight"),
         ({"limit": 0}, r"data\.limit = 0 is out of range; accepted: 1 or more"),
         ({"columns": {"promt": "x"}}, r"'promt' is not a column; did you mean 'prompt'\?"),
     ],
