@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orpo_lightning.commands.data import main
-from orpo_lightning.models import loading
+from orpo_lightning.modules import preference
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 GOOD = {"prompt": "Name a colour.", "chosen": "Blue.", "rejected": "Seven."}
@@ -24,7 +24,7 @@ def rows(tmp_path):
 def data(monkeypatch, capsys, tmp_path):
     """Runs the verb with a shipped configuration, and returns what it prints."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(loading, "load_causal_lm", None)  # to call it would raise
+    monkeypatch.setattr(preference, "load_causal_lm", lambda *args: pytest.fail("a model was loaded"))
 
     def run(config, *options):
         monkeypatch.setattr(
