@@ -41,7 +41,7 @@ class BatchPlan(Dataset[PackedBatch]):
 
     Args:
         rows: the rows of the split.
-        global_batch_size: pairs per optimizer step, over all ranks and accumulation steps.
+        global_batch_size: rows per optimizer step, over all ranks and accumulation steps.
         accumulate: micro-batches per rank and step.
         world_size: number of ranks.
         rank: this rank.
@@ -189,11 +189,11 @@ def step_info(rows: Sequence[TokenizedRow], micro_batches: int = 1) -> StepInfo:
     full = response + sum(row.weight * (len(row.prompt) - 1) for row in rows)
     judged = sum(row.weight * sum(each.role is not Role.MISMATCHED for each in row.responses) for row in rows)
     # a batch whose rows all have weight 0 has loss 0, not 0 / 0
-    pairs = weight or 1.0
+    total = weight or 1.0
     return StepInfo(
-        weight=pairs,
-        tokens_per_pair=response / pairs or 1.0,
-        full_tokens_per_pair=full / pairs or 1.0,
+        weight=total,
+        tokens_per_pair=response / total or 1.0,
+        full_tokens_per_pair=full / total or 1.0,
         micro_batches=micro_batches,
         response_weight=judged or 1.0,
     )

@@ -1,4 +1,4 @@
-"""The data module: pairs from files in, the planned micro-batches of this rank out."""
+"""The data module: rows from files in, the planned micro-batches of this rank out."""
 
 from __future__ import annotations
 
@@ -235,13 +235,13 @@ class PreferenceDataModule(LightningDataModule):
 
     def _evaluation_loader(self, rows: Sequence[TokenizedRow], limit: float) -> DataLoader[PackedBatch]:
         trainer = self._attached_trainer
-        pairs = -(-self.global_batch_size // (trainer.accumulate_grad_batches * trainer.world_size))
+        rows_each = -(-self.global_batch_size // (trainer.accumulate_grad_batches * trainer.world_size))
         # the counts that normalise the loss are those of the rows that are measured
-        measured = rows[: limit * pairs * trainer.world_size] if isinstance(limit, int) else rows
+        measured = rows[: limit * rows_each * trainer.world_size] if isinstance(limit, int) else rows
         plan = BatchPlan(
             measured,
             global_batch_size=len(measured),
-            accumulate=-(-len(measured) // (pairs * trainer.world_size)),
+            accumulate=-(-len(measured) // (rows_each * trainer.world_size)),
             world_size=trainer.world_size,
             rank=trainer.global_rank,
             shuffle=False,

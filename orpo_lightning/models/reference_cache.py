@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from orpo_lightning.models.reference_store import ReferenceStore
-from orpo_lightning.packing import PackedBatch, content_key, pack
+from orpo_lightning.packing import PackedBatch, pack, response_key
 from orpo_lightning.records import HALF_PRECISION, ResponseLogps, StepInfo, TokenizedRow
 
 FILL_TOKENS = 4096
@@ -242,8 +242,8 @@ def _score(scorer: Scorer, rows: Sequence[TokenizedRow], run: ReferenceRun) -> d
 
 
 def _keys(row: TokenizedRow, prompt: bool) -> list[bytes]:
-    keys = [content_key(row.prompt, response.ids) for response in row.responses]
-    return [*keys, content_key(row.prompt)] if prompt else keys
+    keys = [response_key(row.prompt, response.ids) for response in row.responses]
+    return [*keys, response_key(row.prompt)] if prompt else keys
 
 
 def _without_duplicates(

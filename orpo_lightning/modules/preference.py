@@ -1,4 +1,4 @@
-"""The module that trains a policy on preference pairs with any objective."""
+"""The module that trains a policy on preference data, pairs or single responses, with any objective."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class NonFiniteError(ArithmeticError):
 
 
 class PreferenceModule(LightningModule):
-    """Trains a policy on preference pairs.
+    """Trains a policy on preference data: pairs, or single responses where the objective takes these.
 
     A loss that needs another forward pass than the response log-probabilities overrides :meth:`policy_logps` or
     :meth:`reference_logps`.
