@@ -14,6 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils.data import ConcatDataset
 
 from orpo_lightning.metrics import RatioMetrics, weighted_sum
 from orpo_lightning.models.adapters import base_weights, check_base, untrained
@@ -362,7 +363,7 @@ class PreferenceModule(LightningModule):
             return
         trainer, precision = self.trainer, self.trainer.precision_plugin
         run = ReferenceRun(
-            rows=lambda: [row for rows in self._data.rows.values() for row in rows],
+            rows=lambda: ConcatDataset(list(self._data.rows.values())),
             prompt_logps=self.objective.needs_prompt_logps,
             device=trainer.strategy.root_device,
             precision=trainer.precision,

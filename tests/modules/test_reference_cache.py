@@ -4,6 +4,8 @@ import dataclasses
 import gc
 import subprocess
 import sys
+import weakref
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from helpers import RowsData, run
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from reference_runs import FULL, LORA, TRAIN, VALIDATION, StoppedError, assert_same, train
+from torch.utils.data import ConcatDataset
 
 from orpo_lightning import (
     DPO,
@@ -25,8 +28,10 @@ from orpo_lightning.models import reference_cache
 from orpo_lightning.models.adapters import add_adapter
 from orpo_lightning.models.loading import load_causal_lm
 from orpo_lightning.models.reference import FrozenReference
+from orpo_lightning.models.reference_cache import CachedReference, ReferenceRun
 from orpo_lightning.models.reference_store import ReferenceStore
 from orpo_lightning.models.tiny import tiny_model
+from orpo_lightning.records import ResponseLogps
 from orpo_lightning.testing import make_rows
 
 
@@ -268,3 +273,44 @@ def test_rows_that_the_data_module_did_not_show_are_named(base):
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     with pytest.raises(ValueError, match=r"no reference log-probabilities.*made:.*in its property `rows`"):
         trainer.fit(module, Hiding(TRAIN, global_batch_size=22))
+
+
+def test_filling_and_reading_a_store_never_hold_the_rows(tmp_path):
+    made = []
+
+    class Lazy:
+        """Large rows that are made when they are asked for."""
+
+        def __len__(self):
+            return 300
+
+        def __getitem__(self, place):
+            if not 0 <= place < len(self):
+                raise IndexError(place)
+            row = make_rows(1, vocabulary=50_000, longest=1000, seed=place)[0]
+            made.append(weakref.ref(row))
+            return row
+
+    def scorer(batch, prompt_logps=False):
+        assert sum(row() is not None for row in made) < 60  # those of a batch
+        return ResponseLogps(
+            logps=-batch.tokens.double(),
+            tokens=batch.tokens,
+            group=batch.group,
+            role=batch.role,
+            label=batch.label,
+            prompt_logps=None,
+            prompt_tokens=batch.prompt_tokens,
+        )
+
+    store = ReferenceStore(tmp_path / "store")
+    for _ in ("fill", "read"):
+        reference = CachedReference(
+            "weights", lambda precision: store, lambda: torch.float64, scorer, False, lambda: True, tiny_model
+        )
+        run = ReferenceRun(
+            lambda: ConcatDataset([Lazy()]), False, torch.device("cpu"), "64", nullcontext, lambda model: model, False
+        )
+        reference.prepare(run)
+        assert len(reference._values) == 600
+        assert sum(row() is not None for row in made) == 0
