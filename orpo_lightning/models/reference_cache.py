@@ -23,7 +23,7 @@ FILL_TOKENS = 4096
 SAVE_SECONDS = 60.0
 """What is computed is written at least this often; a fill that is killed loses no more."""
 VERIFIED_ROWS = 4
-"""Rows whose stored values are computed again at the start of a run."""
+"""Rows whose stored values are computed again at the start of a run, where the reference is at hand."""
 
 _T = TypeVar("_T")
 
@@ -138,6 +138,10 @@ class CachedReference:
 
     def prepare(self, run: ReferenceRun) -> None:
         """Read what is stored, check a few values of it, and compute what is missing, each rank its share.
+
+        The check needs the reference itself, and is left out where that would have to be loaded: it is a model of its
+        own, or the policy's starting weights, which a checkpoint has replaced. Files of the store that are cut off or
+        altered are noticed always, by the store.
 
         Raises:
             ValueError: stored values are not those of the reference, or computed ones are not finite.

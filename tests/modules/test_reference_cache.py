@@ -13,7 +13,7 @@ import torch
 from helpers import RowsData, run
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
-from reference_runs import FULL, LORA, TRAIN, VALIDATION, StoppedError, assert_same, train
+from reference_runs import FULL, LORA, TRAIN, VALIDATION, StoppedError, assert_same, interrupted, train
 from torch.utils.data import ConcatDataset
 
 from orpo_lightning import (
@@ -221,6 +221,37 @@ def test_stored_values_that_are_not_the_references_stop_the_run(base, tmp_path, 
     store = poison(tmp_path, by)
     with pytest.raises(ValueError, match=rf"not those of the reference, on the rows made:1, .*delete {store}"):
         train(base, DPO(), max_steps=1)
+
+
+def flip_a_bit(tmp_path):
+    (file,) = (tmp_path / "cache" / "reference").glob("*/*.logps")
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1  # the exponent of a value
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(("lora", "checked"), [(FULL, []), (LORA, [4])])
+def test_a_resumed_run_checks_what_is_stored_only_where_its_reference_is_at_hand(base, tmp_path, work, lora, checked):
+    checkpoint = interrupted(base, tmp_path, lora=lora, mode="cached")
+    work.forwards.clear()
+    train(base, DPO(), lora=lora, ckpt_path=checkpoint)
+    assert work.forwards == checked
+
+
+@pytest.mark.parametrize("reference", ["resumed", "named"])
+def test_an_altered_value_is_noticed_where_no_model_could_check_it(base, tmp_path, work, reference):
+    options = {"name": str(tmp_path / "other")} if reference == "named" else {}
+    tiny_model("opt", torch.float64, seed=4).save_pretrained(tmp_path / "other")
+    whole = train(base, DPO(), **options)
+    if reference == "resumed":
+        options["ckpt_path"] = interrupted(base, tmp_path)
+    flip_a_bit(tmp_path)
+    work.forwards.clear()
+    with pytest.warns(UserWarning, match=r"is damaged; it is removed"):
+        found = train(base, DPO(), **options)
+    assert work.rows == 27
+    assert_same(found, whole, 1e-10) if reference == "named" else None
+    torch.testing.assert_close(found.weights, whole.weights, rtol=0, atol=1e-10)
 
 
 class Disturbed(PreferenceModule):
