@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import ConcatDataset
 
-from orpo_lightning.metrics import RatioMetrics, weighted_sum
+from orpo_lightning.metrics import RatioMetrics, SplitMetrics, weighted_sum
 from orpo_lightning.models.adapters import base_weights, check_base, untrained
 from orpo_lightning.models.checkpoint import describe_policy
 from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig, fingerprint, load_causal_lm
@@ -78,7 +78,7 @@ class PreferenceModule(LightningModule):
         self.reference: Reference | None = None
         self._base_fingerprint: str | None = None
         self.train_metrics = RatioMetrics()
-        self.eval_metrics: list[RatioMetrics] = []
+        self.eval_metrics: list[SplitMetrics] = []
         self._view: Any = view_of(objective)  # its types are those that the objective is called with
         self._step_losses: list[tuple[Tensor, Tensor, tuple[str, ...]]] = []
         self._objective_state: dict[str, Any] = {}
@@ -147,7 +147,7 @@ class PreferenceModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Start to measure, and keep the state of the objective, which measuring must not move."""
-        self.eval_metrics = [RatioMetrics().to(self.device) for _ in self._evaluation_names]
+        self.eval_metrics = [SplitMetrics().to(self.device) for _ in self._evaluation_names]
         self._objective_state = copy.deepcopy(dict(self.objective.state_dict()))
 
     def on_test_epoch_start(self) -> None:
