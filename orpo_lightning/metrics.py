@@ -73,6 +73,32 @@ class RatioMetrics(Metric):
         return dict(zip(self.names, values.unbind(), strict=True))
 
 
+class SplitMetrics(RatioMetrics):
+    """The measures of a whole split; but for the loss, what was counted over nothing is not one and is left out.
+
+    Which measures these are is a function of the split, so that they are the same on all ranks and every time.
+
+    Example:
+        >>> metrics = SplitMetrics()
+        >>> nothing = torch.tensor(0.0)
+        >>> metrics.update({"loss": (nothing, nothing), "nll": (nothing, nothing)})
+        >>> metrics.compute()
+        {'loss': tensor(0., dtype=torch.float64)}
+    """
+
+    def compute(self) -> dict[str, Tensor]:
+        """The values by name; those of rows of weight 0 only, or with a side of a difference that is, are left out."""
+        values = super().compute()
+        if not values:
+            return {}
+        counted = (self.sums[:, (1, 3)] != 0).all(dim=1).tolist()
+        return {
+            name: value
+            for (name, value), was_counted in zip(values.items(), counted, strict=True)
+            if was_counted or name == "loss"
+        }
+
+
 def _parts(ratio: Ratio | Difference) -> tuple[Tensor, ...]:
     if isinstance(ratio, Difference):
         return (*ratio.ratio, *ratio.subtracted)

@@ -187,11 +187,11 @@ class PackedBatch:
         return PackedBatch(**{name: moved(value) for name, value in vars(self).items()})
 
 
-def content_key(prompt: Sequence[int], response: Sequence[int] = ()) -> bytes:
+def response_key(prompt: Sequence[int], response: Sequence[int] = ()) -> bytes:
     """What a response to a prompt is known by, wherever it comes from; without a response, the prompt.
 
     Example:
-        >>> content_key((5, 6), (7,)) == content_key((5,), (6, 7)), len(content_key((5, 6)))
+        >>> response_key((5, 6), (7,)) == response_key((5,), (6, 7)), len(response_key((5, 6)))
         (False, 16)
     """
     ids = struct.pack(f"<{1 + len(prompt) + len(response)}I", len(prompt), *prompt, *response)
@@ -251,7 +251,7 @@ def pack(
             positions += range(prompt_length, prompt_length + len(response.ids) - 1)
             score_index += [prompt_end - 1, *range(*span)]
             score_target += response.ids
-            keys.append(content_key(row.prompt, response.ids))
+            keys.append(response_key(row.prompt, response.ids))
             tokens.append(len(response.ids))
             group_of.append(len(groups))
             role_of.append(response.role)
@@ -300,7 +300,7 @@ def pack(
         half_pairs=tuple(row.row_id for row in rows if _is_half_a_pair(row)),
         unlabelled=tuple(row.row_id for row in rows if _is_unlabelled(row)),
         keys=tuple(keys),
-        prompt_keys=tuple(content_key(row.prompt) for row in rows),
+        prompt_keys=tuple(response_key(row.prompt) for row in rows),
     )
 
 

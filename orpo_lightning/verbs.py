@@ -1,8 +1,8 @@
 """The verbs of the command line. Imports nothing, so that the help is there at once."""
 
 TRAINER_VERBS = {
-    "fit": "train a policy on preference pairs",
-    "validate": "measure a policy on the validation pairs",
+    "fit": "train a policy on preference data",
+    "validate": "measure a policy on the validation data",
     "test": "the same, logged under test/",
 }
 OWN_VERBS = {

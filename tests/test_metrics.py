@@ -6,7 +6,15 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from orpo_lightning.metrics import Difference, RatioMetrics, preference_ratios, unpaired_ratios, weighted_sum, win_rate
+from orpo_lightning.metrics import (
+    Difference,
+    RatioMetrics,
+    SplitMetrics,
+    preference_ratios,
+    unpaired_ratios,
+    weighted_sum,
+    win_rate,
+)
 from orpo_lightning.records import ObjectiveOutput, PairLogps, UnpairedLogps
 
 NAN = math.nan
@@ -229,6 +237,32 @@ def test_a_difference_is_zero_as_long_as_one_side_was_not_counted(a, b):
     metrics = RatioMetrics()
     metrics.update({"margin": difference(a, b)})
     assert computed(metrics) == {"margin": 0.0}
+
+
+NOTHING = {"loss": (torch.tensor(0.0), torch.tensor(0.0)), "margin": difference((3, 1), (0, 0))} | ratios(a=(0, 0))
+
+
+def test_of_a_split_what_was_counted_over_nothing_is_left_out_but_for_the_loss():
+    metrics = SplitMetrics()
+    metrics.update(NOTHING)
+    assert computed(metrics) == {"loss": 0.0}
+    metrics.update({"loss": ratios(a=(4, 2))["a"], "margin": difference((1, 1), (0, 2)), "a": NOTHING["a"]})
+    assert computed(metrics) == {"loss": 2.0, "margin": 2.0}
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+def test_of_an_empty_split_there_are_no_measures():
+    assert SplitMetrics().compute() == {}
+
+
+def test_what_another_rank_has_counted_is_a_measure_of_the_split():
+    ranks = [SplitMetrics(), SplitMetrics()]
+    ranks[0].update(NOTHING)
+    ranks[1].update({**NOTHING, **ratios(a=(6, 2))})
+    sums = [metrics.sums for metrics in ranks]
+    for metrics in ranks:
+        metrics.dist_sync_fn, metrics.distributed_available_fn = lambda *_, **__: sums, lambda: True
+        assert computed(metrics) == {"loss": 0.0, "a": 3.0}
 
 
 # desirable, undesirable, desirable, undesirable; the first two and the last two are pairs

@@ -1,1 +1,1 @@
-"""From files of preference pairs to planned, packed micro-batches."""
+"""From files of preference data to planned, packed micro-batches."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch.utils.data import Dataset
 from torch.utils.data.distributed import DistributedSampler
 
+from orpo_lightning.data.segments import Segments
 from orpo_lightning.packing import PackedBatch, pack
 from orpo_lightning.records import Role, StepInfo, TokenizedRow
 
@@ -41,7 +42,7 @@ class BatchPlan(Dataset[PackedBatch]):
 
     Args:
         rows: the rows of the split.
-        global_batch_size: pairs per optimizer step, over all ranks and accumulation steps.
+        global_batch_size: rows per optimizer step, over all ranks and accumulation steps.
         accumulate: micro-batches per rank and step.
         world_size: number of ranks.
         rank: this rank.
@@ -80,8 +81,9 @@ class BatchPlan(Dataset[PackedBatch]):
         self.steps = -(-len(rows) // global_batch_size)
         self._order_of: tuple[int, list[int]] | None = None
         self._last: tuple[tuple[int, int], list[Slot]] | None = None
-        self._lengths = [_stream_tokens(row, roles) for row in rows]
-        self._has_pairs = any(response.role is Role.REJECTED for row in rows for response in row.responses)
+        sizes = Segments.of(rows)
+        self._lengths: list[int] = sizes.stream_tokens(roles).tolist()
+        self._has_pairs = sizes.first_row_with(Role.REJECTED) is not None
 
     def __len__(self) -> int:
         return self.steps * self.accumulate
@@ -105,7 +107,7 @@ class BatchPlan(Dataset[PackedBatch]):
         members = self._order(epoch)[start : start + self.global_batch_size]
         bins = _balance(members, self._lengths, self.accumulate * self.world_size)
         shortest = min(members, key=lambda i: (self._lengths[i], i))
-        info = step_info([self.rows[i] for i in members], micro_batches=len(bins))
+        info = step_info((self.rows[i] for i in members), micro_batches=len(bins))
         slots = [
             Slot(
                 rows=tuple(rows) or (shortest,),
@@ -179,21 +181,23 @@ class PlanSampler(DistributedSampler[int]):
         return iter(range(offset + first_step * self.plan.accumulate, offset + len(self.plan)))
 
 
-def step_info(rows: Sequence[TokenizedRow], micro_batches: int = 1) -> StepInfo:
+def step_info(rows: Iterable[TokenizedRow], micro_batches: int = 1) -> StepInfo:
     """The counts of a global batch, by which its micro-batches are normalised.
 
     Rows without a chosen response count as having no tokens.
     """
-    weight = sum(row.weight for row in rows)
-    response = sum(row.weight * _chosen_tokens(row) for row in rows)
-    full = response + sum(row.weight * (len(row.prompt) - 1) for row in rows)
-    judged = sum(row.weight * sum(each.role is not Role.MISMATCHED for each in row.responses) for row in rows)
+    # a global batch may be all of a validation set: its rows are not held
+    counts = [(row.weight, _chosen_tokens(row), len(row.prompt) - 1, _judged_responses(row)) for row in rows]
+    weight = sum(weight for weight, *_ in counts)
+    response = sum(weight * chosen for weight, chosen, *_ in counts)
+    full = response + sum(weight * prompt for weight, _, prompt, _ in counts)
+    judged = sum(weight * responses for weight, *_, responses in counts)
     # a batch whose rows all have weight 0 has loss 0, not 0 / 0
-    pairs = weight or 1.0
+    total = weight or 1.0
     return StepInfo(
-        weight=pairs,
-        tokens_per_pair=response / pairs or 1.0,
-        full_tokens_per_pair=full / pairs or 1.0,
+        weight=total,
+        tokens_per_pair=response / total or 1.0,
+        full_tokens_per_pair=full / total or 1.0,
         micro_batches=micro_batches,
         response_weight=judged or 1.0,
     )
@@ -203,8 +207,8 @@ def _chosen_tokens(row: TokenizedRow) -> int:
     return sum(len(response.ids) for response in row.responses if response.role is Role.CHOSEN)
 
 
-def _stream_tokens(row: TokenizedRow, roles: Collection[Role]) -> int:
-    return len(row.prompt) + sum(len(response.ids) - 1 for response in row.responses if response.role in roles)
+def _judged_responses(row: TokenizedRow) -> int:
+    return sum(response.role is not Role.MISMATCHED for response in row.responses)
 
 
 def _balance(members: Sequence[int], lengths: Sequence[int], bins: int) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""The data module: pairs from files in, the planned micro-batches of this rank out."""
+"""The data module: rows from files in, the planned micro-batches of this rank out."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from torch.utils.data import DataLoader
 from orpo_lightning.data.batching import BatchPlan, PlanSampler
 from orpo_lightning.data.filters import Filter
 from orpo_lightning.data.lengths import LENGTH_REASONS, LengthLimits, Overlong
-from orpo_lightning.data.mismatch import with_mismatched
+from orpo_lightning.data.mismatch import MismatchedRows, with_mismatched
 from orpo_lightning.data.preparation import Preparation
 from orpo_lightning.data.report import SplitReport, print_reports
+from orpo_lightning.data.segments import Segments
 from orpo_lightning.data.sources import SAMPLE, SourceConfig
-from orpo_lightning.data.splits import load_training, load_validation
+from orpo_lightning.data.splits import Mixture, load_training, load_validation
 from orpo_lightning.models.tokenizer import load_tokenizer
 from orpo_lightning.packing import PackedBatch
 from orpo_lightning.records import Role, TokenizedRow
@@ -110,6 +111,7 @@ class PreferenceDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.reports: dict[str, SplitReport] = {}
         self._rows: dict[str, Sequence[TokenizedRow]] = {}
+        self._mismatched: dict[str, MismatchedRows] = {}
 
     @property
     def rows(self) -> Mapping[str, Sequence[TokenizedRow]]:
@@ -197,17 +199,13 @@ class PreferenceDataModule(LightningDataModule):
     @property
     def longest(self) -> int:
         """Tokens of the longest conversation of all splits."""
-        return max(
-            len(row.prompt) + max(len(response.ids) for response in row.responses)
-            for rows in self._rows.values()
-            for row in rows
-        )
+        return max(int(Segments.of(rows).conversations.max()) for rows in self._rows.values() if len(rows))
 
     @property
     def unpaired_row(self) -> str | None:
         """Id of the first row that is not a pair, if there is one in any split."""
-        rows = (row for rows in self._rows.values() for row in rows)
-        return next((row.row_id for row in rows if any(each.role is Role.UNPAIRED for each in row.responses)), None)
+        found = ((rows, Segments.of(rows).first_row_with(Role.UNPAIRED)) for rows in self._rows.values())
+        return next((rows[place].row_id for rows, place in found if place is not None), None)
 
     def train_dataloader(self) -> DataLoader[PackedBatch]:
         """The training micro-batches of this rank, from where the run stands."""
@@ -249,13 +247,14 @@ class PreferenceDataModule(LightningDataModule):
 
     def _evaluation_loader(self, rows: Sequence[TokenizedRow], limit: float) -> DataLoader[PackedBatch]:
         trainer = self._attached_trainer
-        pairs = -(-self.global_batch_size // (trainer.accumulate_grad_batches * trainer.world_size))
+        rows_each = -(-self.global_batch_size // (trainer.accumulate_grad_batches * trainer.world_size))
         # the counts that normalise the loss are those of the rows that are measured
-        measured = rows[: limit * pairs * trainer.world_size] if isinstance(limit, int) else rows
+        count = min(len(rows), limit * rows_each * trainer.world_size) if isinstance(limit, int) else len(rows)
+        measured = Mixture([(rows, range(count))])
         plan = BatchPlan(
             measured,
             global_batch_size=len(measured),
-            accumulate=-(-len(measured) // (pairs * trainer.world_size)),
+            accumulate=-(-len(measured) // (rows_each * trainer.world_size)),
             world_size=trainer.world_size,
             rank=trainer.global_rank,
             shuffle=False,
@@ -268,7 +267,11 @@ class PreferenceDataModule(LightningDataModule):
         """The rows of a split; with a mismatched response each if the module needs them."""
         rows = self._rows[split]
         needs_mismatched = self.trainer and getattr(self.trainer.lightning_module, "needs_mismatched", False)
-        return with_mismatched(rows, split) if needs_mismatched else rows
+        if not needs_mismatched:
+            return rows
+        if split not in self._mismatched or self._mismatched[split].rows is not rows:
+            self._mismatched[split] = with_mismatched(rows, split)
+        return self._mismatched[split]
 
     def test_dataloader(self) -> list[DataLoader[PackedBatch]]:
         """The validation micro-batches."""

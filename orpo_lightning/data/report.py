@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from orpo_lightning.data.formats import RowError
-from orpo_lightning.data.token_table import PROMPT, TokenTable
+from orpo_lightning.data.segments import PROMPT
+from orpo_lightning.data.token_table import TokenTable
 from orpo_lightning.records import Role
 
 QUANTILES = {"min": 0.0, "median": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}

@@ -7,10 +7,10 @@ import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import overload
 
 from orpo_lightning.data.preparation import Preparation
 from orpo_lightning.data.report import SplitReport
+from orpo_lightning.data.segments import LazyRows, Segments
 from orpo_lightning.data.sources import SourceConfig
 from orpo_lightning.data.token_table import TokenTable
 from orpo_lightning.records import TokenizedRow
@@ -84,7 +84,7 @@ def draw(rows: int, weight: float, seed: str) -> list[int]:
     return [*range(rows)] * int(whole) + sorted(random.Random(seed).sample(range(rows), round(share * rows)))
 
 
-class Mixture(Sequence[TokenizedRow]):
+class Mixture(LazyRows):
     """The drawn rows of several sources, one source after the other."""
 
     def __init__(self, parts: Sequence[tuple[Sequence[TokenizedRow], Sequence[int]]]) -> None:
@@ -94,16 +94,13 @@ class Mixture(Sequence[TokenizedRow]):
     def __len__(self) -> int:
         return self._ends[-1]
 
-    @overload
-    def __getitem__(self, index: int) -> TokenizedRow: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[TokenizedRow]: ...
-    def __getitem__(self, index: int | slice) -> TokenizedRow | list[TokenizedRow]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        index %= len(self)
+    @property
+    def segments(self) -> Segments:
+        """The sizes of all rows."""
+        return Segments.joined([Segments.of(rows).take(drawn) for rows, drawn in self._parts])
+
+    def row(self, index: int) -> TokenizedRow:
+        """The row at a place from 0 on."""
         part = bisect.bisect_right(self._ends, index)
         rows, drawn = self._parts[part]
         return rows[drawn[index - (self._ends[part - 1] if part else 0)]]

@@ -11,19 +11,17 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from orpo_lightning.data.segments import PROMPT, LazyRows, Segments
 from orpo_lightning.records import Role, TokenizedResponse, TokenizedRow
-
-PROMPT = -1
-"""The role of the segment that is a prompt."""
 
 
 @dataclass(frozen=True, eq=False)
-class TokenTable(Sequence[TokenizedRow]):
+class TokenTable(LazyRows):
     """The tokenized rows of a source.
 
     Args:
@@ -51,37 +49,34 @@ class TokenTable(Sequence[TokenizedRow]):
     def __len__(self) -> int:
         return len(self.row_end)
 
-    @overload
-    def __getitem__(self, index: int) -> TokenizedRow: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[TokenizedRow]: ...
-    def __getitem__(self, index: int | slice) -> TokenizedRow | list[TokenizedRow]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        row = index % len(self)
-        first, last = int(self.row_end[row - 1]) if row else 0, int(self.row_end[row])
+    def row(self, index: int) -> TokenizedRow:
+        """The row at a place from 0 on."""
+        first, last = int(self.row_end[index - 1]) if index else 0, int(self.row_end[index])
         prompt, *responses = (self._segment(i) for i in range(first, last))
-        margin, labels = float(self.margin[row]), self.label[first + 1 : last].tolist()
+        margin, labels = float(self.margin[index]), self.label[first + 1 : last].tolist()
         return TokenizedRow(
-            row_id=self.row_ids[row],
+            row_id=self.row_ids[index],
             prompt=prompt,
             responses=tuple(
                 TokenizedResponse(ids, Role(role), None if label != label else label)
                 for ids, role, label in zip(responses, self.role[first + 1 : last].tolist(), labels, strict=True)
             ),
             margin=None if margin != margin else margin,
-            weight=float(self.weight[row]),
+            weight=float(self.weight[index]),
         )
 
     def _segment(self, index: int) -> tuple[int, ...]:
         start = self.segment_end[index - 1] if index else 0
         return tuple(self.ids[start : self.segment_end[index]].tolist())
 
+    @property
+    def segments(self) -> Segments:
+        """The sizes of all rows."""
+        return Segments(np.diff(self.segment_end, prepend=0), self.role, self.row_end)
+
     def lengths(self, role: int) -> NDArray[np.int64]:
         """Tokens of every segment of a role."""
-        lengths: NDArray[np.int64] = np.diff(self.segment_end, prepend=0)[self.role == role]
+        lengths: NDArray[np.int64] = self.segments.length[self.role == role]
         return lengths
 
     def save(self, path: Path, **texts: str) -> None:

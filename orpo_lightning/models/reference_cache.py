@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from orpo_lightning.models.reference_store import ReferenceStore
-from orpo_lightning.packing import PackedBatch, content_key, pack
+from orpo_lightning.packing import PackedBatch, pack, response_key
 from orpo_lightning.records import HALF_PRECISION, ResponseLogps, StepInfo, TokenizedRow
 
 FILL_TOKENS = 4096
@@ -23,7 +23,7 @@ FILL_TOKENS = 4096
 SAVE_SECONDS = 60.0
 """What is computed is written at least this often; a fill that is killed loses no more."""
 VERIFIED_ROWS = 4
-"""Rows whose stored values are computed again at the start of a run."""
+"""Rows whose stored values are computed again at the start of a run, where the reference is at hand."""
 
 _T = TypeVar("_T")
 
@@ -35,12 +35,20 @@ class Scorer(Protocol):
         """Score the responses of a batch."""
 
 
+class Rows(Protocol):
+    """Rows by their places."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, place: int, /) -> TokenizedRow: ...
+
+
 @dataclass(frozen=True)
 class ReferenceRun:
     """What a reference is told of a run before its first batch.
 
     Args:
-        rows: returns all rows that the run may ask for.
+        rows: returns all rows that the run may ask for, which may be made one by one as they are asked for.
         prompt_logps: whether it asks for the prompts too.
         device: where the run computes.
         precision: the name of the precision it computes in.
@@ -49,7 +57,7 @@ class ReferenceRun:
         progress: whether to show progress.
     """
 
-    rows: Callable[[], Sequence[TokenizedRow]]
+    rows: Callable[[], Rows]
     prompt_logps: bool
     device: torch.device
     precision: str
@@ -131,24 +139,34 @@ class CachedReference:
     def prepare(self, run: ReferenceRun) -> None:
         """Read what is stored, check a few values of it, and compute what is missing, each rank its share.
 
+        The check needs the reference itself, and is left out where that would have to be loaded: it is a model of its
+        own, or the policy's starting weights, which a checkpoint has replaced. Files of the store that are cut off or
+        altered are noticed always, by the store.
+
         Raises:
             ValueError: stored values are not those of the reference, or computed ones are not finite.
         """
         store, rows = self._store(run.precision), run.rows()
-        keys_of = [_keys(row, run.prompt_logps) for row in rows]
+        keys_of: list[list[bytes]] = []
+        tokens: list[int] = []
+        # of all rows at once the keys and sizes only; a row is made again where it has to be scored
+        for row in (rows[place] for place in range(len(rows))):
+            keys_of.append(_keys(row, run.prompt_logps))
+            tokens.append(row.num_tokens)
         wanted = {key for keys in keys_of for key in keys}
         self._values.update(store.read(wanted - self._values.keys()))
         # the same on every rank, whatever each can see: all have to run the same number of forward passes
         missing = set().union(*_from_all_ranks(wanted - self._values.keys()))
-        self._verify([row for row, keys in zip(rows, keys_of, strict=True) if missing.isdisjoint(keys)], store, run)
+        stored = [place for place, keys in enumerate(keys_of) if missing.isdisjoint(keys)]
+        if self._live is not None and stored:
+            sample = stored[:: -(-len(stored) // VERIFIED_ROWS)]
+            self._verify(self._live, [rows[place] for place in sample], store, run)
         if missing:
-            self._fill(_without_duplicates(rows, keys_of, missing), missing, store, run)
+            chosen = {place: tokens[place] for place in _without_duplicates(keys_of, missing)}
+            self._fill(rows, chosen, missing, store, run)
 
-    def _verify(self, rows: Sequence[TokenizedRow], store: ReferenceStore, run: ReferenceRun) -> None:
-        if self._live is None or not rows:
-            return
-        sample = rows[:: -(-len(rows) // VERIFIED_ROWS)]
-        found = _score(self._live, sample, run)
+    def _verify(self, live: Scorer, sample: Sequence[TokenizedRow], store: ReferenceStore, run: ReferenceRun) -> None:
+        found = _score(live, sample, run)
         tolerance = start_tolerance(self._dtype(), run.precision)
         largest = max(1e-6, *(abs(self._values[key]) for key in found))
 
@@ -165,7 +183,7 @@ class CachedReference:
             )
 
     def _fill(
-        self, rows: Sequence[TokenizedRow], missing: set[bytes], store: ReferenceStore, run: ReferenceRun
+        self, rows: Rows, tokens: Mapping[int, int], missing: set[bytes], store: ReferenceStore, run: ReferenceRun
     ) -> None:
         scorer = self._live
         if scorer is None:
@@ -184,12 +202,13 @@ class CachedReference:
             store.write(new)
             computed.update(new)
 
-        _score_share(scorer, rows, run, save)
+        _score_share(scorer, rows, tokens, run, save)
         for other in _from_all_ranks(computed):
             self._values |= other
         lost = missing - self._values.keys()
         if lost:
-            bad = [row.row_id for row in rows if not lost.isdisjoint(_keys(row, run.prompt_logps))]
+            chosen = (rows[place] for place in tokens)
+            bad = [row.row_id for row in chosen if not lost.isdisjoint(_keys(row, run.prompt_logps))]
             raise ValueError(f"the reference's log-probabilities are not finite on the rows {', '.join(bad)}")
         # nodes that do not share a file system keep a store each
         hidden = (missing - computed.keys()) - store.read(missing - computed.keys()).keys()
@@ -197,17 +216,21 @@ class CachedReference:
 
 
 def _score_share(
-    scorer: Scorer, rows: Sequence[TokenizedRow], run: ReferenceRun, save: Callable[[dict[bytes, float]], None]
+    scorer: Scorer,
+    rows: Rows,
+    tokens: Mapping[int, int],
+    run: ReferenceRun,
+    save: Callable[[dict[bytes, float]], None],
 ) -> None:
     """Score this rank's share of the rows and save it in parts, the last also where it is interrupted."""
     rank, ranks = _place()
-    batches = _micro_batches(rows, ranks)[rank::ranks]
-    title = f"reference log-probabilities of {len(rows):,} rows"
+    batches = _micro_batches(tokens, ranks)[rank::ranks]
+    title = f"reference log-probabilities of {len(tokens):,} rows"
     part: dict[bytes, float] = {}
     begun = time.monotonic()
     try:
         for batch in tqdm(batches, desc=title, unit="batch", disable=not run.progress or rank > 0):
-            part |= _score(scorer, batch, run)
+            part |= _score(scorer, [rows[place] for place in batch], run)
             if time.monotonic() - begun >= SAVE_SECONDS:
                 save(part)
                 part, begun = {}, time.monotonic()
@@ -215,17 +238,22 @@ def _score_share(
         save(part)
 
 
-def _micro_batches(rows: Sequence[TokenizedRow], ranks: int) -> list[list[TokenizedRow]]:
-    """Batches of about equally many tokens, the same number for every rank: sharded models need them to keep step."""
-    batches: list[list[TokenizedRow]] = []
+def _micro_batches(tokens: Mapping[int, int], ranks: int) -> list[list[int]]:
+    """Batches of about equally many tokens, the same number for every rank: sharded models need them to keep step.
+
+    Args:
+        tokens: of each row, by its place.
+        ranks: number of ranks.
+    """
+    batches: list[list[int]] = []
     room = 0
     # the longest first: what does not fit into memory says so at once
-    for row in sorted(rows, key=lambda row: -row.num_tokens):
-        if room < row.num_tokens:
+    for place in sorted(tokens, key=lambda place: -tokens[place]):
+        if room < tokens[place]:
             batches.append([])
             room = FILL_TOKENS
-        batches[-1].append(row)
-        room -= row.num_tokens
+        batches[-1].append(place)
+        room -= tokens[place]
     shortest = batches[-1][-1]
     return batches + [[shortest]] * (-len(batches) % ranks)
 
@@ -242,18 +270,17 @@ def _score(scorer: Scorer, rows: Sequence[TokenizedRow], run: ReferenceRun) -> d
 
 
 def _keys(row: TokenizedRow, prompt: bool) -> list[bytes]:
-    keys = [content_key(row.prompt, response.ids) for response in row.responses]
-    return [*keys, content_key(row.prompt)] if prompt else keys
+    keys = [response_key(row.prompt, response.ids) for response in row.responses]
+    return [*keys, response_key(row.prompt)] if prompt else keys
 
 
-def _without_duplicates(
-    rows: Sequence[TokenizedRow], keys_of: Sequence[Sequence[bytes]], missing: set[bytes]
-) -> list[TokenizedRow]:
+def _without_duplicates(keys_of: Sequence[Sequence[bytes]], missing: set[bytes]) -> list[int]:
+    """The places of the rows that have all missing keys among them."""
     left, chosen = set(missing), []
-    for row, keys in zip(rows, keys_of, strict=True):
+    for place, keys in enumerate(keys_of):
         if not left.isdisjoint(keys):
             left.difference_update(keys)
-            chosen.append(row)
+            chosen.append(place)
     return chosen
 
 

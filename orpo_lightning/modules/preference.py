@@ -1,4 +1,4 @@
-"""The module that trains a policy on preference pairs with any objective."""
+"""The module that trains a policy on preference data, pairs or single responses, with any objective."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils.data import ConcatDataset
 
-from orpo_lightning.metrics import RatioMetrics, weighted_sum
+from orpo_lightning.metrics import RatioMetrics, SplitMetrics, weighted_sum
 from orpo_lightning.models.adapters import base_weights, check_base, untrained
 from orpo_lightning.models.checkpoint import describe_policy
 from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig, fingerprint, load_causal_lm
@@ -35,7 +36,7 @@ class NonFiniteError(ArithmeticError):
 
 
 class PreferenceModule(LightningModule):
-    """Trains a policy on preference pairs.
+    """Trains a policy on preference data: pairs, or single responses where the objective takes these.
 
     A loss that needs another forward pass than the response log-probabilities overrides :meth:`policy_logps` or
     :meth:`reference_logps`.
@@ -77,7 +78,7 @@ class PreferenceModule(LightningModule):
         self.reference: Reference | None = None
         self._base_fingerprint: str | None = None
         self.train_metrics = RatioMetrics()
-        self.eval_metrics: list[RatioMetrics] = []
+        self.eval_metrics: list[SplitMetrics] = []
         self._view: Any = view_of(objective)  # its types are those that the objective is called with
         self._step_losses: list[tuple[Tensor, Tensor, tuple[str, ...]]] = []
         self._objective_state: dict[str, Any] = {}
@@ -146,7 +147,7 @@ class PreferenceModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Start to measure, and keep the state of the objective, which measuring must not move."""
-        self.eval_metrics = [RatioMetrics().to(self.device) for _ in self._evaluation_names]
+        self.eval_metrics = [SplitMetrics().to(self.device) for _ in self._evaluation_names]
         self._objective_state = copy.deepcopy(dict(self.objective.state_dict()))
 
     def on_test_epoch_start(self) -> None:
@@ -362,7 +363,7 @@ class PreferenceModule(LightningModule):
             return
         trainer, precision = self.trainer, self.trainer.precision_plugin
         run = ReferenceRun(
-            rows=lambda: [row for rows in self._data.rows.values() for row in rows],
+            rows=lambda: ConcatDataset(list(self._data.rows.values())),
             prompt_logps=self.objective.needs_prompt_logps,
             device=trainer.strategy.root_device,
             precision=trainer.precision,

@@ -2,8 +2,10 @@
 
 import dataclasses
 import time
+from types import SimpleNamespace
 
 import pytest
+from helpers import RowsData
 from hypothesis import assume, given, settings, strategies as st
 
 from orpo_lightning.data.mismatch import with_mismatched
@@ -88,8 +90,23 @@ def test_it_is_the_next_row_with_another_prompt(rows):
         assert response.ids[: len(ids)] == ids
 
 
+def test_the_data_module_makes_them_once_for_each_set_of_rows():
+    data = RowsData(make_rows(5), make_unpaired_rows(4))
+    data.setup("fit")
+    assert data.rows["train"] is data.given["train"]
+    data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(needs_mismatched=True))
+    first = data.rows
+    assert {name: list(rows) for name, rows in first.items()} == {
+        name: list(with_mismatched(rows, name)) for name, rows in data.given.items()
+    }
+    assert all(data.rows[name] is rows for name, rows in first.items())
+    data.given["train"] = make_rows(6)
+    assert len(data.rows["train"]) == 6
+    assert data.rows["validation"] is first["validation"]
+
+
 def test_the_same_rows_give_the_same_responses():
-    assert with_mismatched(make_rows(20), "train") == with_mismatched(make_rows(20), "train")
+    assert list(with_mismatched(make_rows(20), "train")) == list(with_mismatched(make_rows(20), "train"))
 
 
 @pytest.mark.parametrize("rows", [[row((1,), (10,))], [row((1,), (10,)), row((1,), (11,))]])

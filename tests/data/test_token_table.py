@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from orpo_lightning.data.token_table import PROMPT, TableBuilder, TokenTable
+from orpo_lightning.data.segments import PROMPT
+from orpo_lightning.data.token_table import TableBuilder, TokenTable
 from orpo_lightning.records import Role, TokenizedResponse, TokenizedRow
 from orpo_lightning.testing import make_rows
 

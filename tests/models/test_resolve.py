@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from orpo_lightning.models import hub, pretrained
 from orpo_lightning.models.checkpoint import describe_policy
 from orpo_lightning.models.loading import PolicyConfig, fingerprint, load_causal_lm
-from orpo_lightning.models.pretrained import resolve
+from orpo_lightning.models.pretrained import identity_of, resolve
 
 HUB_ID = "someone/some-model"
 
@@ -149,3 +149,22 @@ def test_offline_a_hub_id_is_found_in_the_hubs_cache(cached_on_the_hub):
 def test_a_revision_that_is_not_there_is_refused(cached_on_the_hub):
     with pytest.raises(FileNotFoundError, match="HF_HUB_OFFLINE is set"):
         load_causal_lm(PolicyConfig(HUB_ID, revision="v3"))
+
+
+def test_a_hub_id_is_known_by_its_commit_and_a_branch_may_move(monkeypatch):
+    asked = []
+    monkeypatch.setattr(pretrained, "why_not_on_hub", lambda name, revision: asked.append((name, revision)))
+    first, second = (identity_of(HUB_ID, digit * 40) for digit in "12")
+    assert first != second
+    assert first == identity_of(HUB_ID, "1" * 40) != identity_of("someone/else", "1" * 40)
+    assert identity_of(HUB_ID) is identity_of(HUB_ID, "main") is identity_of(HUB_ID, "v1.0") is None
+    # the revision that is loaded is the one that has to be there
+    assert asked[:2] == [(HUB_ID, "1" * 40), (HUB_ID, "2" * 40)]
+
+
+def test_a_local_model_is_known_by_its_files(tmp_path):
+    folder = a_model(tmp_path / "model")
+    before = identity_of(str(folder))
+    assert identity_of(str(folder)) == before != identity_of("tiny")
+    os.utime(folder / "config.json", (0, 0))
+    assert identity_of(str(folder)) != before

@@ -504,3 +504,25 @@ class OtherReference(TinyModule):
     def configure_model(self):
         self.reference = FrozenReference(tiny_model(self.shape, self.tiny_dtype, seed=2))
         super().configure_model()
+
+
+def test_a_validation_set_of_weight_0_has_a_loss_of_0_and_no_measures():
+    ignored = [dataclasses.replace(row, weight=0.0) for row in make_rows(5, seed=9)]
+    for validation, expected in (
+        (ignored, {"val/loss"}),
+        ([*ignored, *make_rows(1)], {"val/loss", "val/pref/accuracies"}),
+    ):
+        found = run(DPO(), make_rows(8), validation, max_epochs=2)
+        logged = [values for _, values in found.history if "val/loss" in values]
+        assert len(logged) == 2
+        assert logged[0].keys() == logged[1].keys()
+        assert {"val/loss", "val/pref/accuracies"} & logged[0].keys() == expected
+    assert run(DPO(), make_rows(8), ignored, max_epochs=1).history[-1][1].keys() == {"val/loss"}
+
+
+def test_a_step_of_weight_0_has_all_measures():
+    rows = [dataclasses.replace(row, weight=float(i > 7)) for i, row in enumerate(make_rows(16))]
+    found = run(DPO(), rows, max_epochs=1, data={"shuffle": False})
+    first, second = (values for _, values in found.history if "train/loss" in values)
+    assert first.keys() == second.keys()
+    assert first["train/pref/accuracies"] == 0.0

@@ -4,6 +4,8 @@ import dataclasses
 import gc
 import subprocess
 import sys
+import weakref
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,8 @@ import torch
 from helpers import RowsData, run
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
-from reference_runs import FULL, LORA, TRAIN, VALIDATION, StoppedError, assert_same, train
+from reference_runs import FULL, LORA, TRAIN, VALIDATION, StoppedError, assert_same, interrupted, train
+from torch.utils.data import ConcatDataset
 
 from orpo_lightning import (
     DPO,
@@ -25,8 +28,10 @@ from orpo_lightning.models import reference_cache
 from orpo_lightning.models.adapters import add_adapter
 from orpo_lightning.models.loading import load_causal_lm
 from orpo_lightning.models.reference import FrozenReference
+from orpo_lightning.models.reference_cache import CachedReference, ReferenceRun
 from orpo_lightning.models.reference_store import ReferenceStore
 from orpo_lightning.models.tiny import tiny_model
+from orpo_lightning.records import ResponseLogps
 from orpo_lightning.testing import make_rows
 
 
@@ -218,6 +223,37 @@ def test_stored_values_that_are_not_the_references_stop_the_run(base, tmp_path, 
         train(base, DPO(), max_steps=1)
 
 
+def flip_a_bit(tmp_path):
+    (file,) = (tmp_path / "cache" / "reference").glob("*/*.logps")
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1  # the exponent of a value
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(("lora", "checked"), [(FULL, []), (LORA, [4])])
+def test_a_resumed_run_checks_what_is_stored_only_where_its_reference_is_at_hand(base, tmp_path, work, lora, checked):
+    checkpoint = interrupted(base, tmp_path, lora=lora, mode="cached")
+    work.forwards.clear()
+    train(base, DPO(), lora=lora, ckpt_path=checkpoint)
+    assert work.forwards == checked
+
+
+@pytest.mark.parametrize("reference", ["resumed", "named"])
+def test_an_altered_value_is_noticed_where_no_model_could_check_it(base, tmp_path, work, reference):
+    options = {"name": str(tmp_path / "other")} if reference == "named" else {}
+    tiny_model("opt", torch.float64, seed=4).save_pretrained(tmp_path / "other")
+    whole = train(base, DPO(), **options)
+    if reference == "resumed":
+        options["ckpt_path"] = interrupted(base, tmp_path)
+    flip_a_bit(tmp_path)
+    work.forwards.clear()
+    with pytest.warns(UserWarning, match=r"is damaged; it is removed"):
+        found = train(base, DPO(), **options)
+    assert work.rows == 27
+    assert_same(found, whole, 1e-10) if reference == "named" else None
+    torch.testing.assert_close(found.weights, whole.weights, rtol=0, atol=1e-10)
+
+
 class Disturbed(PreferenceModule):
     def configure_model(self):
         super().configure_model()
@@ -268,3 +304,44 @@ def test_rows_that_the_data_module_did_not_show_are_named(base):
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     with pytest.raises(ValueError, match=r"no reference log-probabilities.*made:.*in its property `rows`"):
         trainer.fit(module, Hiding(TRAIN, global_batch_size=22))
+
+
+def test_filling_and_reading_a_store_never_hold_the_rows(tmp_path):
+    made = []
+
+    class Lazy:
+        """Large rows that are made when they are asked for."""
+
+        def __len__(self):
+            return 300
+
+        def __getitem__(self, place):
+            if not 0 <= place < len(self):
+                raise IndexError(place)
+            row = make_rows(1, vocabulary=50_000, longest=1000, seed=place)[0]
+            made.append(weakref.ref(row))
+            return row
+
+    def scorer(batch, prompt_logps=False):
+        assert sum(row() is not None for row in made) < 60  # those of a batch
+        return ResponseLogps(
+            logps=-batch.tokens.double(),
+            tokens=batch.tokens,
+            group=batch.group,
+            role=batch.role,
+            label=batch.label,
+            prompt_logps=None,
+            prompt_tokens=batch.prompt_tokens,
+        )
+
+    store = ReferenceStore(tmp_path / "store")
+    for _ in ("fill", "read"):
+        reference = CachedReference(
+            "weights", lambda precision: store, lambda: torch.float64, scorer, False, lambda: True, tiny_model
+        )
+        run = ReferenceRun(
+            lambda: ConcatDataset([Lazy()]), False, torch.device("cpu"), "64", nullcontext, lambda model: model, False
+        )
+        reference.prepare(run)
+        assert len(reference._values) == 600
+        assert sum(row() is not None for row in made) == 0
