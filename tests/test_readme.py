@@ -67,7 +67,7 @@ def folder(tmp_path, monkeypatch, runs, only_built_in_objectives):
 def test_the_readme_has_the_commands_and_snippets_that_are_tested_here():
     assert COMMANDS[:2] == RUN_BY_CI_ITSELF
     assert len(COMMANDS) == 22
-    assert len(SNIPPETS) == 4
+    assert len(SNIPPETS) == 5
     assert set(FILES) == {"mixture.yaml", "my_filters.py", "filters.yaml"}
 
 
