@@ -13,6 +13,9 @@ from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.fabric.utilities.types import _PATH
 from torch.serialization import MAP_LOCATION
 
+_MARK = "pytorch-lightning_version"
+"""What every trainer writes into its checkpoints."""
+
 
 def refuse_address(path: _PATH) -> None:
     """Insist that a checkpoint is a file: one of an address is another at every reading, and whoever serves it decides.
@@ -38,9 +41,9 @@ class SafeCheckpointIO(TorchCheckpointIO):
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "last.ckpt"
-        >>> SafeCheckpointIO().save_checkpoint({"global_step": 7}, path)
-        >>> SafeCheckpointIO().load_checkpoint(path)
-        {'global_step': 7}
+        >>> SafeCheckpointIO().save_checkpoint({"pytorch-lightning_version": "2.6.0", "global_step": 7}, path)
+        >>> SafeCheckpointIO().load_checkpoint(path)["global_step"]
+        7
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any = None) -> None:
@@ -70,11 +73,12 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
         Raises:
             FileNotFoundError: it is not there.
-            ValueError: the path is a web address, or the file holds more than tensors and plain data, or is not whole.
+            ValueError: the path is a web address, or the file holds more than tensors and plain data, is not whole, or
+                is no checkpoint.
         """
         refuse_address(path)
         try:
-            return super().load_checkpoint(path, map_location, weights_only=True)  # type: ignore[arg-type]  # narrower
+            loaded = super().load_checkpoint(path, map_location, weights_only=True)  # type: ignore[arg-type]  # narrower
         except pickle.UnpicklingError as error:
             raise ValueError(
                 f"{path} cannot be read as tensors and plain data alone, and to read it in another way could run any "
@@ -82,3 +86,6 @@ class SafeCheckpointIO(TorchCheckpointIO):
             ) from error
         except (RuntimeError, EOFError) as error:
             raise ValueError(f"{path} cannot be read as a checkpoint; is it whole?") from error
+        if not isinstance(loaded, dict) or _MARK not in loaded:
+            raise ValueError(f"{path} is no checkpoint of a run; accepted: a .ckpt file that a fit wrote")
+        return loaded

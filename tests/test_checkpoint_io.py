@@ -17,6 +17,7 @@ from orpo_lightning.checkpoint_io import SafeCheckpointIO
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 SHORT = [*QUIET, "--trainer.max_steps=2", "--trainer.limit_val_batches=1"]
+OLDER = {"pytorch-lightning_version": "2.6.0", "step": 1}
 
 
 class Malicious:
@@ -111,6 +112,15 @@ def test_a_checkpoint_does_not_change_the_configuration(orpo_lightning):
     orpo_lightning("fit", "--ckpt_path", file, *QUIET, "--trainer.max_steps=3", "--trainer.limit_val_batches=1")
 
 
+@pytest.mark.parametrize("verb", ["fit", "validate"])
+def test_a_file_of_another_kind_is_named(orpo_lightning, verb):
+    torch.save({"state_dict": {}}, "other.ckpt")
+    with pytest.raises(
+        ValueError, match=r"other\.ckpt is no checkpoint of a run; accepted: a \.ckpt file that a fit wrote"
+    ):
+        orpo_lightning(verb, "--ckpt_path", "other.ckpt", *QUIET)
+
+
 def test_half_a_file_is_named(tmp_path):
     path = tmp_path / "last.ckpt"
     SafeCheckpointIO().save_checkpoint({"weights": torch.ones(1000)}, path)
@@ -130,20 +140,20 @@ SafeCheckpointIO().save_checkpoint({"step": 2, "weights": torch.zeros(100_000)},
 
 def test_a_save_that_is_killed_in_the_middle_leaves_the_older_file_whole(tmp_path):
     path, io = tmp_path / "last.ckpt", SafeCheckpointIO()
-    io.save_checkpoint({"step": 1}, path)
+    io.save_checkpoint(OLDER, path)
     assert subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False).returncode == -9
-    assert io.load_checkpoint(path) == {"step": 1}
-    io.save_checkpoint({"step": 3}, path)
-    assert io.load_checkpoint(path) == {"step": 3}
+    assert io.load_checkpoint(path) == OLDER
+    io.save_checkpoint(OLDER | {"step": 3}, path)
+    assert io.load_checkpoint(path) == OLDER | {"step": 3}
     assert os.listdir(tmp_path) == ["last.ckpt"]
 
 
 def test_a_save_that_fails_leaves_the_older_file_alone(tmp_path):
     path, io = tmp_path / "last.ckpt", SafeCheckpointIO()
-    io.save_checkpoint({"step": 1}, path)
+    io.save_checkpoint(OLDER, path)
     with pytest.raises(Exception, match="pickle"):
         io.save_checkpoint({"step": lambda: 2}, path)
-    assert io.load_checkpoint(path) == {"step": 1}
+    assert io.load_checkpoint(path) == OLDER
     assert os.listdir(tmp_path) == ["last.ckpt"]
 
 
