@@ -10,11 +10,12 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from orpo_lightning.data.report import read_reports
-from orpo_lightning.models.card import PACKAGE, ModelCard, versions
+from orpo_lightning.models.card import ModelCard, versions
 from orpo_lightning.models.checkpoint import tokenizer_of
 from orpo_lightning.models.export import write_model, write_whole
 from orpo_lightning.models.loading import PolicyConfig
 from orpo_lightning.models.logp_model import LogpModel
+from orpo_lightning.models.pretrained import PACKAGE
 from orpo_lightning.models.tokenizer import load_tokenizer
 from orpo_lightning.run_folder import DATA_REPORT_FILE, config_of, metrics_of
 

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import yaml
 
-from orpo_lightning.models.pretrained import HUB_IDS
+from orpo_lightning.models.pretrained import HUB_IDS, PACKAGE
 
 CARD_FILE = "README.md"
-PACKAGE = "orpo-lightning"
 _IMPORTS = "from transformers import AutoModelForCausalLM, AutoTokenizer"
 _ADAPTER_IMPORTS = "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer"
 _SNIPPET = """\

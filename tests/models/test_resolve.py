@@ -1,5 +1,6 @@
 """What a name may stand for: a folder, a run, a checkpoint, a hub id."""
 
+import importlib.metadata
 import json
 import os
 import shutil
@@ -83,6 +84,16 @@ def test_a_checkpoint_becomes_a_folder_once_for_each_of_its_contents(tmp_path, m
         assert resolve(str(path)) == folder
     second = write_checkpoint(path, seed=2)
     assert weights_of(path) == second != first
+
+
+def test_another_version_of_the_package_exports_a_checkpoint_again(tmp_path, monkeypatch):
+    write_checkpoint(tmp_path / "last.ckpt", seed=1)
+    before = resolve(str(tmp_path / "last.ckpt"))
+    version = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "9.9.9" if name == "orpo-lightning" else version(name)
+    )
+    assert resolve(str(tmp_path / "last.ckpt")) != before
 
 
 def test_a_checkpoint_of_a_run_that_started_from_a_checkpoint_is_found(tmp_path, monkeypatch):
