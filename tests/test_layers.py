@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "packing": {"records"},
     "objectives": {"records", "functional"},
     "metrics": {"records"},
-    "models": {"records", "packing"},
+    "models": {"records", "packing", "run_folder"},
     "data": {"records", "packing", "models.pretrained", "models.tokenizer"},
     "modules": {"records", "packing", "objectives", "metrics", "models"},
     "testing": {"records", "objectives", "metrics"},

@@ -36,7 +36,7 @@ def main() -> None:
     from orpo_lightning.models.loading import hide_loading_bars
     from orpo_lightning.models.pretrained import lasting_name
     from orpo_lightning.models.tokenizer import load_tokenizer
-    from orpo_lightning.run_folder import DATA_REPORT_FILE, config_of, metrics_of
+    from orpo_lightning.run_folder import DATA_REPORT_FILE
 
     if options.push_to:
         check_upload(options.push_to)
@@ -46,15 +46,14 @@ def main() -> None:
     net = load_policy(checkpoint)
     policy = checkpoint.policy
     adapter = has_adapter(net) and not options.merge_adapter
-    card = ModelCard(
+    card = ModelCard.of_run(
+        checkpoint.run,
         objective=checkpoint.objective,
         base_model=policy.name_or_path,
         steps=checkpoint.steps,
         version=checkpoint.version,
+        reports=read_reports(checkpoint.run / DATA_REPORT_FILE),
         adapter=adapter,
-        data_report="\n".join(map(str, read_reports(checkpoint.run / DATA_REPORT_FILE).values())),
-        config=config_of(checkpoint.run),
-        metrics=metrics_of(checkpoint.run, checkpoint.steps),
     )
 
     def write(folder: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from orpo_lightning.models.pretrained import HUB_IDS, PACKAGE
+from orpo_lightning.run_folder import config_of, metrics_of
 
 CARD_FILE = "README.md"
 _IMPORTS = "from transformers import AutoModelForCausalLM, AutoTokenizer"
@@ -58,6 +59,42 @@ class ModelCard:
     data_report: str | None = None
     config: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of_run(
+        cls,
+        run: Path,
+        *,
+        objective: str,
+        base_model: str,
+        steps: int,
+        version: str,
+        reports: Mapping[str, object],
+        adapter: bool = False,
+        metrics: Mapping[str, float] | None = None,
+    ) -> ModelCard:
+        """The card of a model with what its run left in a folder.
+
+        Args:
+            run: the folder of the run.
+            objective: the objective with its arguments.
+            base_model: the model that the training started from.
+            steps: optimizer steps done; measures of later ones do not count.
+            version: of this package, when the model was trained.
+            reports: what became of the rows of each split.
+            adapter: whether the folder holds an adapter alone.
+            metrics: the measures of a run that wrote none into its folder.
+        """
+        return cls(
+            objective=objective,
+            base_model=base_model,
+            steps=steps,
+            version=version,
+            adapter=adapter,
+            data_report="\n".join(map(str, reports.values())),
+            config=config_of(run),
+            metrics=metrics_of(run, steps) or metrics or {},
+        )
 
     def write(self, folder: Path) -> None:
         """Write the card into a folder."""
