@@ -10,11 +10,13 @@ from typing import Any
 
 from jsonargparse import _typehints
 from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
 
 from orpo_lightning.callbacks.data_report import DataReport
 from orpo_lightning.callbacks.export import ExportModel
+from orpo_lightning.checkpoint_io import SafeCheckpointIO, refuse_address
 from orpo_lightning.loggers import MetricsFile
 from orpo_lightning.models.loading import hide_loading_bars
 from orpo_lightning.objectives import get_objective
@@ -62,8 +64,15 @@ class CLI(LightningCLI):
         parser.link_arguments("model.init_args.policy.revision", "data.init_args.tokenizer_revision")
 
     def before_instantiate_classes(self) -> None:
-        """Give a fit a folder of its own: a numbered sibling where another run is, unless that one is resumed."""
+        """Take tensors and plain data alone from a checkpoint, and give a fit a folder of its own.
+
+        That is a numbered sibling where another run is, unless that one is resumed.
+        """
         config = self.config.get(self.subcommand)
+        if config.weights_only is False:
+            raise ValueError("weights_only = False would run any code that a checkpoint holds; accepted: True")
+        config.weights_only = True  # for the strategies and plugins that read checkpoints in their own way
+        refuse_address(config.ckpt_path or "")
         if self.subcommand != "fit" or config.ckpt_path:
             return
         asked = folder = Path(config.trainer.default_root_dir or ".")
@@ -78,11 +87,16 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer; whatever loggers it is given, a fit also writes its measures to metrics.csv."""
         trainer = super().instantiate_trainer(**kwargs)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # neither a user's own nor an accelerator's
+            trainer.strategy.checkpoint_io = SafeCheckpointIO()
         fast_dev_run = trainer.fast_dev_run  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
         if self.subcommand == "fit" and not fast_dev_run:
             trainer.loggers = [MetricsFile(trainer.default_root_dir), *trainer.loggers]
             trainer.callbacks.append(DataReport())  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
         return trainer
+
+    def _parse_ckpt_path(self) -> None:
+        """Settings come from the command line and its files alone: Lightning would take those of a checkpoint."""
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:

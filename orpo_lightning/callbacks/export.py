@@ -10,13 +10,14 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from orpo_lightning.data.report import read_reports
-from orpo_lightning.models.card import PACKAGE, ModelCard, versions
+from orpo_lightning.models.card import ModelCard, versions
 from orpo_lightning.models.checkpoint import tokenizer_of
 from orpo_lightning.models.export import write_model, write_whole
 from orpo_lightning.models.loading import PolicyConfig
 from orpo_lightning.models.logp_model import LogpModel
+from orpo_lightning.models.pretrained import PACKAGE
 from orpo_lightning.models.tokenizer import load_tokenizer
-from orpo_lightning.run_folder import DATA_REPORT_FILE, config_of, metrics_of
+from orpo_lightning.run_folder import DATA_REPORT_FILE
 
 
 class ExportModel(Callback):
@@ -46,16 +47,14 @@ class ExportModel(Callback):
         assert isinstance(config, PolicyConfig)
         tokenizer = load_tokenizer(*tokenizer_of(data, config))
         run = Path(trainer.default_root_dir)
-        reports = getattr(data, "reports", None) or read_reports(run / DATA_REPORT_FILE)
-        card = ModelCard(
+        card = ModelCard.of_run(
+            run,
             objective=repr(pl_module.objective),
             base_model=config.name_or_path,
             steps=trainer.global_step,
             version=versions()[PACKAGE],
-            data_report="\n".join(map(str, reports.values())),
-            config=config_of(run),
-            metrics=metrics_of(run, trainer.global_step)
-            or {name: value.item() for name, value in trainer.callback_metrics.items()},
+            reports=getattr(data, "reports", None) or read_reports(run / DATA_REPORT_FILE),
+            metrics={name: value.item() for name, value in trainer.callback_metrics.items()},
         )
 
         def write(folder: Path) -> None:

@@ -34,8 +34,9 @@ def main() -> None:
     from orpo_lightning.models.export import write_adapter, write_model, write_whole
     from orpo_lightning.models.hub import check_upload, upload
     from orpo_lightning.models.loading import hide_loading_bars
+    from orpo_lightning.models.pretrained import lasting_name
     from orpo_lightning.models.tokenizer import load_tokenizer
-    from orpo_lightning.run_folder import DATA_REPORT_FILE, config_of, metrics_of
+    from orpo_lightning.run_folder import DATA_REPORT_FILE
 
     if options.push_to:
         check_upload(options.push_to)
@@ -43,20 +44,23 @@ def main() -> None:
     checkpoint = read_checkpoint(options.checkpoint, options.trust_remote_code)
     tokenizer = load_tokenizer(checkpoint.tokenizer, checkpoint.tokenizer_revision)
     net = load_policy(checkpoint)
+    policy = checkpoint.policy
     adapter = has_adapter(net) and not options.merge_adapter
-    card = ModelCard(
+    card = ModelCard.of_run(
+        checkpoint.run,
         objective=checkpoint.objective,
-        base_model=checkpoint.policy.name_or_path,
+        base_model=policy.name_or_path,
         steps=checkpoint.steps,
         version=checkpoint.version,
+        reports=read_reports(checkpoint.run / DATA_REPORT_FILE),
         adapter=adapter,
-        data_report="\n".join(map(str, read_reports(checkpoint.run / DATA_REPORT_FILE).values())),
-        config=config_of(checkpoint.run),
-        metrics=metrics_of(checkpoint.run, checkpoint.steps),
     )
 
     def write(folder: Path) -> None:
-        (write_adapter if adapter else write_model)(net, tokenizer, folder)
+        if adapter:
+            write_adapter(net, tokenizer, folder, lasting_name(policy.name_or_path, policy.revision), policy.revision)
+        else:
+            write_model(net, tokenizer, folder)
         card.write(folder)
 
     write_whole(out, write)

@@ -105,6 +105,22 @@ def add_adapter(net: PreTrainedModel, config: LoraConfig) -> PreTrainedModel:
         raise ValueError(f"model.policy.lora.target_modules = {config.target_modules!r}: {error}") from error
 
 
+def merge_adapter(net: PreTrainedModel, source: str) -> PreTrainedModel:
+    """Add the trained adapter of a folder to the weights of its base model; returns the model, all of it trainable.
+
+    Raises:
+        ModuleNotFoundError: peft is not installed.
+        ValueError: the adapter does not fit the model.
+    """
+    with warnings.catch_warnings():
+        # the folder that a base model is loaded from need not be the name that the adapter has for it
+        warnings.filterwarnings("ignore", r"The PEFT config's `base_model_name_or_path` was renamed")
+        adapted = add_adapter(net, LoraConfig(adapter=source))
+    merged: PreTrainedModel = cast(Any, adapted).merge_and_unload()
+    merged.requires_grad_(True)
+    return merged
+
+
 def base_weights(net: nn.Module) -> dict[str, Tensor]:
     """The weights of a model under the names, and with the values, that they have without its adapter.
 

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import yaml
 
-CARD_FILE = "README.md"
-PACKAGE = "orpo-lightning"
-_HUB_IDS = {"smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}
-_SNIPPET = """\
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from orpo_lightning.models.pretrained import HUB_IDS, PACKAGE
+from orpo_lightning.run_folder import config_of, metrics_of
 
+CARD_FILE = "README.md"
+_IMPORTS = "from transformers import AutoModelForCausalLM, AutoTokenizer"
+_ADAPTER_IMPORTS = "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer"
+_SNIPPET = """\
 tokenizer = AutoTokenizer.from_pretrained(FOLDER)
-model = AutoModelForCausalLM.from_pretrained(FOLDER)
-chat = [{"role": "user", "content": "Name a colour."}]
+model = {model_class}.from_pretrained(FOLDER)
+chat = [{{"role": "user", "content": "Name a colour."}}]
 inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
 output = model.generate(**inputs, max_new_tokens=50)
 print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))"""
@@ -59,6 +60,42 @@ class ModelCard:
     config: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def of_run(
+        cls,
+        run: Path,
+        *,
+        objective: str,
+        base_model: str,
+        steps: int,
+        version: str,
+        reports: Mapping[str, object],
+        adapter: bool = False,
+        metrics: Mapping[str, float] | None = None,
+    ) -> ModelCard:
+        """The card of a model with what its run left in a folder.
+
+        Args:
+            run: the folder of the run.
+            objective: the objective with its arguments.
+            base_model: the model that the training started from.
+            steps: optimizer steps done; measures of later ones do not count.
+            version: of this package, when the model was trained.
+            reports: what became of the rows of each split.
+            adapter: whether the folder holds an adapter alone.
+            metrics: the measures of a run that wrote none into its folder.
+        """
+        return cls(
+            objective=objective,
+            base_model=base_model,
+            steps=steps,
+            version=version,
+            adapter=adapter,
+            data_report="\n".join(map(str, reports.values())),
+            config=config_of(run),
+            metrics=metrics_of(run, steps) or metrics or {},
+        )
+
     def write(self, folder: Path) -> None:
         """Write the card into a folder."""
         (folder / CARD_FILE).write_text(str(self), encoding="utf-8")
@@ -71,8 +108,9 @@ class ModelCard:
             f"A language model trained with orpo_lightning {self.version} for {self.steps:,} optimizer steps.\n",
             f"- objective: `{self.objective}`\n- base model: `{self.base_model}`\n",
         ]
-        if not self.adapter:
-            parts.append(f"## Use\n\n```python\n{_SNIPPET}\n```\n")
+        imports = _ADAPTER_IMPORTS if self.adapter else _IMPORTS
+        snippet = _SNIPPET.format(model_class="AutoPeftModelForCausalLM" if self.adapter else "AutoModelForCausalLM")
+        parts.append(f"## Use\n\n```python\n{imports}\n\n{snippet}\n```\n")
         if self.metrics:
             rows = "\n".join(f"| {measure} | {value:.6g} |" for measure, value in sorted(self.metrics.items()))
             parts.append(f"## Measures at the end\n\n| measure | value |\n|---|---|\n{rows}\n")
@@ -87,7 +125,7 @@ class ModelCard:
     def _front_matter(self, objective: str) -> dict[str, object]:
         values: dict[str, object] = {"library_name": "peft" if self.adapter else "transformers"}
         values["pipeline_tag"] = "text-generation"
-        hub_id = _HUB_IDS.get(self.base_model, self.base_model)
+        hub_id = HUB_IDS.get(self.base_model, self.base_model)
         # the hub refuses a card whose base model is not one of its own
         if re.fullmatch(r"[\w.-]+/[\w.-]+", hub_id) and not Path(hub_id).expanduser().exists():
             values["base_model"] = hub_id

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -14,14 +14,18 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from orpo_lightning.models.adapters import base_weights, check_base, has_adapter
-from orpo_lightning.models.card import PACKAGE
 from orpo_lightning.models.export import write_model
 from orpo_lightning.models.loading import PolicyConfig, fingerprint, load_causal_lm
-from orpo_lightning.models.pretrained import absolute, newest_checkpoint
+from orpo_lightning.models.pretrained import PACKAGE, absolute, newest_checkpoint
 from orpo_lightning.models.tokenizer import load_tokenizer
 
 _POLICY = "policy.net."
 """What the names of the policy's weights begin with."""
+
+_READ = (
+    *("policy.config.name_or_path", "policy.config.lora.r", "policy.tokenizer", "policy.tokenizer_revision"),
+    *("policy.version", "objective.repr", "global_step", "base", "state_dict"),
+)
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def read_checkpoint(path: str | Path, trust_remote_code: bool = False) -> Checkp
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: the file is not a checkpoint of this package.
+        ValueError: the file is not a checkpoint of this package; says what it lacks.
     """
     path = Path(path).expanduser()
     file = newest_checkpoint(path) if path.is_dir() else path
@@ -110,8 +114,7 @@ def read_checkpoint(path: str | Path, trust_remote_code: bool = False) -> Checkp
         ) from error
     except (RuntimeError, EOFError, ValueError) as error:
         raise ValueError(f"{file} cannot be read as a checkpoint; is it whole?") from error
-    if not isinstance(saved, dict) or not {"policy", "state_dict", "objective"} <= saved.keys():
-        raise ValueError(f"{file} does not say which model it holds; accepted: a checkpoint of a PreferenceModule")
+    require(saved, _READ, str(file))
     about = saved["policy"]
     policy = _from_plain(PolicyConfig, {**about["config"], "trust_remote_code": trust_remote_code})
     return Checkpoint(
@@ -125,6 +128,35 @@ def read_checkpoint(path: str | Path, trust_remote_code: bool = False) -> Checkp
         base=saved["base"],
         weights={k.removeprefix(_POLICY): v for k, v in saved["state_dict"].items() if k.startswith(_POLICY)},
     )
+
+
+def require(saved: object, names: Iterable[str], source: str) -> None:
+    """Insist that a loaded checkpoint holds all that is going to be read from it.
+
+    Args:
+        saved: its contents.
+        names: keys; those of a mapping inside it are separated by points.
+        source: what to call it.
+
+    Raises:
+        ValueError: says what is missing.
+
+    Example:
+        >>> require({"objective": {"repr": "ORPO()"}}, ["objective.repr", "objective.state"], "a.ckpt")
+        Traceback (most recent call last):
+        ...
+        ValueError: a.ckpt lacks objective.state; accepted: a checkpoint of a PreferenceModule
+    """
+    missing = [name for name in names if not _holds(saved, name)]
+    if missing:
+        raise ValueError(f"{source} lacks {', '.join(missing)}; accepted: a checkpoint of a PreferenceModule")
+
+
+def _holds(saved: Any, name: str) -> bool:
+    first, _, rest = name.partition(".")
+    if not isinstance(saved, Mapping) or first not in saved:
+        return False
+    return _holds(saved[first], rest) if rest else True
 
 
 def load_policy(checkpoint: Checkpoint) -> PreTrainedModel:

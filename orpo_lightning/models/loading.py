@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from orpo_lightning.models.adapters import LoraConfig, add_adapter
-from orpo_lightning.models.pretrained import resolve
+from orpo_lightning.models.adapters import LoraConfig, add_adapter, merge_adapter
+from orpo_lightning.models.pretrained import base_of_adapter, resolve
 
 Dtype = Literal["float64", "float32", "bfloat16", "float16"]
 ReferenceMode = Literal["auto", "copy", "adapter", "cached"]
@@ -29,7 +29,7 @@ class PolicyConfig:
 
     Args:
         name_or_path: ``tiny`` (a small random Llama made on the spot), ``smollm2`` (SmolLM2-135M-Instruct), a folder
-            of a model or of a run, a checkpoint file, or a hub id.
+            of a model, of an adapter (merged into its base model) or of a run, a checkpoint file, or a hub id.
         revision: branch, tag or commit of a hub id.
         dtype: of the weights.
         attn_implementation: attention of transformers for generation and the padded layout; None is its default.
@@ -104,16 +104,32 @@ def _explained(load: Callable[[PolicyConfig], PreTrainedModel]) -> Callable[[Pol
 def load_causal_lm(config: PolicyConfig) -> PreTrainedModel:
     """Load a Hugging Face causal language model, in train mode, with its adapter in it.
 
+    A folder that holds an adapter stands for its base model with that adapter merged into its weights.
     Weights are read from safetensors first, else from .bin files, as tensors alone.
 
     Raises:
-        FileNotFoundError: nothing of the name `name_or_path` is here or on the hub.
+        FileNotFoundError: nothing of the name `name_or_path`, or of the base model of the adapter that it is, is here
+            or on the hub.
         ModuleNotFoundError: `name_or_path` is a short name whose package is not installed, or there is an adapter and
             peft is not.
         ValueError: the weights are a pickle of more than tensors, the model needs code of its own, or the adapter does
             not fit it.
     """
-    path = resolve(config.name_or_path, config.revision)
+    net = _load_weights(config)
+    if config.gradient_checkpointing:
+        net.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    if config.lora.is_used:
+        net = add_adapter(net, config.lora)
+    net.train()
+    return net
+
+
+def _load_weights(config: PolicyConfig) -> PreTrainedModel:
+    path = resolve(config.name_or_path, config.revision, config.trust_remote_code)
+    base = base_of_adapter(path)
+    if base is not None:
+        name, revision = base
+        return merge_adapter(_load_weights(replace(config, name_or_path=name, revision=revision)), path)
     model_config = AutoConfig.from_pretrained(
         path, revision=config.revision, trust_remote_code=config.trust_remote_code
     )
@@ -128,11 +144,6 @@ def load_causal_lm(config: PolicyConfig) -> PreTrainedModel:
         trust_remote_code=config.trust_remote_code,
         weights_only=True,
     )
-    if config.gradient_checkpointing:
-        net.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    if config.lora.is_used:
-        net = add_adapter(net, config.lora)
-    net.train()
     return net
 
 

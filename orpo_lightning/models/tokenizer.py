@@ -14,7 +14,7 @@ import transformers
 from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from orpo_lightning.models.pretrained import resolve
+from orpo_lightning.models.pretrained import base_of_adapter, resolve
 from orpo_lightning.records import Message
 
 Tokenizer = PreTrainedTokenizerBase
@@ -31,15 +31,22 @@ DEFAULT_TEMPLATE = (
 """The template of tokenizers that have none: that of the ORPO authors' code, whose tokenizer adds the BOS token."""
 
 
-def load_tokenizer(name_or_path: str, revision: str | None = None) -> Tokenizer:
-    """The tokenizer of a model, with a chat template in any case.
+def load_tokenizer(name_or_path: str, revision: str | None = None, trust_remote_code: bool = False) -> Tokenizer:
+    """The tokenizer of a model, with a chat template in any case. An adapter that has none takes its base model's.
+
+    Args:
+        name_or_path: as in :func:`~orpo_lightning.models.pretrained.resolve`.
+        revision: branch, tag or commit of a hub id.
+        trust_remote_code: whether to run code of a model that has to be exported first. A tokenizer's never runs.
 
     Raises:
         ValueError: the tokenizer has no end-of-sequence token.
     """
-    tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
-        resolve(name_or_path, revision), revision=revision, trust_remote_code=False
-    )
+    path = resolve(name_or_path, revision, trust_remote_code)
+    base = None if (Path(path) / "tokenizer_config.json").is_file() else base_of_adapter(path)
+    if base is not None:
+        return load_tokenizer(*base)
+    tokenizer: Tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
     if tokenizer.eos_token_id is None:
         raise ValueError(f"the tokenizer of {name_or_path!r} has no end-of-sequence token; responses could not end")
     if not tokenizer.chat_template:

@@ -24,7 +24,7 @@ from orpo_lightning.models.logp_model import Layout, LogpModel
 from orpo_lightning.models.reference import Reference, make_reference, reference_mode
 from orpo_lightning.models.reference_cache import ReferenceRun, Scorer, start_tolerance
 from orpo_lightning.modules.optimization import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule
-from orpo_lightning.modules.resume import check_objective_of, class_path, rewind_to_step
+from orpo_lightning.modules.resume import check_contents, check_objective_of, class_path, rewind_to_step
 from orpo_lightning.modules.views import view_of
 from orpo_lightning.objectives import Objective
 from orpo_lightning.packing import PackedBatch
@@ -311,6 +311,7 @@ class PreferenceModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take back the objective's state, insist on the same frozen weights, and find the place in the epoch."""
+        check_contents(checkpoint, goes_on=self._is_fitting)
         if self._is_fitting:
             check_objective_of(checkpoint["objective"], self.objective)
         self.objective.load_state_dict(checkpoint["objective"]["state"])

@@ -7,12 +7,28 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
+from orpo_lightning.models.checkpoint import require
 from orpo_lightning.objectives import Objective
 
 
 def class_path(objective: Objective) -> str:
     """Where the class of an objective is imported from."""
     return f"{type(objective).__module__}.{type(objective).__qualname__}"
+
+
+def check_contents(checkpoint: Mapping[str, Any], goes_on: bool) -> None:
+    """Insist that a checkpoint is one of a preference module, before anything is taken from it.
+
+    Args:
+        checkpoint: the loaded checkpoint.
+        goes_on: whether a fit is going to continue from its place in the data.
+
+    Raises:
+        ValueError: says what is missing.
+    """
+    place = ("steps_per_epoch", "global_step", "loops.fit_loop") if goes_on else ()
+    names = ("objective.class", "objective.repr", "objective.state", "base", "state_dict", *place)
+    require(checkpoint, names, "the checkpoint")
 
 
 def check_objective_of(saved: Mapping[str, Any], objective: Objective) -> None:

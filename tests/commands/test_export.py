@@ -1,13 +1,15 @@
 """From a fit to a model elsewhere: RUN/model, the next stage, and export from a checkpoint."""
 
 import csv
+import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from peft import PeftModel
+from peft import AutoPeftModelForCausalLM, PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
@@ -123,6 +125,15 @@ def test_an_empty_folder_is_taken(orpo_lightning):
     assert weights_of("out") == weights_of("runs/orpo")
 
 
+def test_the_current_folder_is_taken(orpo_lightning, monkeypatch):
+    orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *SHORT)
+    Path("out").mkdir()
+    monkeypatch.chdir("out")
+    orpo_lightning("export", "--checkpoint", "../runs/orpo", "--out", ".")
+    assert weights_of(".") == weights_of("../runs/orpo")
+    assert os.listdir(".") == os.listdir("../out")
+
+
 @pytest.fixture
 def adapter_run(orpo_lightning):
     """A run of DPO with LoRA, and its policy at the end."""
@@ -143,6 +154,34 @@ def test_an_adapter_is_exported_alone(orpo_lightning, adapter_run, capsys):
     assert "library_name: peft" in Path("out/README.md").read_text()
     found = PeftModel.from_pretrained(load_causal_lm(PolicyConfig("tiny")), "out").eval()
     assert torch.equal(found(IDS).logits, adapter_run(IDS).logits)
+
+
+def test_an_exported_adapter_is_a_model_elsewhere_too(orpo_lightning, adapter_run, tmp_path, monkeypatch):
+    orpo_lightning("export", "--checkpoint", "runs/dpo", "--out", "out")
+    shutil.move("out", tmp_path / "mine")
+    shutil.rmtree("runs")
+    monkeypatch.setenv(pretrained.CACHE_VARIABLE, str(tmp_path / "another cache"))
+    assert json.loads(Path("mine/adapter_config.json").read_text())["base_model_name_or_path"] == "tiny"
+    found = load_causal_lm(PolicyConfig("mine")).eval()
+    torch.testing.assert_close(found(IDS).logits, adapter_run(IDS).logits, rtol=1e-4, atol=1e-4)
+    Path("questions.txt").write_text("Name a colour.\n")
+    orpo_lightning(
+        *("generate", "--model", "mine", "--prompts", "questions.txt", "--out", "out.jsonl", "--max-new-tokens=4")
+    )
+    assert json.loads(Path("out.jsonl").read_text())["tokens"] > 0
+    orpo_lightning("fit", "--config", CONFIGS / "dpo.yaml", "--model.policy.name_or_path", "mine", *SHORT)
+    assert weights_of("runs/dpo") != weights_of("mine")
+
+
+def test_an_adapter_on_a_users_own_model_names_its_folder(orpo_lightning, tmp_path):
+    base = shutil.copytree(pretrained.resolve("tiny"), tmp_path / "base")
+    lora = ["--config", CONFIGS / "model" / "lora.yaml", "--model.policy.lora.r=4"]
+    orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", "--model.policy.name_or_path", "base", *lora, *SHORT)
+    orpo_lightning("export", "--checkpoint", "runs/orpo", "--out", "out")
+    assert json.loads(Path("out/adapter_config.json").read_text())["base_model_name_or_path"] == str(base)
+    of_peft = AutoPeftModelForCausalLM.from_pretrained("out").eval()
+    trained = load_policy(read_checkpoint("runs/orpo")).eval()
+    assert torch.equal(of_peft(IDS).logits, trained(IDS).logits)
 
 
 def test_an_adapter_is_merged_on_demand(orpo_lightning, adapter_run):

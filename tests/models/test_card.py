@@ -57,6 +57,18 @@ def test_objective_data_config_measures_and_versions_are_there(tmp_path):
         assert name in versions()
 
 
+def test_a_card_takes_config_and_measures_from_the_folder_of_the_run(tmp_path):
+    about = {"objective": "ORPO()", "base_model": "tiny", "steps": 2, "version": "0.1.0"}
+    about |= {"reports": {"train": "train: 3 rows", "validation": "validation: 2 rows"}, "metrics": {"loss": 9.0}}
+    card = ModelCard.of_run(tmp_path, **about)
+    assert (card.config, card.metrics) == (None, {"loss": 9.0})
+    assert card.data_report == "train: 3 rows\nvalidation: 2 rows"
+    (tmp_path / "config.yaml").write_text("a: 1")
+    (tmp_path / "metrics.csv").write_text("step,train/loss\n0,3.0\n1,2.0\n2,1.0\n")
+    card = ModelCard.of_run(tmp_path, **about)
+    assert (card.config, card.metrics) == ("a: 1", {"train/loss": 2.0})
+
+
 def test_what_is_not_known_is_left_out(tmp_path):
     text = read(tmp_path, ModelCard("DPO(beta=0.1)", "tiny", 1, "0.1.0")).text
     assert [line for line in text.splitlines() if line.startswith("#")] == [
@@ -69,4 +81,5 @@ def test_what_is_not_known_is_left_out(tmp_path):
 def test_an_adapter_is_of_the_library_peft(tmp_path):
     card = read(tmp_path, ModelCard("DPO(beta=0.1)", "tiny", 1, "0.1.0", adapter=True))
     assert card.data.library_name == "peft"
+    assert "model = AutoPeftModelForCausalLM.from_pretrained(FOLDER)" in card.text
     assert "AutoModelForCausalLM" not in card.text

@@ -87,7 +87,38 @@ def test_half_a_checkpoint_is_named(tmp_path):
 
 def test_a_checkpoint_of_something_else_is_named(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "a.ckpt")
-    with pytest.raises(ValueError, match="does not say which model it holds"):
+    with pytest.raises(
+        ValueError, match=r"a\.ckpt lacks policy\.config.*; accepted: a checkpoint of a PreferenceModule"
+    ):
+        read_checkpoint(tmp_path / "a.ckpt")
+
+
+def without(contents, name):
+    """A copy without one key; the keys of a dictionary inside are separated by points."""
+    first, _, rest = name.partition(".")
+    if not rest:
+        return {key: value for key, value in contents.items() if key != first}
+    return contents | {first: without(contents[first], rest)}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("policy.config", "policy.config.name_or_path", "policy.config.lora", "policy.tokenizer", "policy.version"),
+        *("policy.tokenizer_revision", "objective.repr", "objective", "global_step", "base", "state_dict"),
+    ],
+)
+def test_what_a_checkpoint_lacks_is_named(tmp_path, name):
+    path = saved(tmp_path / "a.ckpt")
+    torch.save(without(torch.load(path), name), path)
+    with pytest.raises(ValueError, match=rf"a\.ckpt lacks {name}"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("contents", [torch.ones(2), {"policy": torch.ones(1)}, {"policy": {"config": None}}])
+def test_contents_of_another_kind_are_named(tmp_path, contents):
+    torch.save(contents, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=r"a\.ckpt lacks policy\.config\.name_or_path"):
         read_checkpoint(tmp_path / "a.ckpt")
 
 

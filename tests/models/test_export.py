@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -216,8 +217,10 @@ def test_an_adapter_folder_holds_the_adapter_alone(tmp_path, tokenizer):
 
     net = trained_adapter("llama", tied=False, target_modules="all-linear")
     (tmp_path / "a").mkdir()
-    write_adapter(net, tokenizer, tmp_path / "a")
+    write_adapter(net, tokenizer, tmp_path / "a", "owner/base", "v2")
     assert not (tmp_path / "a" / "model.safetensors").exists()
+    settings = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    assert (settings["base_model_name_or_path"], settings["revision"]) == ("owner/base", "v2")
     base = tiny_model("llama")
     found = PeftModel.from_pretrained(base, tmp_path / "a")
     assert torch.equal(logits(found), logits(net))
@@ -258,3 +261,53 @@ def test_what_a_killed_export_left_is_cleared_away(tmp_path):
     write_whole(tmp_path / "model", lambda folder: (folder / "new").touch())
     assert os.listdir(tmp_path) == ["model"]
     assert os.listdir(tmp_path / "model") == ["new"]
+
+
+KILLED_BETWEEN = """
+import os, pathlib, signal, sys
+from orpo_lightning.models.export import write_whole
+rename = os.rename
+def once(source, place):
+    rename(source, place)
+    os.kill(os.getpid(), signal.SIGKILL)
+os.rename = once
+write_whole(pathlib.Path(sys.argv[1]), lambda folder: (folder / "new").touch())
+"""
+
+
+def test_an_export_that_is_killed_between_its_two_renames_loses_nothing(tmp_path):
+    write_whole(tmp_path / "model", lambda folder: (folder / "old").touch())
+    command = [sys.executable, "-c", KILLED_BETWEEN, str(tmp_path / "model")]
+    assert subprocess.run(command, check=False).returncode == -9
+    assert sorted(os.listdir(tmp_path)) == ["model.old", "model.part"]
+
+    def fail(folder):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(tmp_path / "model", fail)
+    assert os.listdir(tmp_path) == ["model"]
+    assert os.listdir(tmp_path / "model") == ["old"]
+
+
+def test_a_second_rename_that_fails_puts_the_older_folder_back(tmp_path, monkeypatch):
+    write_whole(tmp_path / "model", lambda folder: (folder / "old").touch())
+    rename = os.rename
+
+    def refuse(source, place):
+        if str(source).endswith(".part"):
+            raise PermissionError("no")
+        rename(source, place)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(PermissionError):
+        write_whole(tmp_path / "model", lambda folder: (folder / "new").touch())
+    assert os.listdir(tmp_path / "model") == ["old"]
+
+
+def test_the_current_folder_is_filled_and_stays_the_current_one(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    write_whole(Path("."), lambda folder: [(folder / name).touch() for name in ("config.json", "weights")])
+    assert sorted(os.listdir()) == ["config.json", "weights"]
+    assert os.listdir(tmp_path) == ["here"]

@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from orpo_lightning.models import pretrained
+from orpo_lightning.models.checkpoint import describe_policy
 from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig, fingerprint, load_causal_lm, load_reference
 from orpo_lightning.models.pretrained import resolve
+from orpo_lightning.models.tokenizer import load_tokenizer
 
 
 @pytest.fixture
@@ -184,6 +186,27 @@ def test_code_that_comes_with_a_model_runs_only_when_asked_for(folder_with_code,
     net = load_causal_lm(PolicyConfig(str(folder_with_code), trust_remote_code=True))
     assert type(net).__name__ == "MyModel"
     assert proof.exists()
+
+
+def test_a_checkpoint_of_such_a_model_is_exported_when_its_code_is_trusted(folder_with_code, empty_cache, tmp_path):
+    policy = PolicyConfig(str(folder_with_code), trust_remote_code=True)
+    contents = {
+        "policy": describe_policy(policy, None),
+        "state_dict": {f"policy.net.{name}": value for name, value in load_causal_lm(policy).state_dict().items()},
+        "objective": {"repr": "ORPO()"},
+        "global_step": 1,
+        "base": None,
+    }
+    (tmp_path / "run").mkdir()
+    torch.save(contents, tmp_path / "run" / "last.ckpt")
+    run = str(tmp_path / "run")
+    (tmp_path / "it ran").unlink()
+    for load in (load_tokenizer, lambda name: load_causal_lm(PolicyConfig(name))):
+        with pytest.raises(ValueError, match="trust_remote_code"):
+            load(run)
+    assert not (tmp_path / "it ran").exists()
+    assert load_tokenizer(run, trust_remote_code=True).chat_template
+    assert type(load_causal_lm(PolicyConfig(run, trust_remote_code=True))).__name__ == "MyModel"
 
 
 def test_the_reference_of_a_trusted_policy_is_trusted(folder_with_code):

@@ -1,5 +1,7 @@
 """What a name may stand for: a folder, a run, a checkpoint, a hub id."""
 
+import importlib.metadata
+import json
 import os
 import shutil
 import time
@@ -12,7 +14,8 @@ from huggingface_hub import constants
 from orpo_lightning.models import hub, pretrained
 from orpo_lightning.models.checkpoint import describe_policy
 from orpo_lightning.models.loading import PolicyConfig, fingerprint, load_causal_lm
-from orpo_lightning.models.pretrained import identity_of, resolve
+from orpo_lightning.models.pretrained import base_of_adapter, identity_of, lasting_name, resolve
+from orpo_lightning.models.tokenizer import load_tokenizer
 
 HUB_ID = "someone/some-model"
 
@@ -83,6 +86,16 @@ def test_a_checkpoint_becomes_a_folder_once_for_each_of_its_contents(tmp_path, m
     assert weights_of(path) == second != first
 
 
+def test_another_version_of_the_package_exports_a_checkpoint_again(tmp_path, monkeypatch):
+    write_checkpoint(tmp_path / "last.ckpt", seed=1)
+    before = resolve(str(tmp_path / "last.ckpt"))
+    version = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "9.9.9" if name == "orpo-lightning" else version(name)
+    )
+    assert resolve(str(tmp_path / "last.ckpt")) != before
+
+
 def test_a_checkpoint_of_a_run_that_started_from_a_checkpoint_is_found(tmp_path, monkeypatch):
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
@@ -90,6 +103,66 @@ def test_a_checkpoint_of_a_run_that_started_from_a_checkpoint_is_found(tmp_path,
     last = write_checkpoint(Path("second.ckpt"), seed=2, policy=PolicyConfig("first.ckpt"))
     monkeypatch.chdir(tmp_path)  # where "first.ckpt" is nothing
     assert weights_of("work/second.ckpt") == last
+
+
+def an_adapter(folder, base):
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "lasting"),
+    [("smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"), ("tiny", "tiny"), ("run", "run/model"), ("a.ckpt", "a.ckpt")],
+)
+def test_a_model_is_named_to_others_by_what_they_can_find(tmp_path, monkeypatch, name, lasting):
+    monkeypatch.chdir(tmp_path)
+    a_model(Path("run/model"))
+    write_checkpoint(Path("a.ckpt"), seed=1)
+    expected = str(tmp_path / lasting) if Path(name).exists() else lasting
+    assert lasting_name(name) == expected
+
+
+def test_the_base_of_an_adapter_is_found_without_a_network(tmp_path, monkeypatch):
+    monkeypatch.setitem(pretrained.HUB_IDS, "tiny", "someone/tiny")
+    assert base_of_adapter(an_adapter(tmp_path / "a", "someone/tiny")) == ("tiny", None)
+    assert base_of_adapter(str(a_model(tmp_path / "model"))) is None
+
+
+def test_where_the_package_of_a_short_name_is_missing_its_hub_id_counts(tmp_path, cached_on_the_hub, monkeypatch):
+    def missing():
+        raise ModuleNotFoundError("pip install it")
+
+    monkeypatch.setitem(pretrained._BUILDERS, "some", (missing, None))
+    monkeypatch.setitem(pretrained.HUB_IDS, "some", HUB_ID)
+    assert base_of_adapter(an_adapter(tmp_path / "a", HUB_ID)) == (HUB_ID, None)
+
+
+def test_an_adapter_whose_base_is_not_there_says_so(tmp_path):
+    folder = an_adapter(tmp_path / "a", "/gone/base")
+    for load in (load_tokenizer, lambda name: load_causal_lm(PolicyConfig(name))):
+        with pytest.raises(FileNotFoundError, match=r"needs the model that it was trained on.*'/gone/base'") as error:
+            load(folder)
+        assert str(tmp_path / "a" / "adapter_config.json") in str(error.value)
+
+
+@pytest.mark.parametrize("base", [None, "itself"])
+def test_an_adapter_of_nothing_is_refused(tmp_path, base):
+    folder = an_adapter(tmp_path / "a", base and str(tmp_path / "a"))
+    with pytest.raises(ValueError, match="accepted: the folder or hub id of the model that it was trained on"):
+        load_causal_lm(PolicyConfig(folder))
+
+
+def test_an_adapter_without_a_tokenizer_takes_its_bases(tmp_path):
+    assert load_tokenizer(an_adapter(tmp_path / "a", "tiny")).get_vocab() == load_tokenizer("tiny").get_vocab()
+
+
+def test_the_files_of_an_adapter_are_those_of_its_base_too(tmp_path):
+    base = a_model(tmp_path / "base")
+    folder = an_adapter(tmp_path / "a", str(base))
+    before = identity_of(folder)
+    os.utime(base / "model.safetensors", ns=(0, 0))
+    assert identity_of(folder) != before
 
 
 def test_a_folder_without_a_model_says_what_was_looked_for(tmp_path):

@@ -484,6 +484,17 @@ def test_an_objectives_state_is_kept_in_the_checkpoint(tmp_path):
     assert restored.mean == found.module.objective.mean != 0.0
 
 
+@pytest.mark.parametrize("part", ["objective", "objective.state", "base", "state_dict", "steps_per_epoch", "loops"])
+def test_a_checkpoint_that_lacks_something_is_refused_by_its_name(tmp_path, part):
+    run(DPO(), max_epochs=1).trainer.save_checkpoint(tmp_path / "last.ckpt")
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    inside, _, name = part.rpartition(".")
+    del (saved[inside] if inside else saved)[name]
+    torch.save(saved, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=rf"the checkpoint lacks {part}.*; accepted: a checkpoint of a PreferenceMod"):
+        run(DPO(), ckpt_path=tmp_path / "last.ckpt")
+
+
 def test_the_reference_is_not_saved_and_another_one_is_refused(tmp_path):
     found = run(DPO(), max_epochs=1)
     found.trainer.save_checkpoint(tmp_path / "last.ckpt")

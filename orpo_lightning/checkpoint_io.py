@@ -1,0 +1,91 @@
+"""Reading and writing of the trainer's checkpoints."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.fabric.utilities.cloud_io import get_filesystem
+from lightning.fabric.utilities.types import _PATH
+from torch.serialization import MAP_LOCATION
+
+_MARK = "pytorch-lightning_version"
+"""What every trainer writes into its checkpoints."""
+
+
+def refuse_address(path: _PATH) -> None:
+    """Insist that a checkpoint is a file: one of an address is another at every reading, and whoever serves it decides.
+
+    Raises:
+        ValueError: it is a web address.
+
+    Example:
+        >>> refuse_address("runs/orpo/checkpoints/last.ckpt")
+    """
+    if str(path).startswith(("http://", "https://")):
+        raise ValueError(
+            f"ckpt_path = {str(path)!r} is a web address; accepted: a file or folder. Download the checkpoint, then "
+            "name the file"
+        )
+
+
+class SafeCheckpointIO(TorchCheckpointIO):
+    """Reads checkpoints as tensors and plain data alone, and writes each file whole or not at all.
+
+    Other pickles are refused, whatever Lightning asks for: they may run any code when they are read.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "last.ckpt"
+        >>> SafeCheckpointIO().save_checkpoint({"pytorch-lightning_version": "2.6.0", "global_step": 7}, path)
+        >>> SafeCheckpointIO().load_checkpoint(path)["global_step"]
+        7
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any = None) -> None:
+        """Write a checkpoint beside its place and rename it when it is on the disk."""
+        if storage_options is not None or "file" not in get_filesystem(path).protocol:
+            super().save_checkpoint(checkpoint, path, storage_options)  # other file systems have renames of their own
+            return
+        place = Path(str(path).removeprefix("file://"))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = place.with_name(f"{place.name}.part")
+        try:
+            with unfinished.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(unfinished, place)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def load_checkpoint(
+        self,
+        path: _PATH,
+        map_location: MAP_LOCATION = lambda storage, location: storage,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Read a checkpoint; `weights_only` does not count, it is always so.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            ValueError: the path is a web address, or the file holds more than tensors and plain data, is not whole, or
+                is no checkpoint.
+        """
+        refuse_address(path)
+        try:
+            loaded = super().load_checkpoint(path, map_location, weights_only=True)  # type: ignore[arg-type]  # narrower
+        except pickle.UnpicklingError as error:
+            raise ValueError(
+                f"{path} cannot be read as tensors and plain data alone, and to read it in another way could run any "
+                "code; accepted: a checkpoint that this package wrote"
+            ) from error
+        except (RuntimeError, EOFError) as error:
+            raise ValueError(f"{path} cannot be read as a checkpoint; is it whole?") from error
+        if not isinstance(loaded, dict) or _MARK not in loaded:
+            raise ValueError(f"{path} is no checkpoint of a run; accepted: a .ckpt file that a fit wrote")
+        return loaded

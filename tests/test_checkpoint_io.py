@@ -1,0 +1,167 @@
+"""Checkpoints that the trainer reads hold no code, and those that it writes are whole."""
+
+import functools
+import http.server
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+
+from orpo_lightning.__main__ import main
+from orpo_lightning.checkpoint_io import SafeCheckpointIO
+
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+SHORT = [*QUIET, "--trainer.max_steps=2", "--trainer.limit_val_batches=1"]
+OLDER = {"pytorch-lightning_version": "2.6.0", "step": 1}
+
+
+class Malicious:
+    def __init__(self, proof):
+        self.proof = proof
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.proof),)
+
+
+class UsersIO(TorchCheckpointIO):
+    def load_checkpoint(self, path, map_location=None, weights_only=None):
+        assert weights_only is True
+        return super().load_checkpoint(path, weights_only=weights_only)
+
+
+@pytest.fixture
+def evil(tmp_path):
+    """A checkpoint that makes the folder "it ran" when it is unpickled."""
+    torch.save({"state_dict": {}, "extra": Malicious(tmp_path / "it ran")}, tmp_path / "evil.ckpt")
+    return tmp_path / "evil.ckpt"
+
+
+@pytest.fixture
+def address(tmp_path):
+    """Where the folder is served."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=tmp_path))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.fixture
+def orpo_lightning(tmp_path, monkeypatch, only_built_in_objectives):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["orpo-lightning", *map(str, arguments)])
+        main()
+
+    return run
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate", "test"])
+def test_a_file_that_would_run_code_is_refused_and_does_not_run(orpo_lightning, evil, verb):
+    with pytest.raises(ValueError, match=r"evil\.ckpt cannot be read as tensors and plain data alone"):
+        orpo_lightning(verb, "--ckpt_path", evil, *QUIET)
+    assert not Path("it ran").exists()
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate", "test"])
+def test_an_address_is_refused_and_nothing_of_it_runs(orpo_lightning, evil, address, verb):
+    with pytest.raises(ValueError, match="is a web address; accepted: a file or folder"):
+        orpo_lightning(verb, "--ckpt_path", f"{address}/evil.ckpt", *QUIET)
+    assert not Path("it ran").exists()
+
+
+def test_nor_does_it_run_where_the_trainer_is_used_without_the_command_line(tmp_path, evil, address, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    for path in (evil, f"{address}/evil.ckpt"):
+        with pytest.raises(ValueError, match="accepted: a"):
+            SafeCheckpointIO().load_checkpoint(path, weights_only=False)
+    assert not (tmp_path / "it ran").exists()
+
+
+def test_a_plugin_of_the_users_own_is_kept_and_told_to_take_tensors_alone(orpo_lightning, evil):
+    with pytest.raises(Exception, match="Weights only load failed"):
+        orpo_lightning(
+            *("fit", "--trainer.plugins=tests.test_checkpoint_io.UsersIO", "--ckpt_path", evil, *SHORT),
+        )
+    assert not Path("it ran").exists()
+
+
+def test_to_ask_for_other_pickles_is_refused(orpo_lightning, evil):
+    with pytest.raises(ValueError, match="weights_only = False would run any code"):
+        orpo_lightning("fit", "--ckpt_path", evil, "--weights_only=false", *QUIET)
+    assert not Path("it ran").exists()
+
+
+def test_a_checkpoint_does_not_change_the_configuration(orpo_lightning):
+    orpo_lightning("fit", *SHORT)
+    (file,) = Path("checkpoints").glob("*.ckpt")
+    saved = torch.load(file, weights_only=True)
+    hyper = {"_class_path": "no.such.Module"}
+    torch.save(saved | {"hyper_parameters": hyper}, file)
+    orpo_lightning("fit", "--ckpt_path", file, *QUIET, "--trainer.max_steps=3", "--trainer.limit_val_batches=1")
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate"])
+def test_a_file_of_another_kind_is_named(orpo_lightning, verb):
+    torch.save({"state_dict": {}}, "other.ckpt")
+    with pytest.raises(
+        ValueError, match=r"other\.ckpt is no checkpoint of a run; accepted: a \.ckpt file that a fit wrote"
+    ):
+        orpo_lightning(verb, "--ckpt_path", "other.ckpt", *QUIET)
+
+
+def test_half_a_file_is_named(tmp_path):
+    path = tmp_path / "last.ckpt"
+    SafeCheckpointIO().save_checkpoint({"weights": torch.ones(1000)}, path)
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(ValueError, match=r"last\.ckpt cannot be read as a checkpoint; is it whole\?"):
+        SafeCheckpointIO().load_checkpoint(path)
+
+
+KILLED = """
+import os, pathlib, signal, sys, torch
+from orpo_lightning.checkpoint_io import SafeCheckpointIO
+
+os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL)
+SafeCheckpointIO().save_checkpoint({"step": 2, "weights": torch.zeros(100_000)}, sys.argv[1])
+"""
+
+
+def test_a_save_that_is_killed_in_the_middle_leaves_the_older_file_whole(tmp_path):
+    path, io = tmp_path / "last.ckpt", SafeCheckpointIO()
+    io.save_checkpoint(OLDER, path)
+    assert subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False).returncode == -9
+    assert io.load_checkpoint(path) == OLDER
+    io.save_checkpoint(OLDER | {"step": 3}, path)
+    assert io.load_checkpoint(path) == OLDER | {"step": 3}
+    assert os.listdir(tmp_path) == ["last.ckpt"]
+
+
+def test_a_save_that_fails_leaves_the_older_file_alone(tmp_path):
+    path, io = tmp_path / "last.ckpt", SafeCheckpointIO()
+    io.save_checkpoint(OLDER, path)
+    with pytest.raises(Exception, match="pickle"):
+        io.save_checkpoint({"step": lambda: 2}, path)
+    assert io.load_checkpoint(path) == OLDER
+    assert os.listdir(tmp_path) == ["last.ckpt"]
+
+
+def test_the_command_line_writes_its_checkpoints_so(orpo_lightning, monkeypatch):
+    written = []
+    monkeypatch.setattr(
+        os, "replace", lambda source, place, real=os.replace: (written.append(place), real(source, place))
+    )
+    orpo_lightning("fit", *SHORT)
+    (file,) = Path("checkpoints").glob("*.ckpt")
+    assert file.name in [Path(place).name for place in written]
