@@ -55,6 +55,7 @@ class ReferenceRun:
         autocast: the context of a forward pass in that precision.
         place: brings another model into that precision and onto the device.
         progress: whether to show progress.
+        say: tells the user something, once for all processes.
     """
 
     rows: Callable[[], Rows]
@@ -64,6 +65,7 @@ class ReferenceRun:
     autocast: Callable[[], AbstractContextManager[Any]]
     place: Callable[[nn.Module], object]
     progress: bool
+    say: Callable[[str], object]
 
 
 def start_tolerance(dtype: torch.dtype, precision: str) -> float:
@@ -161,6 +163,10 @@ class CachedReference:
         if self._live is not None and stored:
             sample = stored[:: -(-len(stored) // VERIFIED_ROWS)]
             self._verify(self._live, [rows[place] for place in sample], store, run)
+        run.say(
+            f"reference log-probabilities: {len(wanted) - len(missing):,} of {len(wanted):,} are in {store.folder}"
+            + (f", {len(missing):,} are computed now" if missing else "")
+        )
         if missing:
             chosen = {place: tokens[place] for place in _without_duplicates(keys_of, missing)}
             self._fill(rows, chosen, missing, store, run)

@@ -11,7 +11,7 @@ import torch
 import torch.distributed
 from lightning import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import ConcatDataset
@@ -371,6 +371,7 @@ class PreferenceModule(LightningModule):
             autocast=precision.forward_context,
             place=lambda model: precision.convert_module(model).to(trainer.strategy.root_device),
             progress=trainer.progress_bar_callback is not None,
+            say=rank_zero_info,
         )
         self.reference.prepare(run)
 

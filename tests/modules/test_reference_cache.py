@@ -335,13 +335,26 @@ def test_filling_and_reading_a_store_never_hold_the_rows(tmp_path):
         )
 
     store = ReferenceStore(tmp_path / "store")
+    said = []
     for _ in ("fill", "read"):
         reference = CachedReference(
             "weights", lambda precision: store, lambda: torch.float64, scorer, False, lambda: True, tiny_model
         )
         run = ReferenceRun(
-            lambda: ConcatDataset([Lazy()]), False, torch.device("cpu"), "64", nullcontext, lambda model: model, False
+            rows=lambda: ConcatDataset([Lazy()]),
+            prompt_logps=False,
+            device=torch.device("cpu"),
+            precision="64",
+            autocast=nullcontext,
+            place=lambda model: model,
+            progress=False,
+            say=said.append,
         )
         reference.prepare(run)
         assert len(reference._values) == 600
         assert sum(row() is not None for row in made) == 0
+    place = tmp_path / "store"
+    assert said == [
+        f"reference log-probabilities: 0 of 600 are in {place}, 600 are computed now",
+        f"reference log-probabilities: 600 of 600 are in {place}",
+    ]
