@@ -155,3 +155,13 @@ def run(
         trainer.fit(preference_module, datamodule, ckpt_path=ckpt_path)
     weights = torch.cat([p.detach().flatten().double() for p in preference_module.policy.parameters()])
     return Run(recorder.history, norms.gradients, weights, trainer, preference_module)
+
+
+def with_random_trained_weights(net: torch.nn.Module) -> torch.nn.Module:
+    """The model with random numbers where it is trained: an adapter starts at zero, and would change nothing."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(std=0.2)
+    return net

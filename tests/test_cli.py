@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from orpo_lightning.__main__ import console, main
+from orpo_lightning.__main__ import console
 from orpo_lightning.modules import preference
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -34,18 +34,6 @@ class SquaredMargin(Objective):
         margin = policy.chosen_mean - policy.rejected_mean
         return ObjectiveOutput((margin - self.width) ** 2, policy.chosen_mean.detach(), policy.rejected_mean.detach())
 '''
-
-
-@pytest.fixture
-def orpo_lightning(tmp_path, monkeypatch, only_built_in_objectives):
-    """The command, run in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["orpo-lightning", *map(str, arguments)])
-        main()
-
-    return run
 
 
 def metrics(folder):

@@ -132,9 +132,14 @@ def base_weights(net: nn.Module) -> dict[str, Tensor]:
         return net.state_dict()
     return {
         name.replace(".base_layer.", ".").replace(".original_module.", "."): tensor
-        for name, tensor in cast(Any, net).get_base_model().state_dict().items()
+        for name, tensor in without_wrapper(net).state_dict().items()
         if ".lora_" not in name and ".modules_to_save." not in name
     }
+
+
+def without_wrapper(net: nn.Module) -> PreTrainedModel:
+    """The Hugging Face model itself, its adapter in its layers, without peft's model around it."""
+    return cast(PreTrainedModel, cast(Any, net).get_base_model() if has_adapter(net) else net)
 
 
 def has_adapter(net: nn.Module) -> bool:

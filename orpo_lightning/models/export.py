@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
+from orpo_lightning.models.adapters import has_adapter, without_wrapper
 from orpo_lightning.models.hub import MARKERS
 from orpo_lightning.models.pretrained import ADAPTER_FILE
 from orpo_lightning.models.tokenizer import Tokenizer, end_of_turn
@@ -64,8 +65,8 @@ def write_model(net: nn.Module, tokenizer: Tokenizer, folder: Path) -> None:
         tokenizer: with the chat template of the training.
         folder: where to write.
     """
-    base: PreTrainedModel = net if isinstance(net, PreTrainedModel) else net.get_base_model()  # type: ignore[operator]
-    weights = base.state_dict() if net is base else merged_state_dict(base)
+    base = without_wrapper(net)
+    weights = merged_state_dict(base) if has_adapter(net) else base.state_dict()
     with torch.device("meta"):
         plain = type(base)(_plain_config(base, weights))
     plain.load_state_dict(weights, assign=True)
@@ -75,7 +76,7 @@ def write_model(net: nn.Module, tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def write_adapter(
-    net: nn.Module, tokenizer: Tokenizer, folder: Path, base_model: str, revision: str | None = None
+    net: PreTrainedModel, tokenizer: Tokenizer, folder: Path, base_model: str, revision: str | None = None
 ) -> None:
     """Write the adapter of a peft model, without its base, and the tokenizer into a folder that is there.
 
@@ -86,7 +87,7 @@ def write_adapter(
         base_model: the model that the adapter was trained on, by a name that holds elsewhere.
         revision: branch, tag or commit of the base model.
     """
-    net.save_pretrained(folder)  # type: ignore[operator]
+    net.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     # peft names the folder that the base was loaded from, which may be one of a cache
     path = folder / ADAPTER_FILE

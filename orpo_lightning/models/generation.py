@@ -96,7 +96,7 @@ def generate(
             for start in range(0, len(order), sampling.batch_size):
                 rows = order[start : start + sampling.batch_size]
                 ids, mask = _padded_left([prompts[i] for i in rows], pad, net.device)
-                output = net.generate(input_ids=ids, attention_mask=mask)  # type: ignore[operator]
+                output = net.generate(input_ids=ids, attention_mask=mask)  # type: ignore[operator]  # a mixin
                 for i, new in zip(rows, output[:, ids.shape[1] :].tolist(), strict=True):
                     completions[i] = _completion(new, ends, tokenizer)
                 progress(len(rows))

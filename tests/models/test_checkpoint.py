@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from helpers import with_random_trained_weights
 
 from orpo_lightning.models.adapters import LoraConfig, base_weights
 from orpo_lightning.models.checkpoint import describe_policy, load_policy, read_checkpoint
@@ -164,13 +165,7 @@ WITH_ADAPTER = PolicyConfig("tiny", lora=LoraConfig(r=4))
 
 
 def with_trained_adapter():
-    net = load_causal_lm(WITH_ADAPTER)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in net.parameters():
-            if parameter.requires_grad:
-                parameter.normal_(std=0.2)
-    return net
+    return with_random_trained_weights(load_causal_lm(WITH_ADAPTER))
 
 
 def test_an_adapter_alone_goes_back_on_its_base(tmp_path):

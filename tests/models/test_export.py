@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import with_random_trained_weights
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
@@ -156,12 +157,7 @@ def test_sampling_parameters_of_a_greedy_model_do_not_keep_it_from_being_saved(t
 def trained_adapter(shape, tied=True, **options):
     """A model with an adapter whose weights are not zero."""
     net = get_peft_model(shape_with(shape, tied), LoraConfig(r=4, lora_alpha=16, task_type="CAUSAL_LM", **options))
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in net.parameters():
-            if parameter.requires_grad:
-                parameter.normal_(std=0.2)
-    return net
+    return with_random_trained_weights(net)
 
 
 ADAPTERS = {
