@@ -159,7 +159,7 @@ def parse_unpaired(row: Row, row_id: str) -> TextRow:
         >>> found.responses
         (TextResponse(text='Hello!', role=<Role.UNPAIRED: 2>, label=1.0),)
     """
-    if "messages" in row:
+    if row.get("messages") is not None:
         turns = messages_of(row["messages"], "messages", row_id)
     elif isinstance(row.get("completion"), Sequence) and not isinstance(row["completion"], str):
         turns = _messages_after_prompt(row, "completion", row_id)
@@ -192,10 +192,19 @@ def _conversation(turns: list[Message], where: str, row_id: str) -> list[Message
 
 
 def with_system(row: Row, turns: list[Message], row_id: str) -> list[Message]:
-    """The turns, after that of the column ``system`` if there is one."""
-    if row.get("system") in (None, "") or turns[0].role == "system":
+    """The turns, after that of the column ``system`` if there is one.
+
+    Raises:
+        RowError: they begin with another system turn.
+    """
+    if row.get("system") in (None, ""):
         return turns
-    return [Message("system", _text(row, "system", row_id)), *turns]
+    system = Message("system", _text(row, "system", row_id))
+    if turns[0].role != "system":
+        return [system, *turns]
+    if _stripped(turns[:1]) != _stripped([system]):
+        raise RowError("two_system_turns", row_id, "the column 'system' is another than the system turn of the row")
+    return turns
 
 
 def _hh_rlhf_turns(row: Row, side: str, row_id: str) -> list[Message]:
@@ -208,15 +217,23 @@ def _hh_rlhf_turns(row: Row, side: str, row_id: str) -> list[Message]:
 
 def _messages_after_prompt(row: Row, side: str, row_id: str) -> list[Message]:
     turns = messages_of(_value(row, side, row_id), side, row_id)
-    if not turns or row.get("prompt") is None:
+    if not turns or turns[-1].role != "assistant" or row.get("prompt") is None:
         return turns
-    if not _is_list(row["prompt"]):
-        # the text of a prompt beside whole conversations repeats their beginning
-        return turns if len(turns) > 1 else [Message("user", _text(row, "prompt", row_id)), *turns]
-    prompt = messages_of(row["prompt"], "prompt", row_id)
-    if _stripped(turns[: len(prompt)]) == _stripped(prompt):
+    if _is_list(row["prompt"]):
+        prompt = messages_of(row["prompt"], "prompt", row_id)
+        is_there = _stripped(turns[: len(prompt)]) == _stripped(prompt)
+    else:
+        prompt = [Message("user", _text(row, "prompt", row_id))]
+        # as text it may be one turn of several, or hold several of them rendered
+        said = [message.content.strip() for message in turns[:-1] if message.role == "user"]
+        is_there = any(turn and (turn in prompt[0].content or prompt[0].content.strip() in turn) for turn in said)
+    if is_there:
         return turns
-    if turns[0].role == "assistant" or all(message.role != "user" for message in prompt):
+    if turns[0].role == "assistant":
+        return prompt + turns
+    if turns[0].role == "system" and turns[1].role == "assistant" and prompt[0].role != "system":
+        return turns[:1] + prompt + turns[1:]
+    if all(message.role != "user" for message in prompt):
         return prompt + turns
     raise RowError(
         "different_prompts", row_id, f"{side!r} neither begins with the column 'prompt' nor goes on after it"
@@ -304,11 +321,21 @@ def _kind(value: Any) -> str:
 
 
 def _margin(row: Row, row_id: str) -> float | None:
-    if row.get("margin") is not None:
-        return _number(row, "margin", row_id)
-    if row.get("score_chosen") is None or row.get("score_rejected") is None:
+    margin = _score(row, "margin", row_id)
+    if margin is not None:
+        return margin
+    chosen, rejected = _score(row, "score_chosen", row_id), _score(row, "score_rejected", row_id)
+    if chosen is None or rejected is None:
         return None
-    return _number(row, "score_chosen", row_id) - _number(row, "score_rejected", row_id)
+    if not math.isfinite(chosen - rejected):
+        raise RowError("not_a_number", row_id, f"the scores {chosen:g} and {rejected:g} have no finite difference")
+    return chosen - rejected
+
+
+def _score(row: Row, column: str, row_id: str) -> float | None:
+    value = row.get(column)
+    # NaN is what pandas writes where there is none
+    return None if value is None or value != value else _number(row, column, row_id)
 
 
 def _weight(row: Row, row_id: str) -> float:
@@ -366,7 +393,8 @@ def _is_text(row: Row) -> bool:
 
 def _is_unpaired(row: Row) -> bool:
     response = _holds_messages(row.get("messages")) or ("prompt" in row and row.get("completion") is not None)
-    return row.get("label") is not None and response and not {"chosen", "rejected"} & set(row)
+    is_pair = row.get("chosen") is not None or row.get("rejected") is not None
+    return row.get("label") is not None and response and not is_pair
 
 
 FORMATS = (

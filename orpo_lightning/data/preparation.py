@@ -16,7 +16,7 @@ from orpo_lightning.data.lengths import LENGTH_REASONS, LengthLimits
 from orpo_lightning.data.report import SplitReport
 from orpo_lightning.data.sources import Source, SourceConfig, columns_of, open_source
 from orpo_lightning.data.token_table import TableBuilder
-from orpo_lightning.data.tokenization import IDENTICAL_TOKENS, TEMPLATE_REASONS, tokenize_rows
+from orpo_lightning.data.tokenization import EMPTY_PROMPT, IDENTICAL_TOKENS, TEMPLATE_REASONS, tokenize_rows
 from orpo_lightning.models.tokenizer import Tokenizer, end_of_turn, tokenizer_identity
 from orpo_lightning.records import TextRow
 
@@ -169,7 +169,7 @@ def _is_prefix_pair(text: TextRow) -> bool:
 
 
 def _refuse_unusable(report: SplitReport, filter_names: Sequence[str]) -> None:
-    later = [*filter_names, *TEMPLATE_REASONS, IDENTICAL_TOKENS, *LENGTH_REASONS]
+    later = [*filter_names, *TEMPLATE_REASONS, EMPTY_PROMPT, IDENTICAL_TOKENS, *LENGTH_REASONS]
     unreadable = [reason for reason in report.dropped if reason not in later]
     report.dropped = Counter(
         {reason: report.dropped[reason] for reason in [*unreadable, *later] if report.dropped[reason]}

@@ -11,18 +11,19 @@ from jinja2 import TemplateError
 from orpo_lightning.data.formats import RowError
 from orpo_lightning.models.tokenizer import (
     HOLDER,
+    ResponseFrame,
     Tokenizer,
-    around_response,
     encode,
     encode_after,
     render_prompt,
-    special_tokens,
+    response_frame,
+    special_pattern,
 )
 from orpo_lightning.records import Message, Prompt, TextRow, TokenizedResponse, TokenizedRow
 
 REFUSED, LOST, IMITATES = "refused_by_template", "lost_by_template", "imitates_special_token"
 TEMPLATE_REASONS = (REFUSED, LOST, IMITATES)
-IDENTICAL_TOKENS = "identical_tokens"
+EMPTY_PROMPT, IDENTICAL_TOKENS = "empty_prompt", "identical_tokens"
 _BATCH = 1000
 _HOLDER = HOLDER + "{}\ue001"
 
@@ -32,21 +33,24 @@ def tokenize_rows(tokenizer: Tokenizer, rows: Iterable[TextRow]) -> Iterator[tup
 
     A row whose prompt the template refuses comes with a :class:`RowError`.
     """
-    before, end = around_response(tokenizer)
+    frame = response_frame(tokenizer)
     remaining = iter(rows)
     while batch := list(islice(remaining, _BATCH)):
-        yield from zip(batch, _tokenize_batch(tokenizer, batch, before, end), strict=True)
+        yield from zip(batch, _tokenize_batch(tokenizer, batch, frame), strict=True)
 
 
 def _tokenize_batch(
-    tokenizer: Tokenizer, rows: Sequence[TextRow], before: str, end: int
+    tokenizer: Tokenizer, rows: Sequence[TextRow], frame: ResponseFrame
 ) -> list[TokenizedRow | RowError]:
     prompts = encode_prompts(tokenizer, [row.prompt for row in rows])
-    texts = [before + response.text for row in rows for response in row.responses]
-    encoded = iter(encode_after(tokenizer, texts))
+    texts = [frame.text + response.text for row in rows for response in row.responses]
+    encoded = iter(encode_after(tokenizer, texts, special=False))
     found: list[TokenizedRow | RowError] = []
     for row, prompt in zip(rows, prompts, strict=True):
-        responses = tuple(TokenizedResponse((*next(encoded), end), each.role, each.label) for each in row.responses)
+        responses = tuple(
+            TokenizedResponse((*frame.tokens, *next(encoded), frame.end), each.role, each.label)
+            for each in row.responses
+        )
         if isinstance(prompt, PromptError):
             found.append(RowError(prompt.reason, row.row_id, str(prompt)))
         elif len({response.ids for response in responses}) < len(responses):
@@ -77,10 +81,12 @@ def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[Sequence[Message]]) -
         found[i] = PromptError(LOST, detail)
         del texts[i]
     found |= zip(texts, encode(tokenizer, list(texts.values()), special=True), strict=True)
-    imitation = re.compile("|".join(map(re.escape, special_tokens(tokenizer))))
+    imitation = special_pattern(tokenizer)
     for i, text in texts.items():
         if any(imitation.search(message.content) for message in prompts[i]):
             found[i] = _encode_in_pieces(tokenizer, prompts[i], text)
+        if not found[i]:
+            found[i] = PromptError(EMPTY_PROMPT, "the prompt has no tokens; the first token of a response needs one")
     return [found[i] for i in range(len(prompts))]
 
 
@@ -106,18 +112,28 @@ def _lost_turns(
     for place, prompt in zip(places, prompts, strict=True):
         roles = tuple(message.role for message in prompt)
         if roles not in lost:
-            holders = [Message(role, _HOLDER.format(i)) for i, role in enumerate(roles)]
-            text = render_prompt(tokenizer, holders)
-            lost[roles] = next((each.role for each in holders if each.content not in text), None)
+            lost[roles] = _lost_role(tokenizer, roles)
         if lost[roles] is not None:
             yield place, f"the chat template leaves out a turn of the role {lost[roles]!r}"
+
+
+def _lost_role(tokenizer: Tokenizer, roles: Sequence[str]) -> str | None:
+    holders = [Message(role, _HOLDER.format(i)) for i, role in enumerate(roles)]
+    try:
+        text = render_prompt(tokenizer, holders)
+    except TemplateError:  # it does with place holders what it does not do with the text
+        return None
+    return next((each.role for each in holders if each.content not in text), None)
 
 
 def _encode_in_pieces(tokenizer: Tokenizer, prompt: Sequence[Message], rendered: str) -> list[int] | PromptError:
     """Encode a prompt whose text imitates special tokens: those of the template count, those of the text do not."""
     # the template is rendered around place holders of the private use area
     holders = tuple(Message(message.role, _HOLDER.format(i)) for i, message in enumerate(prompt))
-    pieces = re.split(_HOLDER.format("(\\d+)"), render_prompt(tokenizer, holders))
+    try:
+        pieces = re.split(_HOLDER.format("(\\d+)"), render_prompt(tokenizer, holders))
+    except TemplateError:
+        pieces = [""]
     contents = [message.content for message in prompt]
     if _joined(pieces, contents) != rendered:
         contents = [content.strip() for content in contents]  # as many templates do
@@ -127,12 +143,10 @@ def _encode_in_pieces(tokenizer: Tokenizer, prompt: Sequence[Message], rendered:
             "the chat template changes the text of a message that imitates a special token of the tokenizer, so that "
             f"the two cannot be told apart: {rendered[:200]!r}",
         )
-    ids = []
+    ids: list[int] = []
     for i, piece in enumerate(pieces):
-        if i % 2:
-            ids += encode_after(tokenizer, [contents[int(piece)]])[0]
-        else:
-            ids += encode(tokenizer, [piece], special=True)[0]
+        text, special = (contents[int(piece)], False) if i % 2 else (piece, True)
+        ids += (encode_after if ids else encode)(tokenizer, [text], special=special)[0]
     return ids
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,15 @@ Tokenizer = PreTrainedTokenizerBase
 HOLDER = "\ue000"
 """Stands for the text of a message: of the private use area."""
 _DATE = datetime(2025, 1, 1)
-_TODAY = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
+# takes the place of the function of transformers; jinja is told there to leave out the line break after a block
+_ON_THAT_DATE = (
+    "{% macro strftime_now(format) %}{{ format"
+    + "".join(
+        f"|replace('%{directive}', '{_DATE.strftime('%' + directive)}')"
+        for directive in (*"aAbBcdfHIjmMpSUwWxXyY", *(f"-{letter}" for letter in "dHIjmMS"))
+    )
+    + " }}{% endmacro %}\n"
+)
 
 DEFAULT_TEMPLATE = (
     "{{ bos_token }}"
@@ -65,17 +74,24 @@ def render(tokenizer: Tokenizer, turns: Sequence[Message], *, answering: bool) -
         answering: whether the text ends where the model answers.
 
     Raises:
-        jinja2.TemplateError: the template refuses the conversation.
+        jinja2.TemplateError: the template refuses the conversation, or fails on it.
     """
     messages = [{"role": message.role, "content": message.content} for message in turns]
     template = tokenizer.chat_template
-    if isinstance(template, str) and "strftime_now" in template:
-        template = _TODAY.sub(lambda call: repr(_DATE.strftime(call[2])), template)
-    else:
-        template = None  # the tokenizer's own
-    return str(
-        tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answering, chat_template=template)
-    )
+    dated = isinstance(template, str) and "strftime_now" in template
+    try:
+        return str(
+            tokenizer.apply_chat_template(
+                messages,
+                tokenize=False,
+                add_generation_prompt=answering,
+                chat_template=_ON_THAT_DATE + template if dated else None,  # else the tokenizer's own
+            )
+        )
+    except TemplateError:
+        raise
+    except Exception as error:  # a template is a program, and fails like one
+        raise TemplateError(f"{type(error).__name__}: {error}") from error
 
 
 def render_prompt(tokenizer: Tokenizer, prompt: Sequence[Message]) -> str:
@@ -83,12 +99,26 @@ def render_prompt(tokenizer: Tokenizer, prompt: Sequence[Message]) -> str:
     return render(tokenizer, prompt, answering=True)
 
 
-def around_response(tokenizer: Tokenizer) -> tuple[str, int]:
-    """What stands before and after a response: the text that the template puts before it, and the token that ends it.
+@dataclass(frozen=True)
+class ResponseFrame:
+    """What a template puts around a response: most often nothing before it, and an end.
 
-    The text is most often empty (Llama 2 puts a space there). The token is the special one that the template puts after
-    an assistant's turn, else EOS: they differ where a chat model keeps its base model's EOS (Gemma's
-    ``<end_of_turn>``, Phi-3's ``<|end|>``).
+    Args:
+        tokens: before it, up to the last special token: a turn's beginning, in templates without a generation prompt.
+        text: what comes then and goes on into the response; Llama 2 puts a space there.
+        end: the token that ends the response.
+    """
+
+    tokens: tuple[int, ...]
+    text: str
+    end: int
+
+
+def response_frame(tokenizer: Tokenizer) -> ResponseFrame:
+    """What the chat template puts around a response.
+
+    It ends with the special token that the template puts after an assistant's turn, else EOS: they differ where a chat
+    model keeps its base model's EOS (Gemma's ``<end_of_turn>``, Phi-3's ``<|end|>``).
     """
     assert isinstance(tokenizer.eos_token_id, int)
     prompt = [Message("user", "?")]
@@ -96,16 +126,24 @@ def around_response(tokenizer: Tokenizer) -> tuple[str, int]:
         start = render(tokenizer, prompt, answering=True)
         whole = render(tokenizer, [*prompt, Message("assistant", HOLDER)], answering=False)
     except TemplateError:
-        return "", tokenizer.eos_token_id
+        return ResponseFrame((), "", tokenizer.eos_token_id)
     said, _, after = whole.partition(HOLDER)
     ids = encode(tokenizer, [after.lstrip()], special=True)[0]
-    ends_turn = ids and ids[0] in special_tokens(tokenizer).values()
-    return said.removeprefix(start) if said.startswith(start) else "", ids[0] if ends_turn else tokenizer.eos_token_id
+    end = ids[0] if ids and ids[0] in special_tokens(tokenizer).values() else tokenizer.eos_token_id
+    before = said.removeprefix(start) if said.startswith(start) else ""
+    text = special_pattern(tokenizer).split(before)[-1]
+    tokens = encode_after(tokenizer, [before.removesuffix(text)], special=True)[0]
+    return ResponseFrame(tuple(tokens), text, end)
 
 
 def end_of_turn(tokenizer: Tokenizer) -> int:
     """The token that ends a response."""
-    return around_response(tokenizer)[1]
+    return response_frame(tokenizer).end
+
+
+def special_pattern(tokenizer: Tokenizer) -> re.Pattern[str]:
+    """Finds what looks like a special token in a text."""
+    return re.compile("|".join(map(re.escape, sorted(special_tokens(tokenizer), key=len, reverse=True))))
 
 
 def special_tokens(tokenizer: Tokenizer) -> dict[str, int]:
@@ -152,18 +190,23 @@ def encode(tokenizer: Tokenizer, texts: list[str], *, special: bool) -> list[lis
         backend.encode_special_tokens = False
 
 
-def encode_after(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
+def encode_after(tokenizer: Tokenizer, texts: list[str], *, special: bool) -> list[list[int]]:
     """The tokens of texts that go on after other text: none begins with a space that only a beginning has.
 
     SentencePiece puts a space before whatever it encodes. Here each text follows a character that merges with nothing,
-    whose tokens are cut off again. What looks like a special token is text.
+    whose tokens are cut off again. (Where it is unknown, it would merge with unknown text: then the space stays.)
+
+    Args:
+        tokenizer: the tokenizer.
+        texts: the texts.
+        special: as in :func:`encode`.
     """
-    if not _adds_space(tokenizer):
-        return encode(tokenizer, texts, special=False)
     held = encode(tokenizer, [HOLDER], special=False)[0]
-    encoded = encode(tokenizer, [HOLDER + text for text in texts], special=False)
+    if not _adds_space(tokenizer) or tokenizer.unk_token_id in held:
+        return encode(tokenizer, texts, special=special)
+    encoded = encode(tokenizer, [HOLDER + text for text in texts], special=special)
     if any(ids[: len(held)] != held for ids in encoded):  # the character has no tokens of its own
-        return encode(tokenizer, texts, special=False)
+        return encode(tokenizer, texts, special=special)
     return [ids[len(held) :] for ids in encoded]
 
 

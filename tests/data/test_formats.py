@@ -219,6 +219,8 @@ def test_an_empty_response_is_read_as_such_for_the_filters_to_count():
         ({"score_chosen": 2.0, "score_rejected": 2.0}, 0.0),
         ({"score_chosen": 0, "score_rejected": 0}, 0.0),
         ({"score_chosen": 8.0, "score_rejected": None}, None),
+        ({"score_chosen": 8.0, "score_rejected": float("nan")}, None),
+        ({"score_chosen": 8.0, "score_rejected": 3.0, "margin": float("nan")}, 5.0),
         ({"score_rejected": 8.0}, None),
         ({}, None),
     ],
@@ -238,6 +240,8 @@ def test_a_side_of_another_type_is_refused_and_named(parse, row, broken):
 def test_a_score_that_is_no_number_is_refused_and_named(parse, row):
     with pytest.raises(RowError, match=r"^some\.jsonl:7: "):
         parse({**row, "score_chosen": "high", "score_rejected": "low"}, "some.jsonl:7")
+    with pytest.raises(RowError, match=r"^some\.jsonl:7: "):
+        parse({**row, "score_chosen": 1e308, "score_rejected": -1e308}, "some.jsonl:7")
 
 
 def test_text_before_the_first_turn_is_not_lost_without_a_word():
@@ -278,8 +282,18 @@ SYSTEM = {"role": "system", "content": "Be short."}
             "rejected": [SYSTEM, ASK, answer("What?")],
         },
         {"prompt": "Hi", "system": "Be short.", "chosen": [answer("Hello!")], "rejected": [answer("What?")]},
+        {"prompt": "Hi", "chosen": [SYSTEM, answer("Hello!")], "rejected": [SYSTEM, answer("What?")]},
+        {"prompt": [ASK], "chosen": [SYSTEM, answer("Hello!")], "rejected": [SYSTEM, answer("What?")]},
+        {
+            "prompt": "Hi",
+            "chosen": [SYSTEM, ASK, answer("Hello!")],
+            "rejected": [SYSTEM, ASK, answer("What?")],
+        },
     ],
-    ids=["implicit", "explicit", "prompt goes on", "repeated", "text"],
+    ids=[
+        *("implicit", "explicit", "prompt goes on", "repeated", "text", "text after system", "prompt after system"),
+        "text repeated",
+    ],
 )
 def test_the_prompt_of_messages_may_be_implicit_or_explicit(row):
     assert find_format([row], "file").name == "messages"
@@ -294,6 +308,13 @@ def test_the_prompt_of_messages_may_be_implicit_or_explicit(row):
         ({"prompt": [ASK], "chosen": [{**ASK, "content": "Hi "}, answer("Hello!")]}, ["Hi "]),
         # the conversation goes on after the prompt
         ({"prompt": [ASK], "chosen": [answer("Yes?"), ASK, answer("Hello!")]}, ["Hi", "Yes?", "Hi"]),
+        ({"prompt": "Ho", "chosen": [answer("Yes?"), ASK, answer("Hello!")]}, ["Ho", "Yes?", "Hi"]),
+        # a prompt that is text may be a later turn, or several of them rendered
+        (
+            {"prompt": "Ho", "chosen": [ASK, answer("Yes?"), {**ASK, "content": "Ho"}, answer("So.")]},
+            ["Hi", "Yes?", "Ho"],
+        ),
+        ({"prompt": "USER: Hi\nBOT:", "chosen": [ASK, answer("Hello!")]}, ["Hi"]),
     ],
 )
 def test_a_side_begins_with_the_prompt_or_goes_on_after_it(row, prompt):
@@ -301,12 +322,13 @@ def test_a_side_begins_with_the_prompt_or_goes_on_after_it(row, prompt):
     assert [message.content for message in found.prompt] == prompt
 
 
-def test_a_side_that_contradicts_the_prompt_is_refused_and_not_joined_to_it():
+@pytest.mark.parametrize("prompt", [[{"role": "user", "content": "Something else"}], "Something else"])
+def test_a_side_that_contradicts_the_prompt_is_refused_and_not_joined_to_it(prompt):
     sides = {side: [ASK, answer(side)] for side in ("chosen", "rejected")}
     with pytest.raises(
         RowError, match="'chosen' neither begins with the column 'prompt' nor goes on after it"
     ) as error:
-        parse_messages({"prompt": [{"role": "user", "content": "Something else"}], **sides}, "file:1")
+        parse_messages({"prompt": prompt, **sides}, "file:1")
     assert error.value.reason == "different_prompts"
 
 
@@ -331,6 +353,14 @@ def test_a_system_column_becomes_the_first_turn(parse, row):
     assert parse({**row, "system": ""}, "file:1").prompt == parse(row, "file:1").prompt
 
 
+def test_a_system_column_beside_another_system_turn_is_not_lost_without_a_word():
+    sides = {side: [SYSTEM, ASK, answer(side)] for side in ("chosen", "rejected")}
+    assert parse_messages({**sides, "system": "Be short. "}, "file:1") == parse_messages(sides, "file:1")
+    with pytest.raises(RowError, match="'system' is another than the system turn") as error:
+        parse_messages({**sides, "system": "Be long."}, "file:1")
+    assert error.value.reason == "two_system_turns"
+
+
 def test_sharegpt_turns_get_the_roles_of_chat_templates():
     turns = [("system", "a"), ("human", "b"), ("gpt", "c"), ("observation", "d"), ("user", "e")]
     row = {**SHAREGPT, "conversations": [{"from": who, "value": text} for who, text in turns]}
@@ -343,8 +373,10 @@ def test_sharegpt_turns_get_the_roles_of_chat_templates():
         UNPAIRED,
         {"prompt": "Hi", "completion": "Hello!", "label": True},
         {"prompt": [ASK], "completion": [answer("Hello!")], "label": 1},
+        # of a file that holds pairs too
+        {"prompt": "Hi", "completion": "Hello!", "label": True, "chosen": None, "rejected": None, "messages": None},
     ],
-    ids=["messages", "text", "explicit messages"],
+    ids=["messages", "text", "explicit messages", "beside pairs"],
 )
 def test_unpaired_rows_are_read_with_their_label(row):
     assert find_format([row], "file").name == "unpaired"

@@ -161,6 +161,38 @@ def test_a_conversation_that_the_template_refuses_is_named(tmp_path):
     assert str(refused) == "file:1: the chat template refuses the conversation: roles must alternate"
 
 
+@pytest.mark.parametrize("fails", ["{{ 1 + m.content }}", "{{ m.content.nothing() }}", "{{ m.content % 3 }}"])
+def test_a_template_that_fails_on_a_turn_is_answered_like_one_that_refuses_it(tmp_path, fails):
+    template = "{% for m in messages %}{% if m.role == 'tool' %}FAILS{% endif %}{{ m.content }}{% endfor %}"
+    tokenizer = load_tokenizer(saved(tmp_path, chat_template=template.replace("FAILS", fails)))
+    assert not isinstance(tokenized(tokenizer), RowError)
+    refused = tokenized(tokenizer, (*QUESTION, Message("tool", "SUNNY")))
+    assert isinstance(refused, RowError)
+    assert refused.reason == "refused_by_template"
+
+
+def test_a_template_that_fails_on_place_holders_alone_loses_no_row(tmp_path):
+    template = (
+        "{% for m in messages %}{% if not m.content[0].isascii() %}{{ raise_exception('ASCII only') }}{% endif %}"
+        "{{ m.content }}{% endfor %}"
+    )
+    tokenizer = load_tokenizer(saved(tmp_path, chat_template=template))
+    assert tokenizer.decode(tokenized(tokenizer).prompt) == "Name a colour."
+    imitates = tokenized(tokenizer, (Message("user", IMITATION),))
+    assert isinstance(imitates, RowError)
+    assert imitates.reason == "imitates_special_token"
+
+
+def test_a_prompt_without_tokens_is_a_row_that_is_dropped(tmp_path):
+    trimming = "{% for message in messages %}{{ message.content | trim }}{% endfor %}"
+    tokenizer = load_tokenizer(saved(tmp_path, chat_template=trimming))
+    refused = tokenized(tokenizer, (Message("user", " "),))
+    assert isinstance(refused, RowError)
+    assert refused.reason == "empty_prompt"
+    with pytest.raises(ValueError, match="file:1: the prompt has no tokens"):
+        tokenize_prompts(tokenizer, [Prompt("file:1", (Message("user", " "),))])
+
+
 def test_a_tokenizer_without_an_end_of_sequence_token_is_refused(tmp_path):
     folder = saved(tmp_path, eos_token=None)
     with pytest.raises(ValueError, match="no end-of-sequence token") as error:
@@ -203,6 +235,42 @@ def test_a_tokenizer_that_puts_a_space_before_a_text_keeps_prompt_and_response_a
         assert ids[-1] == tokenizer.eos_token_id
         assert ids.count(tokenizer.eos_token_id) == 1
         assert tokenizer.decode(ids[:-1]) == text
+
+
+def unigram(folder):
+    """SentencePiece's other model, here without bytes for what it has no piece for: unknown text is one token."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = [("<unk>", 0.0), ("</s>", 0.0), ("▁", -2.0), *((letter, -3.0) for letter in "abcdefghijklmnopqrstuvwxyz")]
+    model = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=False))
+    model.pre_tokenizer = pre_tokenizers.Metaspace()
+    model.decoder = decoders.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, eos_token="</s>", unk_token="<unk>")
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
+    tokenizer.save_pretrained(folder)
+    return load_tokenizer(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [("🐈", ["▁", "<unk>"]), ("猫yes", ["▁", "<unk>", "y", "e", "s"]), ("yes", ["▁", "y", "e", "s"])],
+)
+def test_what_a_tokenizer_has_no_piece_for_is_not_cut_off(tmp_path, text, pieces):
+    tokenizer = unigram(tmp_path)
+    row = tokenized(tokenizer, (Message("user", "why"),), chosen=text, rejected="no")
+    assert tokenizer.convert_ids_to_tokens(list(row.responses[0].ids)) == [*pieces, "</s>"]
+
+
+@pytest.mark.parametrize("prepend", ["always", "first", "never"])
+@pytest.mark.parametrize("turn", ["[INST] {} [/INST]", "{}### assistant:", "{}"])
+def test_a_prompt_that_imitates_special_tokens_has_no_space_that_it_had_not(tmp_path, prepend, turn):
+    tokenizer = sentencepiece_like(tmp_path, prepend)
+    tokenizer.chat_template = "{% for m in messages %}TURN{% endfor %}".replace("TURN", turn.format("{{ m.content }}"))
+    plain, imitating = (tokenized(tokenizer, (Message("user", text),)).prompt for text in ("ab", "a</s>b"))
+    # the same tokens around the text as if nothing were imitated
+    assert tokenizer.decode(imitating) == tokenizer.decode(plain).replace("ab", "a</s>b")
+    assert tokenizer.eos_token_id not in imitating
 
 
 @pytest.mark.parametrize("prepend", ["always", "first", "never"])
@@ -285,6 +353,16 @@ def test_what_the_template_puts_before_a_response_is_a_part_of_it(tmp_path):
     assert tokenizer.decode(row.prompt + row.responses[0].ids).endswith("[/INST] Blue.</s>")
 
 
+def test_special_tokens_that_the_template_puts_before_a_response_are_tokens(tmp_path):
+    # a template that knows no generation prompt: the model has to begin the turn
+    template = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}"
+    tokenizer = load_tokenizer(saved(tmp_path, chat_template=template))
+    row = tokenized(tokenizer)
+    turns = [{"role": "user", "content": "Name a colour."}, {"role": "assistant", "content": "Blue."}]
+    whole = tokenizer.apply_chat_template(turns, return_dict=False)
+    assert list(row.prompt + row.responses[0].ids) == whole[:-1]  # without the line break after the end
+
+
 def test_responses_that_differ_as_text_but_not_in_tokens_are_dropped(tmp_path):
     tokenizer = train_tiny_tokenizer(["some text"], 300)
     from tokenizers.normalizers import Lowercase
@@ -309,6 +387,9 @@ def test_a_turn_that_the_template_leaves_out_is_not_lost_in_silence(tmp_path):
 
 
 def test_a_template_that_writes_the_date_gives_the_same_tokens_every_day(tmp_path):
-    template = "{{ strftime_now('%d %b %Y %H:%M:%S %f') }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    template = (
+        "\n  {% set day = '%-d %B' %}{{ strftime_now('%d %b %Y %H:%M:%S %f') }} {{ strftime_now(day) }}\n"
+        "{% for m in messages %}{{ m.content }}{% endfor %}"
+    )
     tokenizer = load_tokenizer(saved(tmp_path, chat_template=template))
-    assert tokenizer.decode(tokenized(tokenizer).prompt).startswith("01 Jan 2025 00:00:00 000000")
+    assert render_prompt(tokenizer, QUESTION) == "\n01 Jan 2025 00:00:00 000000 1 January\nName a colour."
