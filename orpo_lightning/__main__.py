@@ -11,6 +11,10 @@ import sys
 from orpo_lightning.verbs import ENTRY_POINTS, HELP
 
 TRACEBACK_VARIABLE = "ORPO_LIGHTNING_TRACEBACK"
+_OF_THE_PARSER = (
+    *("Expected a", "Not of type", "Not a valid", "Does not validate", "Problem with given"),
+    *("a class path (str)", "a dict with"),
+)
 
 
 def main() -> None:
@@ -45,8 +49,12 @@ def console() -> None:
 def _sentence(error: Exception) -> str:
     """The message; of an error that jsonargparse wraps, the one inside."""
     message = str(error)
-    wrapped = re.search(r"^ *- (.+)$", message, flags=re.MULTILINE) if "Union subtypes" in message else None
-    return wrapped.group(1) if wrapped else message
+    if "Union subtypes" not in message:
+        return message
+    # one for each type that the value might have had, and among them what that of ours has to say
+    reasons: list[str] = re.findall(r"^ *- (.+)$", message, flags=re.MULTILINE)
+    ours = [each for each in reasons if not each.startswith(_OF_THE_PARSER)]
+    return (ours or reasons or [message])[0]
 
 
 def _help() -> str:

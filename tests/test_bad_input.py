@@ -67,6 +67,19 @@ def lines(*rows):
                 ("error", "long.jsonl:1: the prompt has"),
             )
         ),
+        (
+            "weight.jsonl",
+            lines(GOOD),
+            ['--data.train=[{"path": "weight.jsonl", "weight": -1}]'],
+            "data: the weight of weight.jsonl is -1.0; accepted: a number in (0, 1000)",
+        ),
+        (
+            "source.jsonl",
+            lines(GOOD),
+            ['--data.train={"path": "source.jsonl", "columns": {"promt": "x"}}'],
+            "data.columns: 'promt' is not a column; did you mean 'prompt'?",
+        ),
+        ("nothing.jsonl", lines(GOOD), ["--data.train="], "data: the path of a source is empty; accepted: a file"),
         ("format.jsonl", lines(GOOD), ["--data.format=csv"], "data.format = 'csv'; accepted: text, messages"),
         (
             "mapped.jsonl",

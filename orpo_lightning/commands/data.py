@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.text import Text
 
 from orpo_lightning.cli import CLI, make_cli
 from orpo_lightning.data.datamodule import PreferenceDataModule
+from orpo_lightning.data.mismatch import with_mismatched
 from orpo_lightning.data.report import print_reports
 from orpo_lightning.data.sources import open_source
 from orpo_lightning.models.tokenizer import load_tokenizer
@@ -30,6 +32,9 @@ class _DataCLI(CLI):
         super().add_arguments_to_parser(parser)
         parser.add_argument("--show", type=int, default=2, help="how many rows to print as the model sees them")
         parser.add_argument("--dropped", type=str, default=None, help="list the rows that this reason dropped")
+        # a run keeps them in its config.yaml
+        parser.add_argument("--ckpt_path", type=str | None, default=None, help="of a fit; not looked at here")
+        parser.add_argument("--weights_only", type=bool | None, default=None, help="of a fit; not looked at here")
 
     def before_instantiate_classes(self) -> None:
         """Nothing to prepare: no run begins."""
@@ -43,6 +48,8 @@ def main() -> None:
     sys.argv = [f"{sys.argv[0]} data", *sys.argv[2:]]
     cli = make_cli(_DataCLI, run=False, save_config_callback=None)
     assert isinstance(cli, _DataCLI)
+    if cli.config["show"] < 0:
+        raise ValueError(f"--show = {cli.config['show']} is out of range; accepted: 0 or more")
     data = cli.datamodule
     if not isinstance(data, PreferenceDataModule):
         raise ValueError(f"the verb data reads preference data, and data is a {type(data).__name__}")
@@ -65,6 +72,12 @@ def _objective_of(config: Any) -> Objective | None:
 
 def _advice(data: PreferenceDataModule, objective: Objective | None) -> Iterator[str]:
     yield from data.advice()
+    if objective is not None and objective.needs_mismatched:
+        for split, rows in data.rows.items():
+            try:
+                with_mismatched(rows, split)
+            except ValueError as error:
+                yield f"{error}: a fit refuses it"
     if objective is not None and objective.needs_pairs and data.unpaired_row is not None:
         name = type(objective).__name__
         yield f"{name} takes pairs, and {data.unpaired_row} is a single response: a fit refuses it; KTO takes both"
@@ -75,10 +88,10 @@ def _show(console: Console, data: PreferenceDataModule, count: int, prompt_in_lo
     rows = data.rows["train"]
     for i in range(min(count, len(rows))):
         row = rows[i * len(rows) // min(count, len(rows))]
-        console.print(Text(f"\n{row.row_id}", style="bold"))
+        console.print(Text.assemble("\ntrain, ", (row.row_id, "bold")))
         for label, ids, style in _parts(row, prompt_in_loss):
             console.print(Text(f"-- {label}, {len(ids)} tokens, {'not ' if style == _OUTSIDE else ''}in the loss"))
-            console.print(Text(str(tokenizer.decode(list(ids))), style=style))
+            console.print(Text(_visible(str(tokenizer.decode(list(ids)))), style=style))
 
 
 def _parts(row: TokenizedRow, prompt_in_loss: bool) -> Iterator[tuple[str, tuple[int, ...], str]]:
@@ -89,23 +102,26 @@ def _parts(row: TokenizedRow, prompt_in_loss: bool) -> Iterator[tuple[str, tuple
 
 
 def _list_dropped(console: Console, data: PreferenceDataModule, reason: str) -> None:
-    details = {
-        row_id: detail
-        for report in data.reports.values()
-        for row_id, why, detail in report.dropped_rows
-        if why == reason
-    }
-    if not details:
+    if all(reason not in report.dropped for report in data.reports.values()):
         known = dict.fromkeys(reason for report in data.reports.values() for reason in report.dropped)
         raise ValueError(f"--dropped {reason}: it dropped no row; reasons that did: {', '.join(known) or 'none'}")
-    for split, configs in (("train", data.train), ("validation", data.val.values())):
-        for config in configs:
-            for row_id, row in open_source(config, split).read():
-                if row_id in details:
-                    console.print(Text.assemble((row_id, "bold"), f": {details.pop(row_id)}"))
-                    console.print(Text(_short(row), style=_OUTSIDE))
+    splits = [*(("train", source) for source in data.train), *(("validation", source) for source in data.val.values())]
+    for name, (split, source) in zip(data.reports, splits, strict=True):
+        details = {row_id: detail for row_id, why, detail in data.reports[name].dropped_rows if why == reason}
+        for row_id, row in open_source(source, split).read() if details else ():
+            if row_id in details:
+                console.print(Text.assemble(f"{name}, ", (row_id, "bold"), f": {details[row_id]}"))
+                console.print(Text(_short(row), style=_OUTSIDE))
 
 
 def _short(row: Any, most: int = 400) -> str:
-    text = json.dumps(row, ensure_ascii=False, default=str)
+    text = _visible(json.dumps(row, ensure_ascii=False, default=str))
     return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
+
+
+def _visible(text: str) -> str:
+    """Text whose control characters a terminal does not obey, and with nothing in it that cannot be printed."""
+    return "".join(
+        ascii(char)[1:-1] if unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\t" else char
+        for char in text
+    )

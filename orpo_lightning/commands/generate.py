@@ -72,7 +72,7 @@ def main() -> None:
 
     sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p, options.seed, options.batch_size)
     hide_loading_bars()
-    tokenizer = load_tokenizer(options.model, options.revision, options.trust_remote_code)
+    tokenizer = load_tokenizer(options.model, options.revision)
     tokens = tokenize_prompts(tokenizer, prompts)
     net = load_causal_lm(
         PolicyConfig(options.model, options.revision, options.dtype, trust_remote_code=options.trust_remote_code)

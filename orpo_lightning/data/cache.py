@@ -14,7 +14,7 @@ from filelock import FileLock
 from orpo_lightning import records
 from orpo_lightning.data.report import SplitReport
 from orpo_lightning.data.token_table import TokenTable
-from orpo_lightning.models.pretrained import cache_folder
+from orpo_lightning.models.pretrained import made_in_cache
 
 Prepared = tuple[TokenTable, SplitReport]
 
@@ -34,8 +34,7 @@ def cached(key: str, prepare: Callable[[], Prepared]) -> Prepared:
     Of several processes that ask for the same rows at once, one prepares them and the others wait. A damaged file is
     named in a warning and made again.
     """
-    path = cache_folder() / "data" / f"{key}.npz"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = made_in_cache("data") / f"{key}.npz"
     with FileLock(path.with_suffix(".lock")):
         if path.exists():
             try:

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -93,11 +94,15 @@ def _object(row: Any, where: str) -> Row:
 def _parquet_rows(path: Path, name: str) -> Iterator[tuple[int, Row]]:
     number = 0
     try:
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1000):
+        file = pyarrow.parquet.ParquetFile(path)
+        twice = [column for column, count in Counter(file.schema_arrow.names).items() if count > 1]
+        if twice:
+            raise ValueError(f"it has {twice[0]!r} more than once among its columns")
+        for batch in file.iter_batches(batch_size=1000):
             for row in batch.to_pylist():
                 number += 1
                 yield number, row
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         if path.stat().st_size == 0:
             return
         raise ValueError(f"{name}: cannot be read as parquet after row {number}: {error}") from error

@@ -54,7 +54,8 @@ class Filter(ABC):
     def identity(self) -> str:
         """What its verdicts are known by: its arguments, and the modules in which it and its bases are defined.
 
-        Rows are kept under it; what those modules import is not a part of it.
+        Rows are kept under it. What those modules import is not a part of it, nor what the filter reads: one that reads
+        a file adds its content to what this returns.
 
         Raises:
             ValueError: an argument of ``__init__`` is not stored under its name.

@@ -17,7 +17,7 @@ from orpo_lightning.data.report import SplitReport
 from orpo_lightning.data.sources import Source, SourceConfig, columns_of, open_source
 from orpo_lightning.data.token_table import TableBuilder
 from orpo_lightning.data.tokenization import EMPTY_PROMPT, IDENTICAL_TOKENS, TEMPLATE_REASONS, tokenize_rows
-from orpo_lightning.models.tokenizer import Tokenizer, end_of_turn, tokenizer_identity
+from orpo_lightning.models.tokenizer import Tokenizer, end_of_turn, tokenizer_identity, unknown_token
 from orpo_lightning.records import TextRow
 
 MOST_UNREADABLE = 0.1
@@ -59,7 +59,10 @@ class Preparation:
         columns = columns_of(config, split)
         filters = [*(cls() for cls in ALWAYS), *self.filters]
         for rule in filters:
-            rule.begin(validation_prompts)
+            try:
+                rule.begin(validation_prompts)
+            except Exception as error:
+                raise _failed(rule, error, source.name) from error
         key = content_key(
             [
                 source.name,
@@ -114,7 +117,7 @@ def _read(
         report.prefix_pairs += _is_prefix_pair(text)
         builder.add(fitted, prompt_key(text))
     table = builder.table()
-    report.describe(table, end_of_turn(how.tokenizer))
+    report.describe(table, end_of_turn(how.tokenizer), unknown_token(how.tokenizer))
     _refuse_unusable(report, [rule.name for rule in filters])
     return table, report
 
@@ -125,7 +128,8 @@ def _renamed(source: Source, columns: Mapping[str, str], limit: int | None) -> I
         absent.difference_update(row)
         yield row_id, rename_columns(row, columns) if columns else row
     if absent:
-        raise ValueError(f"{source.name}: data.columns names the column {min(absent)!r}, which no row has")
+        where = "" if limit is None else f" among the first {limit:,}"
+        raise ValueError(f"{source.name}: data.columns names the column {min(absent)!r}, which no row has{where}")
 
 
 def _parsed(rows: Iterator[tuple[str, Row]], format_name: str | None, report: SplitReport) -> Iterator[TextRow]:
@@ -157,9 +161,14 @@ def _filtered(texts: Iterator[TextRow], filters: Sequence[Filter], report: Split
 
 def _drops(rule: Filter, text: TextRow) -> bool:
     try:
-        return rule(text)
-    except Exception as error:  # whatever the code of a user raises, the row is what they need to know
-        raise ValueError(f"{text.row_id}: the filter {rule.name} failed: {type(error).__name__}: {error}") from error
+        return bool(rule(text))
+    except Exception as error:
+        raise _failed(rule, error, text.row_id) from error
+
+
+def _failed(rule: Filter, error: Exception, where: str) -> ValueError:
+    """What to say of whatever the code of a user raises."""
+    return ValueError(f"{where}: the filter {rule.name} failed: {type(error).__name__}: {error}")
 
 
 def _is_prefix_pair(text: TextRow) -> bool:

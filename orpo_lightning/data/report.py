@@ -20,8 +20,8 @@ from orpo_lightning.data.token_table import TokenTable
 from orpo_lightning.records import Role
 
 QUANTILES = {"min": 0.0, "median": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
-_COLUMNS = 2
-"""Reports side by side: what a terminal of 80 characters holds."""
+_WIDE = 80
+"""Characters of a terminal that holds two reports side by side."""
 _SEGMENTS = {"prompt": PROMPT, "chosen": Role.CHOSEN, "rejected": Role.REJECTED, "response": Role.UNPAIRED}
 
 
@@ -41,6 +41,7 @@ class SplitReport:
         lengths: quantiles of the lengths in tokens, by part of the row.
         longer_is_chosen: share of the pairs of different lengths in which the chosen response is the longer one.
         without_end: responses without the token that ends one.
+        unknown: rows with text that the tokenizer has no tokens for.
         prefix_pairs: pairs in which one response is the beginning of the other.
         duplicates: rows that repeat the prompt and the responses of a row before them.
         shared_prompts: rows whose prompt is also one of a validation row (of training data only).
@@ -66,6 +67,7 @@ class SplitReport:
     lengths: dict[str, dict[str, int]] = field(default_factory=dict)
     longer_is_chosen: float | None = None
     without_end: int = 0
+    unknown: int = 0
     prefix_pairs: int = 0
     duplicates: int = 0
     shared_prompts: int = 0
@@ -85,8 +87,14 @@ class SplitReport:
         found = [f"  {row_id}: {reason}: {detail}" for row_id, reason, detail in self.dropped_rows if reason in reasons]
         return "\n".join(found[:3])
 
-    def describe(self, table: TokenTable, end: int) -> None:
-        """Add what the kept rows are like; `end` is the token that ends a response."""
+    def describe(self, table: TokenTable, end: int, unknown: int | None) -> None:
+        """Add what the kept rows are like.
+
+        Args:
+            table: the kept rows.
+            end: the token that ends a response.
+            unknown: the token that stands for what the tokenizer has no tokens for, if there is one.
+        """
         self.kept = len(table)
         self.tokens = len(table.ids)
         lengths = {name: table.lengths(role) for name, role in _SEGMENTS.items()}
@@ -99,6 +107,9 @@ class SplitReport:
         if np.any(longer):
             self.longer_is_chosen = float((longer > 0).sum() / (longer != 0).sum())
         self.without_end = int((table.ids[table.segment_end - 1] != end)[table.role != PROMPT].sum())
+        if unknown is not None:
+            places = np.flatnonzero(table.ids == unknown)
+            self.unknown = len(np.unique(table.rows_of_tokens(places)))
         labels = table.label[table.role == Role.UNPAIRED]
         if len(labels):
             self.desirable = float(labels.mean())
@@ -117,7 +128,7 @@ class SplitReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
-        return dict(vars(self))  # not asdict, which cannot copy a Counter
+        return {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SplitReport:
@@ -152,9 +163,9 @@ def print_reports(reports: Mapping[str, SplitReport], console: Console | None = 
     console = console or Console(stderr=True)
     for name, report in reports.items():
         console.print(f"{name}: {report.source} ({report.format})", markup=False, highlight=False, soft_wrap=True)
-    names = list(reports)
-    for start in range(0, len(names), _COLUMNS):
-        shown = names[start : start + _COLUMNS]
+    names, columns = list(reports), 2 if console.width >= _WIDE else 1
+    for start in range(0, len(names), columns):
+        shown = names[start : start + columns]
         table = Table(box=None, pad_edge=False)
         table.add_column("rows", no_wrap=True)
         for name in shown:
@@ -173,7 +184,7 @@ def _lines(reports: list[SplitReport]) -> list[tuple[str, list[str]]]:
         return [(label, shown)] if any(shown) else []
 
     lines = [("read", [f"{report.read:,}" for report in reports])]
-    for reason in dict.fromkeys(reason for report in reports for reason in report.dropped):
+    for reason in _merged([list(report.dropped) for report in reports]):
         lines += counts(f"  {reason}", [report.dropped[reason] for report in reports], sign="-")
     lines += [("kept", [f"{report.kept:,}" for report in reports])]
     if any(report.used is not None for report in reports):
@@ -198,6 +209,19 @@ def _lines(reports: list[SplitReport]) -> list[tuple[str, list[str]]]:
         ("repeated rows", "duplicates"),
         ("one response begins with the other", "prefix_pairs"),
         ("responses without an end", "without_end"),
+        ("rows with text unknown to the tokenizer", "unknown"),
     ):
         lines += counts(label, [getattr(report, name) for report in reports])
     return lines
+
+
+def _merged(orders: list[list[str]]) -> list[str]:
+    """Names in an order in which each list has them too; the lists do not contradict each other."""
+    merged: list[str] = []
+    for order in orders:
+        place = 0
+        for name in order:
+            if name not in merged:
+                merged.insert(place, name)
+            place = merged.index(name) + 1
+    return merged

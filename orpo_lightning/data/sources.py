@@ -103,6 +103,8 @@ def open_source(config: SourceConfig, split: str) -> Source:
     Raises:
         ValueError: there is no such file, folder, data set or split.
     """
+    if not config.path:
+        raise ValueError(f"data: the path of a source is empty; {_short_names()}")
     if config.path == SAMPLE:
         _refuse(config, "the sample", "split", "config", "data_dir", "revision")
         sample = Path(str(files("orpo_lightning").joinpath(f"data/samples/{split}.jsonl")))
@@ -194,7 +196,9 @@ def _is_hub_id(path: str) -> bool:
 def _nothing_there(given: str, path: Path) -> str:
     siblings = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
     near = [*difflib.get_close_matches(given, [SAMPLE, *SHORT_NAMES], n=1)]
-    near += [str(path.parent / name) for name in difflib.get_close_matches(path.name, siblings, n=1)]
+    near += [
+        str(path.parent / name) for name in difflib.get_close_matches(path.name, siblings, n=1) if name != path.name
+    ]
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"no file or folder at {given!r}; {hint}{_short_names()}"
 

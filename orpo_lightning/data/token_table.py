@@ -79,6 +79,12 @@ class TokenTable(LazyRows):
         lengths: NDArray[np.int64] = self.segments.length[self.role == role]
         return lengths
 
+    def rows_of_tokens(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The row of each of some tokens, given by their places in `ids`."""
+        segments = np.searchsorted(self.segment_end, places, side="right")
+        rows: NDArray[np.int64] = np.searchsorted(self.row_end, segments, side="right")
+        return rows
+
     def save(self, path: Path, **texts: str) -> None:
         """Write the table, and texts beside it, to one file; each part of it carries a checksum."""
         arrays: dict[str, Any] = {}

@@ -48,6 +48,22 @@ def cache_folder() -> Path:
     return Path(os.environ.get(CACHE_VARIABLE, default))
 
 
+def made_in_cache(name: str) -> Path:
+    """A folder of the cache, made where it is missing.
+
+    Raises:
+        ValueError: it cannot be made; says what to set.
+    """
+    folder = cache_folder() / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"the cache folder {folder} cannot be made ({error}): set {CACHE_VARIABLE} to a folder that can be written"
+        ) from error
+    return folder
+
+
 def resolve(name_or_path: str, revision: str | None = None, trust_remote_code: bool = False) -> str:
     """The folder that a name stands for, made on first use where it is a short name or a checkpoint; or a hub id.
 
@@ -65,10 +81,17 @@ def resolve(name_or_path: str, revision: str | None = None, trust_remote_code: b
         version, build = _BUILDERS[name_or_path]
         return str(_build_once(f"{name_or_path}-{version()}", build))
     path = Path(name_or_path).expanduser()
+    checkpoint = checkpoint_of(name_or_path)
+    if checkpoint is not None:
+        return _folder_of_checkpoint(checkpoint, trust_remote_code)
     if path.is_dir():
-        return _folder_of(path, name_or_path, trust_remote_code)
-    if path.is_file():
-        return _folder_of_checkpoint(path, trust_remote_code)
+        folder = _model_folder(path)
+        if folder is None:
+            raise FileNotFoundError(
+                f"no model in {name_or_path!r}: neither {', '.join(MARKERS)} (a model folder) nor model/ or "
+                "checkpoints/*.ckpt (the folder of a run)"
+            )
+        return str(folder)
     # a hub id has at most one slash
     is_path = name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1 or path.suffix == ".ckpt"
     reason = None if is_path else why_not_on_hub(name_or_path, revision)
@@ -78,6 +101,16 @@ def resolve(name_or_path: str, revision: str | None = None, trust_remote_code: b
             f"no model at {name_or_path!r}: {searched}" + (f"; as a hub id: {reason}" if reason else "")
         )
     return name_or_path
+
+
+def checkpoint_of(name_or_path: str) -> Path | None:
+    """The checkpoint that a name stands for: a file, or the newest one of a run that has no model folder; else None."""
+    path = Path(name_or_path).expanduser()
+    if name_or_path in _BUILDERS or not path.exists():
+        return None
+    if path.is_dir():
+        return None if _model_folder(path) else newest_checkpoint(path)
+    return path
 
 
 def newest_checkpoint(run: Path) -> Path | None:
@@ -136,17 +169,10 @@ def base_of_adapter(folder: str) -> tuple[str, str | None] | None:
     raise FileNotFoundError(f"the adapter in {folder!r} needs the model {name!r}: {SMOLLM2_HELP}")
 
 
-def _folder_of(path: Path, name: str, trust_remote_code: bool) -> str:
-    for folder in (path, path / "model"):
-        if any((folder / marker).is_file() for marker in MARKERS):
-            return str(folder)
-    checkpoint = newest_checkpoint(path)
-    if checkpoint is None:
-        raise FileNotFoundError(
-            f"no model in {name!r}: neither {', '.join(MARKERS)} (a model folder) nor model/ or checkpoints/*.ckpt "
-            "(the folder of a run)"
-        )
-    return _folder_of_checkpoint(checkpoint, trust_remote_code)
+def _model_folder(path: Path) -> Path | None:
+    """A model folder itself, or that of a run."""
+    folders = (path, path / "model")
+    return next((each for each in folders if any((each / marker).is_file() for marker in MARKERS)), None)
 
 
 def _folder_of_checkpoint(path: Path, trust_remote_code: bool) -> str:
@@ -183,10 +209,9 @@ def identity_of(name_or_path: str, revision: str | None = None) -> str | None:
 
 
 def _build_once(name: str, build: Callable[[Path], None]) -> Path:
-    folder = cache_folder() / "models" / name
+    folder = made_in_cache("models") / name
     if folder.is_dir():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=folder.parent))
     try:
         build(unfinished)

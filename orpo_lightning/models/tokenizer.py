@@ -15,7 +15,7 @@ import transformers
 from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from orpo_lightning.models.pretrained import base_of_adapter, resolve
+from orpo_lightning.models.pretrained import base_of_adapter, checkpoint_of, resolve
 from orpo_lightning.records import Message
 
 Tokenizer = PreTrainedTokenizerBase
@@ -40,18 +40,26 @@ DEFAULT_TEMPLATE = (
 """The template of tokenizers that have none: that of the ORPO authors' code, whose tokenizer adds the BOS token."""
 
 
-def load_tokenizer(name_or_path: str, revision: str | None = None, trust_remote_code: bool = False) -> Tokenizer:
-    """The tokenizer of a model, with a chat template in any case. An adapter that has none takes its base model's.
+def load_tokenizer(name_or_path: str, revision: str | None = None) -> Tokenizer:
+    """The tokenizer of a model, with a chat template in any case. Code that comes with it never runs.
+
+    An adapter that has none takes its base model's, and a checkpoint that of its run; no model is loaded for it.
 
     Args:
         name_or_path: as in :func:`~orpo_lightning.models.pretrained.resolve`.
         revision: branch, tag or commit of a hub id.
-        trust_remote_code: whether to run code of a model that has to be exported first. A tokenizer's never runs.
 
     Raises:
         ValueError: the tokenizer has no end-of-sequence token.
     """
-    path = resolve(name_or_path, revision, trust_remote_code)
+    checkpoint = checkpoint_of(name_or_path)
+    if checkpoint is not None:
+        # what is exported there has a tokenizer from here
+        from orpo_lightning.models.checkpoint import read_checkpoint
+
+        saved = read_checkpoint(checkpoint)
+        return load_tokenizer(saved.tokenizer, saved.tokenizer_revision)
+    path = resolve(name_or_path, revision)
     base = None if (Path(path) / "tokenizer_config.json").is_file() else base_of_adapter(path)
     if base is not None:
         return load_tokenizer(*base)
@@ -139,6 +147,13 @@ def response_frame(tokenizer: Tokenizer) -> ResponseFrame:
 def end_of_turn(tokenizer: Tokenizer) -> int:
     """The token that ends a response."""
     return response_frame(tokenizer).end
+
+
+def unknown_token(tokenizer: Tokenizer) -> int | None:
+    """The token of text that the tokenizer has no tokens for; None where nothing is unknown, as with bytes."""
+    found = tokenizer.unk_token_id
+    other = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id, end_of_turn(tokenizer)}
+    return found if isinstance(found, int) and found not in other else None
 
 
 def special_pattern(tokenizer: Tokenizer) -> re.Pattern[str]:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import yaml
 from helpers import Recorder
 from lightning import Trainer
 
@@ -60,3 +61,4 @@ def test_the_loggers_get_the_numbers(fitted):
     numbers = logger.parameters["data_report"]["train"]
     assert (numbers["read"], numbers["kept"], numbers["dropped"]) == (3, 2, {"empty_chosen": 1})
     assert "dropped_rows" not in numbers
+    assert yaml.safe_load(yaml.dump(numbers)) == numbers  # plain data, as loggers keep it in files

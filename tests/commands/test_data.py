@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from orpo_lightning.commands.data import main
 from orpo_lightning.modules import preference
@@ -75,9 +76,37 @@ def test_the_loss_mask_is_coloured_on_a_terminal(data, rows, monkeypatch):
 
 def test_it_lists_the_rows_that_a_reason_dropped(data, rows):
     said = data("orpo", "--data.train", rows, "--dropped", "empty_chosen")
-    assert f"{rows}:2: The chosen response is empty or whitespace\n" in said
+    assert f"train, {rows}:2: The chosen response is empty or whitespace\n" in said
     assert '"chosen": " "' in said
     assert said.count(f"{rows}:") == 1
+
+
+def test_it_lists_the_dropped_rows_of_every_split(data, rows):
+    said = data("orpo", "--data.train", rows, "--data.val", rows, "--dropped", "empty_chosen")
+    assert [line for line in said.splitlines() if f"{rows}:2" in line] == [
+        f"train, {rows}:2: The chosen response is empty or whitespace",
+        f"validation, {rows}:2: The chosen response is empty or whitespace",
+    ]
+
+
+def test_what_a_terminal_would_obey_or_cannot_print_is_spelt_out(data, tmp_path):
+    bad = [{**GOOD, "chosen": "half \ud83d", "\udc00": 1}, {**GOOD, "chosen": "\x1b[2J🐈\u200d⬛"}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bad))
+    assert "half \\ud83d" in data("orpo", "--data.train", "a.jsonl", "--dropped", "not_text")
+    said = data("orpo", "--data.train", "a.jsonl", "--show", "1")
+    assert "\\x1b[2J🐈\u200d⬛" in said
+    assert "\x1b[2J" not in said
+
+
+def test_a_negative_number_of_rows_to_show_is_refused(data, rows):
+    with pytest.raises(ValueError, match="--show = -1 is out of range; accepted: 0 or more"):
+        data("orpo", "--data.train", rows, "--show", "-1")
+
+
+def test_it_reads_the_configuration_that_a_fit_leaves(data, rows, tmp_path):
+    kept = yaml.safe_load((CONFIGS / "dpo.yaml").read_text())
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**kept, "ckpt_path": None, "weights_only": True}))
+    assert f"train: {rows} (text)" in data("orpo", "--config", "config.yaml", "--data.train", rows)
 
 
 def test_a_reason_that_dropped_nothing_is_refused_with_those_that_did(data, rows):

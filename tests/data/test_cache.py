@@ -12,6 +12,7 @@ from orpo_lightning.data import preparation
 from orpo_lightning.data.lengths import LengthLimits
 from orpo_lightning.data.preparation import Preparation
 from orpo_lightning.data.sources import SourceConfig
+from orpo_lightning.models.pretrained import CACHE_VARIABLE
 from orpo_lightning.models.tiny import train_tiny_tokenizer
 from orpo_lightning.models.tokenizer import load_tokenizer
 
@@ -176,3 +177,11 @@ def test_of_processes_that_ask_at_once_one_prepares_and_all_get_the_same(tmp_pat
     assert sorted(int(passes) for passes, *_ in found) == [0, 0, 1]
     assert len({tuple(rest) for _, *rest in found}) == 1
     assert found[0][1] == "2000"
+
+
+def test_a_cache_that_cannot_be_made_is_named_with_the_variable_that_moves_it(tmp_path, write_rows, monkeypatch, how):
+    path = write_rows(tmp_path / "a.jsonl", GOOD)
+    (tmp_path / "a file").touch()
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "a file"))
+    with pytest.raises(ValueError, match=f"cannot be made .* set {CACHE_VARIABLE} to a folder that can be written"):
+        prepare(how, path)

@@ -4,6 +4,8 @@ import gzip
 import json
 import os
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
@@ -86,6 +88,28 @@ def test_a_file_without_rows_is_refused_by_name(tmp_path, name, content):
 def test_a_broken_file_is_refused_with_the_place(tmp_path, name, content, said):
     with pytest.raises(ValueError, match=f"^{said}"):
         rows_of(tmp_path / name, content)
+
+
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [
+        (pyarrow.array([b"\xff\xfe"], pyarrow.binary()).view(pyarrow.string()), "'utf-8' codec can't decode"),
+        (pyarrow.array([10**15], pyarrow.timestamp("ms")), "out of range"),
+    ],
+    ids=["text", "time"],
+)
+def test_parquet_values_that_python_cannot_hold_are_refused_by_file_and_row(tmp_path, column, said):
+    table = pyarrow.table({"prompt": ["Hi"], "chosen": ["a"], "rejected": ["b"], "other": column})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=rf"^a\.parquet: cannot be read as parquet after row 0: .*({said})"):
+        list(read_file(tmp_path / "a.parquet", "a.parquet"))
+
+
+def test_a_parquet_column_of_a_name_that_another_has_is_refused(tmp_path):
+    table = pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["chosen", "chosen"])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="'chosen' more than once"):
+        list(read_file(tmp_path / "a.parquet", "a.parquet"))
 
 
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])

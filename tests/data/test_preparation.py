@@ -2,14 +2,16 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
+from rich.console import Console
 
 from orpo_lightning import Filter
 from orpo_lightning.data.filters import Duplicates, SharedPrompts, SmallMargin
 from orpo_lightning.data.lengths import LengthLimits
 from orpo_lightning.data.preparation import FEW_UNREADABLE, Preparation
-from orpo_lightning.data.report import SplitReport
+from orpo_lightning.data.report import SplitReport, print_reports
 from orpo_lightning.data.sources import SourceConfig
 from orpo_lightning.models.tokenizer import end_of_turn, load_tokenizer
 from orpo_lightning.records import Role
@@ -161,6 +163,94 @@ def test_filters_of_a_user_are_counted_under_their_names_and_every_dropped_row_i
     ]
     assert report.dropped_rows[0][2] == "The chosen response is in capitals"
     assert report.read == 4 == len(rows) + report.dropped.total()
+
+
+class Broken(Filter):
+    """Fails in the place that it is told to."""
+
+    def __init__(self, place):
+        self.place = place
+
+    def begin(self, validation_prompts):
+        if self.place == "begin":
+            raise KeyError("words")
+
+    def __call__(self, row):
+        return np.array([True, False]) if self.place == "verdict" else {}["words"]
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("begin", "a.jsonl: the filter broken failed: KeyError: 'words'"),
+        ("call", "a.jsonl:1: the filter broken failed: KeyError: 'words'"),
+        ("verdict", "a.jsonl:1: the filter broken failed: ValueError: The truth value of an array"),
+    ],
+)
+def test_a_filter_that_fails_is_named_with_the_row(tmp_path, write, place, said):
+    path = write(tmp_path / "a.jsonl", GOOD)
+    with pytest.raises(ValueError, match="failed") as error:
+        prepare(path, filters=[Broken(place)])
+    assert str(error.value).startswith(str(tmp_path / said))
+
+
+def test_reasons_of_several_splits_stand_in_the_order_in_which_the_rules_ran(capsys):
+    reports = {
+        "train": SplitReport("train", "a", "text", read=3, dropped=Counter(null=1, prompt_too_long=1)),
+        "validation": SplitReport("validation", "b", "text", read=3, dropped=Counter(not_text=1, empty_chosen=1)),
+        "other": SplitReport("other", "c", "text", read=3, dropped=Counter(null=1, empty_chosen=1, prompt_too_long=1)),
+    }
+    for width, asked in ((200, ["train", "other"]), (200, ["other", "train"]), (50, ["train"])):
+        console = Console(width=width)
+        print_reports({name: reports[name] for name in asked}, console)
+        lines = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+        expected = ["null", "empty_chosen", "prompt_too_long"]
+        assert lines == [reason for reason in expected if any(reports[name].dropped[reason] for name in asked)]
+
+
+fields = st.none() | st.integers() | st.floats() | st.text(max_size=12) | st.lists(st.text(max_size=3), max_size=2)
+near_rows = st.builds(
+    lambda row, changes: {**row, **changes},
+    st.sampled_from([GOOD, OTHER]),
+    st.dictionaries(
+        st.sampled_from(["prompt", "chosen", "rejected", "margin", "weight", "system", "label", "messages"]),
+        fields,
+        max_size=3,
+    ),
+)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(near_rows, max_size=12),
+    filters=st.lists(st.sampled_from([Duplicates, SharedPrompts, SmallMargin, Shouting]), unique=True),
+    overlong=st.sampled_from(["drop", "truncate_prompt", "truncate_response"]),
+    window=st.integers(20, 60),
+    limit=st.none() | st.integers(1, 12),
+)
+def test_whatever_rows_and_rules_there_are_every_row_is_kept_or_counted(
+    tmp_path_factory, write, rows, filters, overlong, window, limit
+):
+    path = write(tmp_path_factory.mktemp("rows") / "a.jsonl", GOOD, *rows)
+    limits = {"overlong": overlong, "max_length": window, "max_prompt_length": window - 8}
+    try:
+        found, report = prepare(path, filters=[rule() for rule in filters], limit=limit, **limits)
+    except ValueError as error:
+        refusal = str(error)
+    else:
+        refusal = ""
+    if refusal:
+        assert path in refusal
+        return
+    assert report.read == min(1 + len(rows), limit or 99) == report.kept + report.dropped.total()
+    assert report.kept == len(found) > 0
+    assert Counter(reason for _, reason, _ in report.dropped_rows) == report.dropped
+    ids = [row.row_id for row in found] + [row_id for row_id, *_ in report.dropped_rows]
+    assert sorted(ids) == sorted(f"{path}:{line}" for line in range(1, report.read + 1))
+    for row in found:
+        assert len(row.prompt) <= window - 8
+        assert all(len(row.prompt) + len(response.ids) <= window for response in row.responses)
+        assert all(response.ids for response in row.responses)
 
 
 def test_prompts_of_validation_rows_can_be_kept_out_of_training(tmp_path, write):

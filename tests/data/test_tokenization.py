@@ -4,6 +4,8 @@ import pytest
 from hypothesis import assume, given, settings, strategies as st
 
 from orpo_lightning.data.formats import RowError
+from orpo_lightning.data.preparation import Preparation
+from orpo_lightning.data.sources import SourceConfig
 from orpo_lightning.data.tokenization import tokenize_prompts, tokenize_rows
 from orpo_lightning.models.tiny import train_tiny_tokenizer
 from orpo_lightning.models.tokenizer import DEFAULT_TEMPLATE, end_of_turn, load_tokenizer, render_prompt
@@ -260,6 +262,15 @@ def test_what_a_tokenizer_has_no_piece_for_is_not_cut_off(tmp_path, text, pieces
     tokenizer = unigram(tmp_path)
     row = tokenized(tokenizer, (Message("user", "why"),), chosen=text, rejected="no")
     assert tokenizer.convert_ids_to_tokens(list(row.responses[0].ids)) == [*pieces, "</s>"]
+
+
+def test_rows_with_text_that_the_tokenizer_does_not_know_are_counted(tmp_path, write_rows):
+    rows = [{"prompt": "why", "chosen": "yes", "rejected": text} for text in ("no", "猫", "猫 🐈", "so")]
+    path = write_rows(tmp_path / "a.jsonl", *rows, {"prompt": "🐈", "chosen": "yes", "rejected": "no"})
+    _, report = Preparation(unigram(tmp_path / "tokenizer")).prepare(SourceConfig(path), "train")
+    assert (report.kept, report.unknown) == (5, 3)
+    _, report = Preparation(load_tokenizer("tiny")).prepare(SourceConfig(path), "train")
+    assert (report.kept, report.unknown) == (5, 0)
 
 
 @pytest.mark.parametrize("prepend", ["always", "first", "never"])
