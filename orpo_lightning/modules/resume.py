@@ -54,7 +54,8 @@ def rewind_to_step(checkpoint: dict[str, Any], steps_per_epoch: int, accumulate:
     """Make the position in the epoch a function of the optimizer step.
 
     Lightning counts micro-batches. After a resume with another accumulation or number of ranks, or from a checkpoint
-    written amid an accumulation, its count no longer fits the step, and it would train on other batches.
+    written amid an accumulation, its count no longer fits the step, and it would train on other batches. And it takes
+    an epoch that `max_steps` cut short for a whole one, whose other steps would never be taken.
 
     Args:
         checkpoint: the loaded checkpoint; its loop counters are changed in place.
@@ -62,6 +63,7 @@ def rewind_to_step(checkpoint: dict[str, Any], steps_per_epoch: int, accumulate:
         accumulate: micro-batches per optimizer step and rank of the run that resumes.
     """
     fit_loop = checkpoint["loops"]["fit_loop"]
+    _reopen_epoch(checkpoint, steps_per_epoch)
     batches_done, epochs = fit_loop["epoch_loop.batch_progress"], fit_loop["epoch_progress"]["current"]
     current, total = batches_done["current"], batches_done["total"]
     # saved in the hooks at the end of an epoch, that epoch is processed and not completed: all of its steps are done
@@ -75,3 +77,14 @@ def rewind_to_step(checkpoint: dict[str, Any], steps_per_epoch: int, accumulate:
         batches = step * accumulate - (unfinished if key == "completed" else 0)
         total[key] += 0 if over else batches - current[key]
         current[key] = batches
+
+
+def _reopen_epoch(checkpoint: dict[str, Any], steps_per_epoch: int) -> None:
+    """Make an epoch that was cut short one that the checkpoint was saved amid."""
+    progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]
+    if checkpoint["global_step"] >= progress["current"]["processed"] * steps_per_epoch:
+        return
+    for epochs in progress.values():
+        epochs["processed"] -= 1
+        epochs["completed"] = epochs["processed"]
+    checkpoint["epoch"] = progress["current"]["completed"]

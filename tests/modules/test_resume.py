@@ -21,7 +21,7 @@ def checkpoint(step, processed, *, inside=False, before=0, epochs=0, at_the_end=
         return {key: offset + processed - (inside and key == "completed") for key in KEYS}
 
     progress = {"current": counts(0), "total": counts(before), "is_last_batch": False}
-    epoch_progress = {"current": {"processed": epochs + at_the_end, "completed": epochs}}
+    epoch_progress = {part: {"processed": epochs + at_the_end, "completed": epochs} for part in ("current", "total")}
     loops = {"fit_loop": {"epoch_loop.batch_progress": progress, "epoch_progress": epoch_progress}}
     return {"global_step": step, "loops": loops}
 
@@ -112,10 +112,11 @@ class Counted(BoringModel):
         rewind_to_step(checkpoint, steps_per_epoch=4, accumulate=self.trainer.accumulate_grad_batches)
 
 
-def fit(module: LightningModule, accumulate, ckpt_path=None, max_epochs=2):
+def fit(module: LightningModule, accumulate, ckpt_path=None, max_epochs=2, max_steps=-1):
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=max_epochs,
+        max_steps=max_steps,
         accumulate_grad_batches=accumulate,
         limit_train_batches=4 * accumulate,
         limit_val_batches=0,
@@ -154,6 +155,23 @@ def test_a_run_that_was_over_can_be_made_longer(tmp_path, accumulate):
     longer = Counted()
     fit(longer, accumulate, tmp_path / "a.ckpt", max_epochs=2)
     assert longer.steps == [4, 5, 6, 7]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("accumulate", [1, 2, 4])
+@pytest.mark.parametrize("taken", [1, 3, 4, 5, 7])
+@pytest.mark.parametrize("saved", ["in the hooks", "after the run"])
+def test_an_epoch_that_max_steps_cut_short_is_gone_on_with(tmp_path, saved, taken, accumulate):
+    path = tmp_path / "a.ckpt"
+    last_epoch = (taken - 1) // 4
+    place = ("epoch end", last_epoch, None) if saved == "in the hooks" else None
+    trainer = fit(Counted(path, place), accumulate=2, max_steps=taken)
+    if saved == "after the run":
+        trainer.save_checkpoint(path)
+    resumed = Counted()
+    longer = fit(resumed, accumulate, path)
+    assert resumed.steps == list(range(taken, 8))
+    assert longer.current_epoch == 2
 
 
 def test_a_run_that_was_over_keeps_the_total_of_its_micro_batches():

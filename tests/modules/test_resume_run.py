@@ -5,7 +5,7 @@ import torch
 from helpers import run
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from orpo_lightning import DPO, ORPO, OptimizerConfig
+from orpo_lightning import DPO, ORPO, OptimizerConfig, ScheduleConfig
 from orpo_lightning.testing import make_rows
 
 
@@ -74,3 +74,17 @@ def test_a_run_resumed_with_another_accumulation_goes_on_with_the_same_plan(tmp_
     assert found
     for step, logged in found.items():
         assert logged == pytest.approx(expected[step], rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("max_steps", [2, 4])
+def test_a_run_that_max_steps_ended_can_be_made_longer_bit_for_bit(tmp_path, max_steps):
+    module = {"optimizer": OptimizerConfig(lr=1e-2), "schedule": ScheduleConfig("constant", warmup=0)}
+    whole, part, rest = (ModelCheckpoint(tmp_path / name, "last") for name in ("whole", "part", "rest"))
+    straight = run_to_the_end(ORPO(), [whole], None, 2, module=module)
+    run_to_the_end(ORPO(), [part], None, 2, module=module, max_steps=max_steps)
+    resumed = run_to_the_end(ORPO(), [rest], tmp_path / "part" / "last.ckpt", 2, module=module)
+    assert torch.equal(resumed.weights, straight.weights)
+    expected, found = by_step(straight), by_step(resumed)
+    assert set(found) >= set(range(max_steps, 9))
+    for step in range(max_steps, 9):
+        assert found[step] == expected[step]
