@@ -41,10 +41,16 @@ def train(
 def assert_same(found: Run, expected: Run, tolerance: float) -> None:
     assert [step for step, _ in found.history] == [step for step, _ in expected.history]
     for (_, values), (_, wanted) in zip(found.history, expected.history, strict=True):
-        assert values == pytest.approx(wanted, rel=tolerance, abs=tolerance)
+        assert _comparable(values) == pytest.approx(_comparable(wanted), rel=tolerance, abs=tolerance)
     for gradient, wanted in zip(found.gradients, expected.gradients, strict=True):
         torch.testing.assert_close(gradient, wanted, rtol=0, atol=tolerance * wanted.abs().max().item())
     torch.testing.assert_close(found.weights, expected.weights, rtol=0, atol=tolerance * expected.weights.abs().max())
+
+
+def _comparable(values: dict[str, float]) -> dict[str, float]:
+    """What is more than rounding: before the first step both rewards of a pair are 0, and which is larger is chance."""
+    tied = abs(values.get("train/rewards/margins", 1.0)) < 1e-12
+    return {name: value for name, value in values.items() if not (tied and name == "train/rewards/accuracies")}
 
 
 class StoppedError(Exception):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 if TYPE_CHECKING:
@@ -121,22 +121,6 @@ def merge_adapter(net: PreTrainedModel, source: str) -> PreTrainedModel:
     return merged
 
 
-def base_weights(net: nn.Module) -> dict[str, Tensor]:
-    """The weights of a model under the names, and with the values, that they have without its adapter.
-
-    Example:
-        >>> list(base_weights(nn.Linear(2, 2)))
-        ['weight', 'bias']
-    """
-    if not has_adapter(net):
-        return net.state_dict()
-    return {
-        name.replace(".base_layer.", ".").replace(".original_module.", "."): tensor
-        for name, tensor in without_wrapper(net).state_dict().items()
-        if ".lora_" not in name and ".modules_to_save." not in name
-    }
-
-
 def without_wrapper(net: nn.Module) -> PreTrainedModel:
     """The Hugging Face model itself, its adapter in its layers, without peft's model around it."""
     return cast(PreTrainedModel, cast(Any, net).get_base_model() if has_adapter(net) else net)
@@ -158,33 +142,6 @@ def untrained(module: nn.Module, state: Mapping[str, Any]) -> list[str]:
     return [
         name for name in state if name not in trained and (name in parameters or name.partition(".")[0] not in children)
     ]
-
-
-def check_base(saved: str | None, found: str | None) -> None:
-    """Insist that a checkpoint without frozen weights goes on with those it was trained on.
-
-    Args:
-        saved: fingerprint of the base model in the checkpoint; None if the run had no adapter.
-        found: the same of this run.
-
-    Raises:
-        ValueError: they differ; says what to set.
-    """
-    if saved == found:
-        return
-    if found is None:
-        raise ValueError(
-            "the checkpoint is of a run with a LoRA adapter, this run has none: set model.policy.lora as it was"
-        )
-    if saved is None:
-        raise ValueError(
-            "the checkpoint is of a run without an adapter, this run has one: set model.policy.lora.r = 0. To train an "
-            "adapter from those weights, start from them as a model"
-        )
-    raise ValueError(
-        f"the checkpoint holds an adapter of another base model (its weights have the fingerprint {saved}, these have "
-        f"{found}): set model.policy.name_or_path to that model"
-    )
 
 
 def _check_names(net: PreTrainedModel, config: LoraConfig) -> None:

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from orpo_lightning.models.adapters import base_weights, check_base, has_adapter
+from orpo_lightning.models.adapters import has_adapter
 from orpo_lightning.models.export import write_model
-from orpo_lightning.models.loading import PolicyConfig, fingerprint, load_causal_lm
+from orpo_lightning.models.identity import base_weights, check_base, check_settings, fingerprint, settings_of
+from orpo_lightning.models.loading import PolicyConfig, load_causal_lm
 from orpo_lightning.models.pretrained import PACKAGE, absolute, newest_checkpoint
 from orpo_lightning.models.tokenizer import load_tokenizer
 
@@ -24,7 +25,7 @@ _POLICY = "policy.net."
 
 _READ = (
     *("policy.config.name_or_path", "policy.config.lora.r", "policy.tokenizer", "policy.tokenizer_revision"),
-    *("policy.version", "objective.repr", "global_step", "base", "state_dict"),
+    *("policy.version", "policy.settings", "policy.dtype", "objective.repr", "global_step", "base", "state_dict"),
 )
 
 
@@ -42,6 +43,8 @@ class Checkpoint:
         steps: optimizer steps done.
         weights: the policy's; only those that were trained where the policy is an adapter.
         base: fingerprint of the frozen weights below an adapter; None where there is none.
+        settings: what the model computed with beside its weights.
+        dtype: of its frozen weights when it was trained.
     """
 
     path: Path
@@ -53,6 +56,8 @@ class Checkpoint:
     steps: int
     weights: Mapping[str, Tensor]
     base: str | None
+    settings: Mapping[str, Any]
+    dtype: torch.dtype
 
     @property
     def run(self) -> Path:
@@ -61,11 +66,12 @@ class Checkpoint:
         return folder.parent if folder.name == "checkpoints" else folder
 
 
-def describe_policy(policy: PolicyConfig, data: object) -> dict[str, Any]:
+def describe_policy(policy: PolicyConfig, net: PreTrainedModel, data: object) -> dict[str, Any]:
     """What a checkpoint says about its policy, as plain data, so that it can be exported without the run's config.
 
     Args:
         policy: how the model is loaded that the run starts from.
+        net: the model as it is trained.
         data: the data module; its ``tokenizer`` and ``tokenizer_revision`` are kept if it has them.
     """
     tokenizer, revision = tokenizer_of(data, policy)
@@ -78,6 +84,8 @@ def describe_policy(policy: PolicyConfig, data: object) -> dict[str, Any]:
         "tokenizer": absolute(tokenizer),
         "tokenizer_revision": revision,
         "version": importlib.metadata.version(PACKAGE),
+        "settings": settings_of(net),
+        "dtype": str(net.dtype).removeprefix("torch."),
     }
 
 
@@ -126,6 +134,8 @@ def read_checkpoint(path: str | Path, trust_remote_code: bool = False) -> Checkp
         objective=saved["objective"]["repr"],
         steps=saved["global_step"],
         base=saved["base"],
+        settings=about["settings"],
+        dtype=getattr(torch, about["dtype"]),
         weights={k.removeprefix(_POLICY): v for k, v in saved["state_dict"].items() if k.startswith(_POLICY)},
     )
 
@@ -170,14 +180,19 @@ def load_policy(checkpoint: Checkpoint) -> PreTrainedModel:
         net = load_causal_lm(checkpoint.policy)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{checkpoint.path}: the model it was trained from is gone: {error}") from error
-    check_base(checkpoint.base, fingerprint(base_weights(net)) if has_adapter(net) else None)
+    try:
+        check_base(checkpoint.base, fingerprint(base_weights(net)) if has_adapter(net) else None)
+        check_settings(checkpoint.settings, settings_of(net))
+    except ValueError as error:
+        raise ValueError(f"{checkpoint.path}: {error}") from error
     # tied weights are one parameter under two names
     parameters = dict(net.named_parameters(remove_duplicate=False))
     given = {id(parameter) for name, parameter in parameters.items() if name in checkpoint.weights}
     needed = {name for name, each in parameters.items() if each.requires_grad and id(each) not in given}
-    for name in parameters.keys() & checkpoint.weights.keys():
-        # precision plugins train in another dtype than that of the config
-        parameters[name].data = parameters[name].data.to(checkpoint.weights[name].dtype)
+    for name, parameter in parameters.items():
+        # precision plugins train in another dtype than that of the config, and round frozen weights too
+        saved = checkpoint.weights.get(name)
+        parameter.data = parameter.data.to(checkpoint.dtype if saved is None else saved.dtype)
     try:
         _, unexpected = net.load_state_dict(checkpoint.weights, strict=False)
         wrong = [*unexpected, *needed]

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
 from huggingface_hub.utils.tqdm import enable_progress_bars
-from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -171,48 +168,6 @@ def hide_loading_bars() -> None:
     """Leave out the progress of reading weights from the disk; downloads keep theirs."""
     transformers_logging.disable_progress_bar()
     enable_progress_bars()
-
-
-def fingerprint(weights: torch.nn.Module | Mapping[str, Tensor]) -> str:
-    """A hash of all weights and their names, to recognise a model by.
-
-    Example:
-        >>> fingerprint(torch.nn.ReLU())
-        'e3b0c44298fc1c14'
-    """
-    state = weights.state_dict() if isinstance(weights, torch.nn.Module) else weights
-    digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
-
-
-_NOT_ARITHMETIC = (
-    "drop",
-    "attn_implementation",
-    "transformers_version",
-    "use_cache",
-    "gradient_checkpointing",
-    "dtype",
-    "name_or_path",
-)
-
-
-def architecture(net: PreTrainedModel) -> str:
-    """A hash of what a model computes with its weights: equal weights under another rotary base are another model.
-
-    Example:
-        >>> from orpo_lightning.models.tiny import tiny_model
-        >>> net = tiny_model("llama")
-        >>> before = architecture(net)
-        >>> net.config.rope_parameters["rope_theta"] *= 2
-        >>> architecture(net) == before
-        False
-    """
-    settings = net.config.to_dict()
-    kept = {name: value for name, value in settings.items() if not any(part in name for part in _NOT_ARITHMETIC)}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
 def _disable_dropout(config: PretrainedConfig) -> None:

@@ -1,7 +1,7 @@
 """Names of models, and the ordinary folders that they stand for.
 
 A short name is a model that comes with an installable package or is made on the spot; a checkpoint is exported; both
-become folders in the cache once. A run folder stands for its ``model``, or for its newest checkpoint.
+become folders in the cache once. A run folder stands for its ``model``, or for its newest checkpoint if that is newer.
 """
 
 from __future__ import annotations
@@ -104,19 +104,27 @@ def resolve(name_or_path: str, revision: str | None = None, trust_remote_code: b
 
 
 def checkpoint_of(name_or_path: str) -> Path | None:
-    """The checkpoint that a name stands for: a file, or the newest one of a run that has no model folder; else None."""
+    """The checkpoint that a name stands for: a file, or the newest one of a run that has no later model; else None."""
     path = Path(name_or_path).expanduser()
     if name_or_path in _BUILDERS or not path.exists():
         return None
-    if path.is_dir():
-        return None if _model_folder(path) else newest_checkpoint(path)
-    return path
+    if not path.is_dir():
+        return path
+    folder, checkpoint = _model_folder(path), newest_checkpoint(path)
+    # the model of a run that has gone on since is of an earlier step
+    return None if folder and not (checkpoint and _written(checkpoint) > _written(folder)) else checkpoint
 
 
 def newest_checkpoint(run: Path) -> Path | None:
     """The checkpoint that was written last in a run folder."""
     found = [path for pattern in ("*.ckpt", "checkpoints/*.ckpt") for path in run.glob(pattern)]
-    return max(found, key=lambda path: (path.stat().st_mtime_ns, path.name), default=None)
+    return max(found, key=lambda path: (_written(path), path.name), default=None)
+
+
+def _written(path: Path) -> int:
+    """When a file, or the last file of a folder, was written."""
+    files = path.iterdir() if path.is_dir() else (path,)
+    return max(file.stat().st_mtime_ns for file in files)
 
 
 def absolute(name_or_path: str) -> str:

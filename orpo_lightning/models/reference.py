@@ -12,12 +12,10 @@ from typing import Any, Literal, Protocol, cast
 import torch
 from transformers import PreTrainedModel
 
-from orpo_lightning.models.adapters import base_weights
+from orpo_lightning.models.identity import architecture, base_settings, base_weights, fingerprint, settings_of
 from orpo_lightning.models.loading import (
     PolicyConfig,
     ReferenceConfig,
-    architecture,
-    fingerprint,
     load_reference,
 )
 from orpo_lightning.models.logp_model import Layout, LogpModel
@@ -140,9 +138,11 @@ def _cached(config: ReferenceConfig, policy_config: PolicyConfig, policy: LogpMo
     def load() -> FrozenReference:
         return FrozenReference(load_reference(config, policy_config), policy.layout)
 
+    # a fresh adapter changes nothing, and its base is that of every run without one
+    is_fresh = policy_config.lora.is_fresh
+
     def weights() -> str:
-        # a fresh adapter changes nothing, and its base is that of every run without one
-        return fingerprint(base_weights(policy.net) if policy_config.lora.is_fresh else policy.net)
+        return fingerprint(base_weights(policy.net) if is_fresh else policy.net)
 
     live: Scorer | None = None
     if config.name_or_path is not None:
@@ -150,8 +150,9 @@ def _cached(config: ReferenceConfig, policy_config: PolicyConfig, policy: LogpMo
         identity = None if source is None else f"{source} {policy_config.dtype}"
         found, model = remembered(cache_folder() / "reference" / "models", identity, lambda: _identify(load().net))
     else:
-        found, model = weights(), architecture(policy.net)
-        live = AdapterOff(policy, found) if policy_config.lora.is_fresh else PolicyInEvalMode(policy)
+        found = weights()
+        model = architecture(base_settings(policy.net) if is_fresh else settings_of(policy.net))
+        live = AdapterOff(policy, found) if is_fresh else PolicyInEvalMode(policy)
     dtype = policy.net.dtype
 
     def is_as_loaded() -> bool:
@@ -163,14 +164,14 @@ def _cached(config: ReferenceConfig, policy_config: PolicyConfig, policy: LogpMo
         store=lambda precision: ReferenceStore(cache_folder() / "reference" / f"{found}-{model}-{precision}"),
         dtype=lambda: policy.net.dtype,
         live=live,
-        moves=not policy_config.lora.is_fresh,
+        moves=not is_fresh,
         is_as_loaded=is_as_loaded,
         load=load,
     )
 
 
 def _identify(net: PreTrainedModel) -> tuple[str, str]:
-    return fingerprint(net), architecture(net)
+    return fingerprint(net), architecture(settings_of(net))
 
 
 @contextmanager

@@ -17,9 +17,10 @@ from torch.optim import Optimizer
 from torch.utils.data import ConcatDataset
 
 from orpo_lightning.metrics import RatioMetrics, SplitMetrics, weighted_sum
-from orpo_lightning.models.adapters import base_weights, check_base, untrained
+from orpo_lightning.models.adapters import untrained
 from orpo_lightning.models.checkpoint import describe_policy
-from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig, fingerprint, load_causal_lm
+from orpo_lightning.models.identity import base_weights, check_base, check_settings, fingerprint, settings_of
+from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig, load_causal_lm
 from orpo_lightning.models.logp_model import Layout, LogpModel
 from orpo_lightning.models.reference import Reference, make_reference, reference_mode
 from orpo_lightning.models.reference_cache import ReferenceRun, Scorer, start_tolerance
@@ -204,6 +205,8 @@ class PreferenceModule(LightningModule):
                 f"into {micro_batches} micro-batches: set trainer.accumulate_grad_batches = 1 and use one process"
             )
         if stage != "fit":
+            if not getattr(self._data, "val", True):
+                raise ValueError("there is nothing to measure: data.val is null; set it to validation data")
             return
         steps, trainer = self._steps_per_epoch, self.trainer
         whole_epochs = trainer.val_check_interval in (1.0, None) and trainer.check_val_every_n_epoch is not None
@@ -300,7 +303,7 @@ class PreferenceModule(LightningModule):
             "repr": repr(self.objective),
             "state": dict(self.objective.state_dict()),
         }
-        checkpoint["policy"] = describe_policy(self.policy_config, self._data)
+        checkpoint["policy"] = describe_policy(self.policy_config, self._policy.net, self._data)
         if self._is_fitting:
             checkpoint["steps_per_epoch"] = self._steps_per_epoch
         if self.reference is not None:
@@ -324,6 +327,7 @@ class PreferenceModule(LightningModule):
                 )
             self.reference.policy_moves()
         check_base(checkpoint["base"], self._base_fingerprint)
+        check_settings(checkpoint["policy"]["settings"], settings_of(self._policy.net))
         weights = self.state_dict()
         checkpoint["state_dict"].update({name: weights[name] for name in untrained(self, weights)})
         if self._is_fitting:
@@ -334,6 +338,11 @@ class PreferenceModule(LightningModule):
                     "training data, data.global_batch_size and trainer.limit_train_batches must be as they were"
                 )
             rewind_to_step(checkpoint, steps, self.trainer.accumulate_grad_batches)
+            if checkpoint["global_step"] >= self._data.total_steps:
+                rank_zero_warn(
+                    f"nothing is left to train: the checkpoint is of step {checkpoint['global_step']}, and the run has "
+                    f"{self._data.total_steps}; raise trainer.max_epochs or trainer.max_steps"
+                )
 
     @property
     def _is_fitting(self) -> bool:

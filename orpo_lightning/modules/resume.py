@@ -27,7 +27,7 @@ def check_contents(checkpoint: Mapping[str, Any], goes_on: bool) -> None:
         ValueError: says what is missing.
     """
     place = ("steps_per_epoch", "global_step", "loops.fit_loop") if goes_on else ()
-    names = ("objective.class", "objective.repr", "objective.state", "base", "state_dict", *place)
+    names = ("objective.class", "objective.repr", "objective.state", "policy.settings", "base", "state_dict", *place)
     require(checkpoint, names, "the checkpoint")
 
 

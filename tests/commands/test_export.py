@@ -16,7 +16,8 @@ from transformers.utils import logging as transformers_logging
 
 from orpo_lightning.models import hub, pretrained
 from orpo_lightning.models.checkpoint import load_policy, read_checkpoint
-from orpo_lightning.models.loading import PolicyConfig, fingerprint, load_causal_lm
+from orpo_lightning.models.identity import fingerprint
+from orpo_lightning.models.loading import PolicyConfig, load_causal_lm
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]

@@ -6,8 +6,9 @@ import peft
 import pytest
 import torch
 
-from orpo_lightning.models.adapters import LoraConfig, add_adapter, base_weights, has_adapter
-from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig, fingerprint, load_causal_lm, load_reference
+from orpo_lightning.models.adapters import LoraConfig, add_adapter, has_adapter
+from orpo_lightning.models.identity import base_weights, fingerprint
+from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig, load_causal_lm, load_reference
 from orpo_lightning.models.logp_model import LogpModel
 from orpo_lightning.models.tiny import SHAPES, tiny_model
 from orpo_lightning.packing import pack

@@ -1,14 +1,17 @@
 """Checkpoints: read as tensors and plain data alone, and put back on the model they came from."""
 
+import json
 import os
 
 import pytest
 import torch
 from helpers import with_random_trained_weights
 
-from orpo_lightning.models.adapters import LoraConfig, base_weights
+from orpo_lightning.models.adapters import LoraConfig
 from orpo_lightning.models.checkpoint import describe_policy, load_policy, read_checkpoint
-from orpo_lightning.models.loading import PolicyConfig, fingerprint, load_causal_lm
+from orpo_lightning.models.identity import base_weights, fingerprint
+from orpo_lightning.models.loading import PolicyConfig, load_causal_lm
+from orpo_lightning.models.tiny import tiny_model
 
 
 class Data:
@@ -21,7 +24,7 @@ def saved(path, net=None, policy=PolicyConfig("tiny"), data=None, trained_only=F
     trained = {name for name, parameter in net.named_parameters() if parameter.requires_grad}
     weights = {k: v for k, v in net.state_dict().items() if k in trained or not trained_only}
     contents = {
-        "policy": describe_policy(policy, data),
+        "policy": describe_policy(policy, net, data),
         "state_dict": {f"policy.net.{name}": value for name, value in weights.items()} | {"reference.x": torch.ones(1)},
         "objective": {"repr": "ORPO(lambda_=0.1)"},
         "global_step": 7,
@@ -47,9 +50,9 @@ def test_without_one_of_the_data_the_tokenizer_is_the_policys(tmp_path):
 def test_local_models_are_named_from_the_root(tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert describe_policy(PolicyConfig("mine"), None)["config"]["name_or_path"] == str(tmp_path / "mine")
-    assert describe_policy(PolicyConfig("tiny"), None)["config"]["name_or_path"] == "tiny"
-    assert describe_policy(PolicyConfig("owner/name"), None)["config"]["name_or_path"] == "owner/name"
+    net = load_causal_lm(PolicyConfig("tiny"))
+    for name, expected in (("mine", str(tmp_path / "mine")), ("tiny", "tiny"), ("owner/name", "owner/name")):
+        assert describe_policy(PolicyConfig(name), net, None)["config"]["name_or_path"] == expected
 
 
 @pytest.mark.parametrize(("file", "run"), [("run/checkpoints/a.ckpt", "run"), ("elsewhere/a.ckpt", "elsewhere")])
@@ -106,7 +109,8 @@ def without(contents, name):
     "name",
     [
         *("policy.config", "policy.config.name_or_path", "policy.config.lora", "policy.tokenizer", "policy.version"),
-        *("policy.tokenizer_revision", "objective.repr", "objective", "global_step", "base", "state_dict"),
+        *("policy.tokenizer_revision", "policy.settings", "policy.dtype", "objective.repr", "objective"),
+        *("global_step", "base", "state_dict"),
     ],
 )
 def test_what_a_checkpoint_lacks_is_named(tmp_path, name):
@@ -189,3 +193,39 @@ def test_an_adapter_of_other_frozen_weights_is_refused(tmp_path):
     path = saved(tmp_path / "a.ckpt", with_trained_adapter(), WITH_ADAPTER, trained_only=True, base="another")
     with pytest.raises(ValueError, match="holds an adapter of another base model"):
         load_policy(read_checkpoint(path))
+
+
+def changed(path, **settings):
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | settings))
+
+
+@pytest.mark.parametrize("lora", [LoraConfig(), LoraConfig(r=4)])
+def test_a_base_model_that_computes_otherwise_than_it_did_is_refused(tmp_path, lora):
+    tiny_model("llama").save_pretrained(tmp_path / "base")
+    policy = PolicyConfig(str(tmp_path / "base"), lora=lora)
+    path = saved(tmp_path / "a.ckpt", policy=policy, trained_only=lora.is_used)
+    load_policy(read_checkpoint(path))
+    changed(tmp_path / "base" / "config.json", rms_norm_eps=0.5, transformers_version="6.0.0")
+    with pytest.raises(ValueError, match=r"a\.ckpt: the model was trained with rms_norm_eps = 1e-06 and now has 0\.5"):
+        load_policy(read_checkpoint(path))
+
+
+def test_an_adapter_whose_settings_have_changed_since_is_refused(tmp_path):
+    with_trained_adapter().save_pretrained(tmp_path / "adapter")
+    policy = PolicyConfig("tiny", lora=LoraConfig(adapter=str(tmp_path / "adapter")))
+    path = saved(tmp_path / "a.ckpt", policy=policy, trained_only=True)
+    load_policy(read_checkpoint(path))
+    changed(tmp_path / "adapter" / "adapter_config.json", lora_alpha=320)
+    with pytest.raises(ValueError, match=r"trained with adapter\.lora_alpha = 16\.0 and now has 320"):
+        load_policy(read_checkpoint(path))
+
+
+def test_frozen_weights_come_back_as_they_were_rounded_in_training(tmp_path):
+    trained = with_trained_adapter()
+    base = fingerprint(base_weights(trained))  # of before the precision rounds them
+    trained.bfloat16()
+    path = saved(tmp_path / "a.ckpt", trained, WITH_ADAPTER, trained_only=True, base=base)
+    loaded = load_policy(read_checkpoint(path))
+    assert all(torch.equal(value, trained.state_dict()[name]) for name, value in loaded.state_dict().items())
+    assert loaded.dtype == torch.bfloat16

@@ -13,7 +13,8 @@ import torch
 
 from orpo_lightning.models import pretrained
 from orpo_lightning.models.checkpoint import describe_policy
-from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig, fingerprint, load_causal_lm, load_reference
+from orpo_lightning.models.identity import fingerprint
+from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig, load_causal_lm, load_reference
 from orpo_lightning.models.pretrained import resolve
 from orpo_lightning.models.tokenizer import load_tokenizer
 
@@ -190,9 +191,10 @@ def test_code_that_comes_with_a_model_runs_only_when_asked_for(folder_with_code,
 
 def test_a_checkpoint_of_such_a_model_is_exported_when_its_code_is_trusted(folder_with_code, empty_cache, tmp_path):
     policy = PolicyConfig(str(folder_with_code), trust_remote_code=True)
+    net = load_causal_lm(policy)
     contents = {
-        "policy": describe_policy(policy, None),
-        "state_dict": {f"policy.net.{name}": value for name, value in load_causal_lm(policy).state_dict().items()},
+        "policy": describe_policy(policy, net, None),
+        "state_dict": {f"policy.net.{name}": value for name, value in net.state_dict().items()},
         "objective": {"repr": "ORPO()"},
         "global_step": 1,
         "base": None,

@@ -13,7 +13,8 @@ from huggingface_hub import constants
 
 from orpo_lightning.models import hub, pretrained
 from orpo_lightning.models.checkpoint import describe_policy
-from orpo_lightning.models.loading import PolicyConfig, fingerprint, load_causal_lm
+from orpo_lightning.models.identity import fingerprint
+from orpo_lightning.models.loading import PolicyConfig, load_causal_lm
 from orpo_lightning.models.pretrained import base_of_adapter, identity_of, lasting_name, resolve
 from orpo_lightning.models.tokenizer import load_tokenizer
 
@@ -35,7 +36,7 @@ def write_checkpoint(path, seed, policy=PolicyConfig("tiny")):
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(
         {
-            "policy": describe_policy(policy, None),
+            "policy": describe_policy(policy, net, None),
             "state_dict": {f"policy.net.{name}": value for name, value in net.state_dict().items()},
             "base": None,
             "objective": {"repr": "ORPO(lambda_=0.1)"},
@@ -60,9 +61,15 @@ def test_a_model_folder_stands_for_itself(tmp_path):
 
 
 def test_a_run_stands_for_the_model_that_it_wrote(tmp_path):
-    a_model(tmp_path / "run" / "model")
     write_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt", seed=1)
+    (a_model(tmp_path / "run" / "model") / "config.json").touch()
     assert resolve(str(tmp_path / "run")) == str(tmp_path / "run" / "model")
+
+
+def test_a_run_that_has_gone_on_since_it_wrote_its_model_stands_for_its_newest_checkpoint(tmp_path):
+    (a_model(tmp_path / "run" / "model") / "config.json").touch()
+    newest = write_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt", seed=1)
+    assert weights_of(tmp_path / "run") == newest
 
 
 def test_a_run_without_a_model_stands_for_its_newest_checkpoint(tmp_path):

@@ -406,6 +406,19 @@ def test_a_run_too_short_to_validate_says_so():
         run(ORPO(), validation=make_rows(3), max_steps=2)
 
 
+@pytest.mark.parametrize("verb", ["validate", "test"])
+def test_to_measure_without_validation_data_is_refused(verb):
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    with pytest.raises(ValueError, match=r"nothing to measure: data\.val is null"):
+        getattr(trainer, verb)(PreferenceModule(ORPO()), PreferenceDataModule(val=None))
+
+
+def test_a_run_that_has_no_steps_left_says_so(tmp_path):
+    run(ORPO(), max_epochs=1).trainer.save_checkpoint(tmp_path / "a.ckpt")
+    with pytest.warns(UserWarning, match=r"nothing is left to train: the checkpoint is of step 3, and the run has 3"):
+        run(ORPO(), max_epochs=1, ckpt_path=tmp_path / "a.ckpt")
+
+
 def test_a_share_of_the_validation_set_is_refused():
     with pytest.raises(ValueError, match=r"limit_val_batches = 0.5.*accepted: 1.0 \(all\) or a number"):
         run(ORPO(), validation=make_rows(22), limit_val_batches=0.5)
@@ -480,7 +493,9 @@ def test_an_objectives_state_is_kept_in_the_checkpoint(tmp_path):
     found = run(RunningMean(), max_epochs=1)
     found.trainer.save_checkpoint(tmp_path / "last.ckpt")
     restored = RunningMean()
-    TinyModule(restored).on_load_checkpoint(torch.load(tmp_path / "last.ckpt", weights_only=True))
+    module = TinyModule(restored)
+    module.configure_model()
+    module.on_load_checkpoint(torch.load(tmp_path / "last.ckpt", weights_only=True))
     assert restored.mean == found.module.objective.mean != 0.0
 
 

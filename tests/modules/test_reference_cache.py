@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import json
 import subprocess
 import sys
 import weakref
@@ -358,3 +359,13 @@ def test_filling_and_reading_a_store_never_hold_the_rows(tmp_path):
         f"reference log-probabilities: 0 of 600 are in {place}, 600 are computed now",
         f"reference log-probabilities: 600 of 600 are in {place}",
     ]
+
+
+def test_an_adapter_that_is_gone_on_with_has_a_store_for_each_of_its_strengths(base, tmp_path, work):
+    train(base, DPO(), lora=LORA).module.policy.net.save_pretrained(tmp_path / "adapter")
+    lora = LoraConfig(adapter=str(tmp_path / "adapter"))
+    train(base, DPO(), lora=lora)
+    settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(settings | {"lora_alpha": 320}))
+    # not the values of the other strength, on which the run would stop
+    assert_same(train(base, DPO(), lora=lora), train(base, DPO(), "copy", lora=lora), 1e-10)

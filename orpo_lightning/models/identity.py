@@ -1,0 +1,139 @@
+"""What a model is recognised by: its weights, and the settings that it computes with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from orpo_lightning.models.adapters import has_adapter, without_wrapper
+
+_NOT_ARITHMETIC = (
+    *("drop", "attn_implementation", "transformers_version", "use_cache", "gradient_checkpointing", "dtype"),
+    *("name_or_path", "auto_map"),
+)
+_OF_ADAPTERS = (
+    *("peft_type", "r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out"),
+    *("lora_bias", "layer_replication"),
+)
+
+
+def fingerprint(weights: torch.nn.Module | Mapping[str, Tensor]) -> str:
+    """A hash of all weights and their names, to recognise a model by.
+
+    Example:
+        >>> fingerprint(torch.nn.ReLU())
+        'e3b0c44298fc1c14'
+    """
+    state = weights.state_dict() if isinstance(weights, torch.nn.Module) else weights
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def base_weights(net: nn.Module) -> dict[str, Tensor]:
+    """The weights of a model under the names, and with the values, that they have without its adapter.
+
+    Example:
+        >>> list(base_weights(nn.Linear(2, 2)))
+        ['weight', 'bias']
+    """
+    if not has_adapter(net):
+        return net.state_dict()
+    return {
+        name.replace(".base_layer.", ".").replace(".original_module.", "."): tensor
+        for name, tensor in without_wrapper(net).state_dict().items()
+        if ".lora_" not in name and ".modules_to_save." not in name
+    }
+
+
+def base_settings(net: PreTrainedModel) -> dict[str, Any]:
+    """What a model computes with beside its weights, without its adapter, as plain data.
+
+    Example:
+        >>> from orpo_lightning.models.tiny import tiny_model
+        >>> base_settings(tiny_model("llama"))["rms_norm_eps"]
+        1e-06
+    """
+    settings = without_wrapper(net).config.to_dict()
+    kept = {name: value for name, value in settings.items() if not any(part in name for part in _NOT_ARITHMETIC)}
+    plain: dict[str, Any] = json.loads(json.dumps(kept, default=str))
+    return plain
+
+
+def settings_of(net: PreTrainedModel) -> dict[str, Any]:
+    """The same of a model with its adapter, if it has one."""
+    if not has_adapter(net):
+        return base_settings(net)
+    adapter = cast(Any, net).peft_config["default"].to_dict()
+    kept = {f"adapter.{name}": adapter[name] for name in _OF_ADAPTERS if name in adapter}
+    plain: dict[str, Any] = json.loads(json.dumps(kept, default=str))
+    return base_settings(net) | plain
+
+
+def architecture(settings: Mapping[str, Any]) -> str:
+    """A hash of the settings of a model: equal weights under another rotary base are another model.
+
+    Example:
+        >>> architecture({"rope_theta": 10000.0}) == architecture({"rope_theta": 20000.0})
+        False
+    """
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def check_base(saved: str | None, found: str | None) -> None:
+    """Insist that a checkpoint without frozen weights goes on with those it was trained on.
+
+    Args:
+        saved: fingerprint of the base model in the checkpoint; None if the run had no adapter.
+        found: the same of this run.
+
+    Raises:
+        ValueError: they differ; says what to set.
+    """
+    if saved == found:
+        return
+    if found is None:
+        raise ValueError(
+            "the checkpoint is of a run with a LoRA adapter, this run has none: set model.policy.lora as it was"
+        )
+    if saved is None:
+        raise ValueError(
+            "the checkpoint is of a run without an adapter, this run has one: set model.policy.lora.r = 0. To train an "
+            "adapter from those weights, start from them as a model"
+        )
+    raise ValueError(
+        f"the checkpoint holds an adapter of another base model (its weights have the fingerprint {saved}, these have "
+        f"{found}): set model.policy.name_or_path to that model"
+    )
+
+
+def check_settings(saved: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Insist that a checkpoint goes on with a model that computes as the one that it was trained from did.
+
+    Settings that only one of the two has are those of another version of transformers or peft, and are passed over.
+
+    Args:
+        saved: the settings of the model in the checkpoint.
+        found: the same of this run.
+
+    Raises:
+        ValueError: they differ; names the first.
+
+    Example:
+        >>> check_settings({"rope_theta": 10000.0}, {"rope_theta": 10000.0, "new_in_this_version": None})
+    """
+    changed = sorted(name for name in saved.keys() & found.keys() if saved[name] != found[name])
+    if changed:
+        name = changed[0]
+        raise ValueError(
+            f"the model was trained with {name} = {saved[name]!r} and now has {found[name]!r}: its config or the "
+            "settings of its adapter have changed since; put them back"
+        )
