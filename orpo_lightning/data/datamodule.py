@@ -152,11 +152,11 @@ class PreferenceDataModule(LightningDataModule):
         for name, report in self.reports.items():
             too_long = sum(report.dropped[reason] for reason in LENGTH_REASONS)
             if too_long > MANY_TOO_LONG * report.read:
-                policy = ", or cut rows by data.overlong" if self.limits.overlong == "drop" else ""
+                cut = ", or cut rows: data.overlong = truncate_prompt or truncate_response"
                 yield (
                     f"{too_long / report.read:.0%} of the rows of {name} are too long and dropped: raise "
                     f"data.max_length ({self.limits.max_length}) or data.max_prompt_length "
-                    f"({self.limits.max_prompt_length}){policy}"
+                    f"({self.limits.max_prompt_length}){cut if self.limits.overlong == 'drop' else ''}"
                 )
         own = [source.path for source in self.train if source.path != SAMPLE]
         if own and [source.path for source in self.val.values()] == [SAMPLE]:
