@@ -14,7 +14,7 @@ from typing import Any
 
 from orpo_lightning.data.files import KINDS, digest_of_files, read_file
 from orpo_lightning.data.folders import SPLIT_WORDS, files_of_split
-from orpo_lightning.data.formats import COLUMNS, Row
+from orpo_lightning.data.formats import COLUMNS, Row, find_format
 
 SAMPLE = "sample"
 
@@ -46,6 +46,8 @@ class SourceConfig:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.format is not None:
+            find_format((), self.path, self.format)
         unknown = sorted(set(self.columns) - set(COLUMNS))
         if unknown:
             near = difflib.get_close_matches(unknown[0], COLUMNS, n=1)
