@@ -24,14 +24,17 @@ def main() -> None:
     """Run the verb on ``sys.argv``."""
     options = _parser().parse_args(sys.argv[2:])
     out: Path = options.out
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+
+    from orpo_lightning.models.whole_folder import is_free, write_whole
+
+    if not is_free(out):
         raise ValueError(f"--out {out}: something is there; accepted: a folder that is empty or not there")
 
     from orpo_lightning.data.report import read_reports
     from orpo_lightning.models.adapters import has_adapter
     from orpo_lightning.models.card import ModelCard
     from orpo_lightning.models.checkpoint import load_policy, read_checkpoint
-    from orpo_lightning.models.export import write_adapter, write_model, write_whole
+    from orpo_lightning.models.export import write_adapter, write_model
     from orpo_lightning.models.hub import check_upload, upload
     from orpo_lightning.models.loading import hide_loading_bars
     from orpo_lightning.models.pretrained import lasting_name
