@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def write_model(net: nn.Module, tokenizer: Tokenizer, folder: Path) -> None:
     plain.generation_config = generation_config(base, tokenizer)
     plain.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    _give_ordinary_modes(folder)
 
 
 def write_adapter(
@@ -55,6 +57,18 @@ def write_adapter(
     settings = json.loads(path.read_text(encoding="utf-8"))
     settings |= {"base_model_name_or_path": base_model, "revision": revision}
     path.write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
+    _give_ordinary_modes(folder)
+
+
+def _give_ordinary_modes(folder: Path) -> None:
+    """Let everybody read the files who may read new ones: that of the weights is written for its owner alone."""
+    probe = folder / ".mode"
+    probe.touch()  # to ask for the umask is to change it, for all threads
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
 
 
 def merged_state_dict(base: nn.Module) -> dict[str, Tensor]:

@@ -179,6 +179,22 @@ def test_a_merged_adapter_is_what_peft_merges_and_the_trained_net_stays_as_it_wa
     assert all(torch.equal(merged[key], value) for key, value in by_peft.items())
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_every_file_has_the_mode_of_a_new_file(tmp_path, tokenizer, umask, mode):
+    net = trained_adapter("llama", target_modules="all-linear")
+    (tmp_path / "adapter").mkdir()
+    before = os.umask(umask)
+    try:
+        write_adapter(net, tokenizer, tmp_path / "adapter", "owner/base")
+        written(net, tokenizer, tmp_path / "model")
+    finally:
+        os.umask(before)
+    files = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()}
+    assert {"model.safetensors", "adapter_model.safetensors"} <= files.keys()
+    assert ".mode" not in files
+    assert set(files.values()) == {mode}
+
+
 def test_a_merged_adapter_loads_elsewhere_without_peft(tmp_path, tokenizer):
     nets = [trained_adapter(shape, target_modules="all-linear") for shape in ("llama", "opt", "gpt2")]
     folders = [written(net, tokenizer, tmp_path / str(i)) for i, net in enumerate(nets)]
