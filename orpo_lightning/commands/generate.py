@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 from orpo_lightning.commands.arguments import VerbParser
@@ -31,7 +32,11 @@ def _parser() -> VerbParser:
         "instruction",
     )
     parser.add_argument(
-        "--out", required=True, type=Path, metavar="FILE", help="a jsonl file; FILE.meta.json says how it was made"
+        "--out",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="a jsonl file, overwritten if it is there; FILE.meta.json says how it was made",
     )
     parser.add_argument(
         "--max-new-tokens", type=int, default=256, metavar="N", help="longest answer, tokens (%(default)s)"
@@ -60,6 +65,7 @@ def main() -> None:
     from orpo_lightning.data.prompts import read_prompts
 
     prompts = read_prompts(options.prompts)
+    _check_out(options.out, options.prompts)
 
     import torch
     from tqdm import tqdm
@@ -81,7 +87,6 @@ def main() -> None:
     with tqdm(total=len(prompts), desc="generate", unit="prompt", file=sys.stderr) as bar:
         completions = generate(net, tokenizer, tokens, [prompt.row_id for prompt in prompts], sampling, bar.update)
 
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     rows = [
         {
             "prompt": [vars(message) for message in prompt.prompt],
@@ -95,8 +100,30 @@ def main() -> None:
     about |= {"prompts": str(options.prompts), "rows": len(rows), "versions": versions()}
     cut = sum(completion.finish_reason == "length" for completion in completions)
     _write(options.out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    _write(options.out.with_name(f"{options.out.name}.meta.json"), json.dumps(about, indent=2) + "\n")
+    _write(_about(options.out), json.dumps(about, indent=2) + "\n")
     print(f"{len(rows):,} answers written to {options.out} ({cut:,} cut off at {sampling.max_new_tokens} tokens)")
+
+
+def _about(path: Path) -> Path:
+    return path.with_name(f"{path.name}.meta.json")
+
+
+def _check_out(out: Path, prompts: Path) -> None:
+    """Find out before any work whether the answers can be written; makes the folder that they go to."""
+    accepted = "accepted: a jsonl file, overwritten if it is there"
+    for path in (out, _about(out)):
+        if path.exists() and not path.is_file():
+            raise ValueError(f"--out {out}: {path} is there and is no file; {accepted}")
+        if path.exists() and path.samefile(prompts):
+            raise ValueError(f"--out {out}: {path} is the file of the prompts; accepted: another file")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"--out {out}: the folder {out.parent} cannot be written ({error}); accepted: a file in one that can"
+        ) from error
 
 
 def _write(path: Path, text: str) -> None:

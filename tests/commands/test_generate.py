@@ -108,5 +108,47 @@ def test_a_prompt_longer_than_the_model_is_named(orpo_lightning):
 
 def test_a_setting_out_of_range_is_refused_before_a_model_is_loaded(orpo_lightning, questions, monkeypatch):
     monkeypatch.setattr(loading, "load_causal_lm", lambda *args: pytest.fail("a model was loaded"))
-    with pytest.raises(ValueError, match=r"top_p = 1\.5 is out of range"):
-        orpo_lightning("generate", "--model", "tiny", "--prompts", questions, "--out", "out.jsonl", "--top-p=1.5")
+    for option, sentence in (("--top-p=1.5", r"top_p = 1\.5 is out of range"), ("--seed=-1", "seed = -1 is out of")):
+        with pytest.raises(ValueError, match=sentence):
+            orpo_lightning("generate", "--model", "tiny", "--prompts", questions, "--out", "out.jsonl", option)
+
+
+@pytest.mark.parametrize(
+    ("out", "sentence"),
+    [
+        ("folder", "--out folder: folder is there and is no file; accepted: a jsonl file, overwritten if it is there"),
+        ("a.jsonl", r"--out a\.jsonl: a\.jsonl\.meta\.json is there and is no file"),
+        ("./questions.txt", r"--out questions\.txt: questions\.txt is the file of the prompts; accepted: another file"),
+        ("link.jsonl", r"--out link\.jsonl: link\.jsonl is the file of the prompts"),
+        ("file/deep/out.jsonl", "the folder file/deep cannot be written .*; accepted: a file in one that can"),
+        ("/proc/out.jsonl", "the folder /proc cannot be written"),
+    ],
+)
+def test_a_place_where_nothing_can_be_written_is_refused_before_a_model_is_loaded(
+    orpo_lightning, questions, monkeypatch, out, sentence
+):
+    Path("folder").mkdir()
+    Path("a.jsonl.meta.json").mkdir()
+    Path("file").touch()
+    Path("link.jsonl").symlink_to(questions)
+    monkeypatch.setattr(loading, "load_causal_lm", lambda *args: pytest.fail("a model was loaded"))
+    before = sorted(os.listdir())
+    with pytest.raises(ValueError, match=sentence):
+        orpo_lightning("generate", "--model", "tiny", "--prompts", questions, "--out", out)
+    assert sorted(os.listdir()) == before
+
+
+def test_prompts_beside_which_the_answers_would_be_described_are_not_overwritten(orpo_lightning):
+    Path("a.jsonl").write_text("old")
+    Path("a.jsonl.meta.json").write_text('[{"prompt": "Hi"}]')
+    with pytest.raises(ValueError, match=r"--out a\.jsonl: a\.jsonl\.meta\.json is the file of the prompts"):
+        orpo_lightning("generate", "--model", "tiny", "--prompts", "a.jsonl.meta.json", "--out", "a.jsonl")
+
+
+def test_answers_that_are_there_are_overwritten_and_the_help_says_so(orpo_lightning, questions, capsys):
+    Path("out.jsonl").write_text("old")
+    orpo_lightning(*("generate", "--model", "tiny", "--prompts", questions, "--out", "out.jsonl", "--max-new-tokens=2"))
+    assert len(rows()) == 4
+    with pytest.raises(SystemExit):
+        orpo_lightning("generate", "--help")
+    assert "overwritten if it is there" in " ".join(capsys.readouterr().out.split())
