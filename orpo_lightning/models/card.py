@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
+from huggingface_hub import metadata_load
 
 from orpo_lightning.models.pretrained import HUB_IDS, PACKAGE
 from orpo_lightning.run_folder import config_of, metrics_of
 
 CARD_FILE = "README.md"
+_STEPS = "optimizer_steps"
 _IMPORTS = "from transformers import AutoModelForCausalLM, AutoTokenizer"
 _ADAPTER_IMPORTS = "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer"
 _SNIPPET = """\
@@ -28,6 +30,15 @@ print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_t
 def versions() -> dict[str, str]:
     """Versions of this package and of what it computes with."""
     return {name: importlib.metadata.version(name) for name in (PACKAGE, "torch", "transformers", "lightning")}
+
+
+def steps_of(folder: Path) -> int | None:
+    """The optimizer steps that a model folder's card tells of; None where it has none of ours."""
+    try:
+        steps = (metadata_load(folder / CARD_FILE) or {}).get(_STEPS)
+    except (OSError, ValueError, yaml.YAMLError):  # whatever a README may be
+        return None
+    return steps if isinstance(steps, int) else None
 
 
 @dataclass(frozen=True)
@@ -129,5 +140,6 @@ class ModelCard:
         # the hub refuses a card whose base model is not one of its own
         if re.fullmatch(r"[\w.-]+/[\w.-]+", hub_id) and not Path(hub_id).expanduser().exists():
             values["base_model"] = hub_id
+        values[_STEPS] = self.steps
         values["tags"] = ["orpo-lightning", "preference-optimization", objective.lower()]
         return values

@@ -1,13 +1,16 @@
 """Answers to the prompts of a file, from any kind of model."""
 
+import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from orpo_lightning.models import loading
+from orpo_lightning.models import loading, pretrained
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SHORT = [
@@ -66,21 +69,47 @@ def test_how_the_answers_were_made_is_written_beside_them(orpo_lightning, questi
     orpo_lightning("generate", "--model", "tiny", "--prompts", questions, "--out", "deep/out.jsonl", *sampled)
     about = json.loads(Path("deep/out.jsonl.meta.json").read_text())
     assert {"orpo-lightning", "torch", "transformers"} <= about.pop("versions").keys()
+    tiny = loading.load_causal_lm(loading.PolicyConfig("tiny", dtype="bfloat16"))
     assert about == {
         "model": "tiny",
         "revision": None,
+        "weights": {"path": None, "step": None, "fingerprint": loading.fingerprint(tiny)},
         "dtype": "bfloat16",
+        "device": "cuda:0" if torch.cuda.is_available() else "cpu",
         "max_new_tokens": 6,
         "temperature": 0.7,
         "top_p": 0.9,
         "seed": 5,
         "batch_size": 8,
         "prompts": "questions.txt",
+        "prompts_sha256": hashlib.sha256(Path(questions).read_bytes()).hexdigest(),
         "rows": 4,
     }
     assert sorted(os.listdir("deep")) == ["out.jsonl", "out.jsonl.meta.json"]
     orpo_lightning("generate", "--model", "tiny", "--prompts", questions, "--out", "again.jsonl", *sampled)
     assert rows("again.jsonl") == rows("deep/out.jsonl")
+
+
+def test_the_weights_that_answered_are_told_of(orpo_lightning, questions):
+    def weights(model):
+        orpo_lightning(
+            *("generate", "--model", model, "--prompts", questions, "--out", "out.jsonl", "--max-new-tokens=1")
+        )
+        return json.loads(Path("out.jsonl.meta.json").read_text())["weights"]
+
+    orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *SHORT)
+    run = Path("runs/orpo")
+    (file,) = (run / "checkpoints").glob("*.ckpt")
+    trained = loading.fingerprint(loading.load_causal_lm(loading.PolicyConfig("runs/orpo")))
+    about = {"step": 2, "fingerprint": trained}
+    assert weights(run) == weights(run / "model") == {"path": str((run / "model").resolve()), **about}
+    assert weights(file) == {"path": str(file.resolve()), **about}
+    shutil.rmtree(run / "model")
+    assert weights(run) == {"path": str(file.resolve()), **about}
+    other = shutil.copytree(pretrained.resolve("tiny"), "a model")
+    found = weights(other)
+    assert (found["path"], found["step"]) == (str(Path(other).resolve()), None)
+    assert found["fingerprint"] != trained
 
 
 def test_answers_that_are_there_stay_until_the_new_ones_are_whole(orpo_lightning, questions, monkeypatch):

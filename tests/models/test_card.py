@@ -5,7 +5,7 @@ import importlib.metadata
 import pytest
 from huggingface_hub import ModelCard as HubCard
 
-from orpo_lightning.models.card import ModelCard, versions
+from orpo_lightning.models.card import ModelCard, steps_of, versions
 
 CARD = ModelCard(
     objective="DPO(beta=0.1)",
@@ -31,6 +31,15 @@ def test_the_hub_reads_library_task_base_model_and_tags(tmp_path):
         "facebook/opt-125m",
     )
     assert data.tags == ["orpo-lightning", "preference-optimization", "dpo"]
+
+
+def test_the_steps_are_read_back_from_a_card(tmp_path):
+    assert steps_of(tmp_path) is None
+    CARD.write(tmp_path)
+    assert steps_of(tmp_path) == 1200
+    for text in ("# mine\n", "---\nlicense: mit\n---\n", "---\noptimizer_steps: many\n---\n", "---\n[\n---\n"):
+        (tmp_path / "README.md").write_text(text)
+        assert steps_of(tmp_path) is None
 
 
 @pytest.mark.parametrize(
