@@ -37,7 +37,7 @@ def main() -> None:
     from orpo_lightning.models.export import write_adapter, write_model
     from orpo_lightning.models.hub import check_upload, upload
     from orpo_lightning.models.loading import hide_loading_bars
-    from orpo_lightning.models.pretrained import lasting_name
+    from orpo_lightning.models.pretrained import difference_of_base, lasting_name
     from orpo_lightning.models.tokenizer import load_tokenizer
     from orpo_lightning.run_folder import DATA_REPORT_FILE
 
@@ -68,5 +68,8 @@ def main() -> None:
 
     write_whole(out, write)
     print(f"{'adapter' if adapter else 'model'} of step {checkpoint.steps} of {checkpoint.path} written to {out}")
+    difference = difference_of_base(policy.name_or_path) if adapter else None
+    if difference:
+        print(difference)
     if options.push_to:
         print(f"uploaded to {upload(out, options.push_to)}")

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 from huggingface_hub import metadata_load
 
-from orpo_lightning.models.pretrained import HUB_IDS, PACKAGE
+from orpo_lightning.models.pretrained import HUB_IDS, PACKAGE, difference_of_base
 from orpo_lightning.run_folder import config_of, metrics_of
 
 CARD_FILE = "README.md"
@@ -119,6 +119,9 @@ class ModelCard:
             f"A language model trained with orpo_lightning {self.version} for {self.steps:,} optimizer steps.\n",
             f"- objective: `{self.objective}`\n- base model: `{self.base_model}`\n",
         ]
+        difference = difference_of_base(self.base_model) if self.adapter else None
+        if difference:
+            parts.append(f"{difference}\n")
         imports = _ADAPTER_IMPORTS if self.adapter else _IMPORTS
         snippet = _SNIPPET.format(model_class="AutoPeftModelForCausalLM" if self.adapter else "AutoModelForCausalLM")
         parts.append(f"## Use\n\n```python\n{imports}\n\n{snippet}\n```\n")

@@ -156,6 +156,19 @@ def test_an_adapter_is_exported_alone(orpo_lightning, adapter_run, capsys):
     assert torch.equal(found(IDS).logits, adapter_run(IDS).logits)
 
 
+def test_an_adapter_whose_base_has_other_weights_on_the_hub_is_printed_to_be(
+    orpo_lightning, adapter_run, monkeypatch, capsys
+):
+    monkeypatch.setitem(pretrained.HUB_IDS, "tiny", "someone/tiny")
+    monkeypatch.setitem(pretrained.HUB_DIFFERENCES, "tiny", "made smaller")
+    orpo_lightning("export", "--checkpoint", "runs/dpo", "--out", "out")
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith("This adapter was trained on tiny, the weights of someone/tiny made smaller, and with those")
+    assert line in Path("out/README.md").read_text()
+    orpo_lightning("export", "--checkpoint", "runs/dpo", "--out", "merged", "--merge-adapter")
+    assert "This adapter" not in capsys.readouterr().out + Path("merged/README.md").read_text()
+
+
 def test_an_exported_adapter_is_a_model_elsewhere_too(orpo_lightning, adapter_run, tmp_path, monkeypatch):
     orpo_lightning("export", "--checkpoint", "runs/dpo", "--out", "out")
     shutil.move("out", tmp_path / "mine")

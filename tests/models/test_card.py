@@ -92,3 +92,13 @@ def test_an_adapter_is_of_the_library_peft(tmp_path):
     assert card.data.library_name == "peft"
     assert "model = AutoPeftModelForCausalLM.from_pretrained(FOLDER)" in card.text
     assert "AutoModelForCausalLM" not in card.text
+
+
+@pytest.mark.parametrize(("base", "adapter", "said"), [("smollm2", True, 1), ("smollm2", False, 0), ("tiny", True, 0)])
+def test_an_adapter_whose_base_has_other_weights_on_the_hub_says_so_before_it_is_used(tmp_path, base, adapter, said):
+    card = read(tmp_path, ModelCard("DPO(beta=0.1)", base, 1, "0.1.0", adapter=adapter))
+    before_use = card.text.partition("## Use")[0]
+    sentence = (
+        "trained on smollm2, the weights of HuggingFaceTB/SmolLM2-135M-Instruct rounded to 4 bits, and with those"
+    )
+    assert before_use.count(sentence) == card.text.count("--merge-adapter") == said
