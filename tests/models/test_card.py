@@ -72,10 +72,10 @@ def test_a_card_takes_config_and_measures_from_the_folder_of_the_run(tmp_path):
     card = ModelCard.of_run(tmp_path, **about)
     assert (card.config, card.metrics) == (None, {"loss": 9.0})
     assert card.data_report == "train: 3 rows\nvalidation: 2 rows"
-    (tmp_path / "config.yaml").write_text("a: 1")
+    (tmp_path / "config.yaml").write_text("model: 1\ndata: 2")
     (tmp_path / "metrics.csv").write_text("step,train/loss\n0,3.0\n1,2.0\n2,1.0\n")
     card = ModelCard.of_run(tmp_path, **about)
-    assert (card.config, card.metrics) == ("a: 1", {"train/loss": 2.0})
+    assert (card.config, card.metrics) == ("model: 1\ndata: 2", {"train/loss": 2.0})
 
 
 def test_what_is_not_known_is_left_out(tmp_path):
