@@ -127,7 +127,9 @@ class ModelCard:
         parts.append(f"## Use\n\n```python\n{imports}\n\n{snippet}\n```\n")
         if self.metrics:
             rows = "\n".join(f"| {measure} | {value:.6g} |" for measure, value in sorted(self.metrics.items()))
-            parts.append(f"## Measures at the end\n\n| measure | value |\n|---|---|\n{rows}\n")
+            of_training = any(measure.startswith("train/") for measure in self.metrics)
+            note = "Those of `train/` are of the batch of the last logged step alone.\n\n" if of_training else ""
+            parts.append(f"## Measures at the end\n\n{note}| measure | value |\n|---|---|\n{rows}\n")
         if self.data_report:
             parts.append(f"## Data\n\n```\n{self.data_report.strip()}\n```\n")
         if self.config:

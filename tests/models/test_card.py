@@ -78,6 +78,13 @@ def test_a_card_takes_config_and_measures_from_the_folder_of_the_run(tmp_path):
     assert (card.config, card.metrics) == ("model: 1\ndata: 2", {"train/loss": 2.0})
 
 
+def test_measures_of_the_training_are_told_to_be_of_one_batch(tmp_path):
+    about = "## Measures at the end\n\nThose of `train/` are of the batch of the last logged step alone.\n\n| measure"
+    assert about in read(tmp_path).text
+    validated = ModelCard("DPO(beta=0.1)", "tiny", 1, "0.1.0", metrics={"val/loss": 2.0})
+    assert "## Measures at the end\n\n| measure" in read(tmp_path, validated).text
+
+
 def test_what_is_not_known_is_left_out(tmp_path):
     text = read(tmp_path, ModelCard("DPO(beta=0.1)", "tiny", 1, "0.1.0")).text
     assert [line for line in text.splitlines() if line.startswith("#")] == [
