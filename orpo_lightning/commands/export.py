@@ -15,14 +15,26 @@ def _parser() -> VerbParser:
     parser.add_argument(
         "--merge-adapter", action="store_true", help="of an adapter: the whole model, instead of a peft adapter folder"
     )
-    parser.add_argument("--push-to", metavar="ID", help="upload the folder to this model repository on the hub")
+    parser.add_argument(
+        "--push-to",
+        metavar="ID",
+        help="upload the folder to this model repository on the hub; one that is not there is made, private",
+    )
+    parser.add_argument(
+        "--public",
+        action="store_true",
+        help="make it public: everybody sees the configuration in the card, with the paths of this machine",
+    )
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
     return parser
 
 
 def main() -> None:
     """Run the verb on ``sys.argv``."""
-    options = _parser().parse_args(sys.argv[2:])
+    parser = _parser()
+    options = parser.parse_args(sys.argv[2:])
+    if options.public and not options.push_to:
+        parser.error("--public is of a repository that --push-to makes; there is no --push-to")
     out: Path = options.out
 
     from orpo_lightning.models.whole_folder import is_free, write_whole
@@ -72,4 +84,4 @@ def main() -> None:
     if difference:
         print(difference)
     if options.push_to:
-        print(f"uploaded to {upload(out, options.push_to)}")
+        print(f"uploaded to {upload(out, options.push_to, private=not options.public)}")
