@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
+
+import yaml
 
 METRICS_FILE = "metrics.csv"
 DATA_REPORT_FILE = "data_report.json"
 
 
 def config_of(run: Path) -> str | None:
-    """The configuration that was saved last, as YAML; None if there is none."""
-    saved = max(run.glob("config*.yaml"), key=lambda path: path.stat().st_mtime_ns, default=None)
-    return saved.read_text(encoding="utf-8") if saved else None
+    """The configuration that was saved last, as YAML; None if there is none.
+
+    Beside a checkpoint that was moved somebody else's may lie: that of a run is config.yaml or config-N.yaml, with a
+    model and data.
+    """
+    named = [path for path in run.glob("config*.yaml") if re.fullmatch(r"config(-\d+)?\.yaml", path.name)]
+    for path in sorted(named, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        try:
+            text = path.read_text(encoding="utf-8")
+            values = yaml.safe_load(text)
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            continue
+        if isinstance(values, dict) and {"model", "data"} <= values.keys():
+            return text
+    return None
 
 
 def metrics_of(run: Path, steps: int) -> dict[str, float]:

@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 from orpo_lightning.run_folder import config_of, metrics_of
 
 METRICS = "step,epoch,train/loss,val/loss\n0,0,3.0,\n1,0,2.0,5.0\n2,1,1.0,\n3,1,0.5,4.0\n"
@@ -14,11 +16,34 @@ def test_the_last_value_of_each_measure_within_the_steps(tmp_path):
     assert metrics_of(tmp_path, steps=1) == {"train/loss": 3.0}
 
 
+def saved(path, text, time):
+    path.write_bytes(text.encode("latin-1"))
+    os.utime(path, (time, time))
+
+
 def test_the_config_is_the_one_saved_last(tmp_path):
     for time, name in enumerate(("config.yaml", "config-10.yaml", "config-2.yaml"), start=1):
-        (tmp_path / name).write_text(name)
-        os.utime(tmp_path / name, (time, time))
-    assert config_of(tmp_path) == "config-2.yaml"
+        saved(tmp_path / name, f"model: {name}\ndata: null\n", time)
+    assert config_of(tmp_path) == "model: config-2.yaml\ndata: null\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("config_old.yaml", "model: mine\ndata: mine\n"),
+        ("config-mine.yaml", "model: mine\ndata: mine\n"),
+        ("config-2.yaml", "model: mine\n"),
+        ("config-2.yaml", "- model\n- data\n"),
+        ("config-2.yaml", "model: [\ndata:"),
+        ("config-2.yaml", "model: \xff\ndata: mine\n"),
+        ("config-2.yaml", ""),
+    ],
+)
+def test_a_config_that_is_not_of_a_run_does_not_count(tmp_path, name, text):
+    saved(tmp_path / name, text, 2)
+    assert config_of(tmp_path) is None
+    saved(tmp_path / "config.yaml", "model: ours\ndata: ours\n", 1)
+    assert config_of(tmp_path) == "model: ours\ndata: ours\n"
 
 
 def test_a_folder_that_is_not_of_a_run_has_none_of_it(tmp_path):

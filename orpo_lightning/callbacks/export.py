@@ -12,11 +12,12 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zer
 from orpo_lightning.data.report import read_reports
 from orpo_lightning.models.card import ModelCard, versions
 from orpo_lightning.models.checkpoint import tokenizer_of
-from orpo_lightning.models.export import write_model, write_whole
+from orpo_lightning.models.export import write_model
 from orpo_lightning.models.loading import PolicyConfig
 from orpo_lightning.models.logp_model import LogpModel
 from orpo_lightning.models.pretrained import PACKAGE
 from orpo_lightning.models.tokenizer import load_tokenizer
+from orpo_lightning.models.whole_folder import write_whole
 from orpo_lightning.run_folder import DATA_REPORT_FILE
 
 
@@ -34,7 +35,7 @@ class ExportModel(Callback):
 
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the folder, under another name until it is whole."""
+        """Write the folder, in a hidden one until it is whole."""
         policy = getattr(pl_module, "policy", None)
         fast_dev_run = trainer.fast_dev_run  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
         if not self.enabled or fast_dev_run or not isinstance(policy, LogpModel):

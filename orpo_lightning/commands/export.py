@@ -15,26 +15,41 @@ def _parser() -> VerbParser:
     parser.add_argument(
         "--merge-adapter", action="store_true", help="of an adapter: the whole model, instead of a peft adapter folder"
     )
-    parser.add_argument("--push-to", metavar="ID", help="upload the folder to this model repository on the hub")
+    parser.add_argument(
+        "--push-to",
+        metavar="ID",
+        help="upload the folder to this model repository on the hub; one that is not there is made, private",
+    )
+    parser.add_argument(
+        "--public",
+        action="store_true",
+        help="make it public: everybody sees the configuration in the card, with the paths of this machine",
+    )
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
     return parser
 
 
 def main() -> None:
     """Run the verb on ``sys.argv``."""
-    options = _parser().parse_args(sys.argv[2:])
+    parser = _parser()
+    options = parser.parse_args(sys.argv[2:])
+    if options.public and not options.push_to:
+        parser.error("--public is of a repository that --push-to makes; there is no --push-to")
     out: Path = options.out
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+
+    from orpo_lightning.models.whole_folder import is_free, write_whole
+
+    if not is_free(out):
         raise ValueError(f"--out {out}: something is there; accepted: a folder that is empty or not there")
 
     from orpo_lightning.data.report import read_reports
     from orpo_lightning.models.adapters import has_adapter
     from orpo_lightning.models.card import ModelCard
     from orpo_lightning.models.checkpoint import load_policy, read_checkpoint
-    from orpo_lightning.models.export import write_adapter, write_model, write_whole
+    from orpo_lightning.models.export import write_adapter, write_model
     from orpo_lightning.models.hub import check_upload, upload
     from orpo_lightning.models.loading import hide_loading_bars
-    from orpo_lightning.models.pretrained import lasting_name
+    from orpo_lightning.models.pretrained import difference_of_base, lasting_name
     from orpo_lightning.models.tokenizer import load_tokenizer
     from orpo_lightning.run_folder import DATA_REPORT_FILE
 
@@ -65,5 +80,8 @@ def main() -> None:
 
     write_whole(out, write)
     print(f"{'adapter' if adapter else 'model'} of step {checkpoint.steps} of {checkpoint.path} written to {out}")
+    difference = difference_of_base(policy.name_or_path) if adapter else None
+    if difference:
+        print(difference)
     if options.push_to:
-        print(f"uploaded to {upload(out, options.push_to)}")
+        print(f"uploaded to {upload(out, options.push_to, private=not options.public)}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 from orpo_lightning.commands.arguments import VerbParser
@@ -31,7 +33,11 @@ def _parser() -> VerbParser:
         "instruction",
     )
     parser.add_argument(
-        "--out", required=True, type=Path, metavar="FILE", help="a jsonl file; FILE.meta.json says how it was made"
+        "--out",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="a jsonl file, overwritten if it is there; FILE.meta.json says how it was made",
     )
     parser.add_argument(
         "--max-new-tokens", type=int, default=256, metavar="N", help="longest answer, tokens (%(default)s)"
@@ -60,6 +66,8 @@ def main() -> None:
     from orpo_lightning.data.prompts import read_prompts
 
     prompts = read_prompts(options.prompts)
+    prompts_sha256 = hashlib.sha256(options.prompts.read_bytes()).hexdigest()
+    _check_out(options.out, options.prompts)
 
     import torch
     from tqdm import tqdm
@@ -67,21 +75,24 @@ def main() -> None:
     from orpo_lightning.data.tokenization import tokenize_prompts
     from orpo_lightning.models.card import versions
     from orpo_lightning.models.generation import Sampling, generate
-    from orpo_lightning.models.loading import PolicyConfig, hide_loading_bars, load_causal_lm
+    from orpo_lightning.models.loading import PolicyConfig, fingerprint, hide_loading_bars, load_causal_lm
+    from orpo_lightning.models.pretrained import checkpoint_of
     from orpo_lightning.models.tokenizer import load_tokenizer
 
     sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p, options.seed, options.batch_size)
     hide_loading_bars()
-    tokenizer = load_tokenizer(options.model, options.revision)
+    # of a run that goes on the newest checkpoint is soon another one
+    model = str(checkpoint_of(options.model) or options.model)
+    tokenizer = load_tokenizer(model, options.revision)
     tokens = tokenize_prompts(tokenizer, prompts)
     net = load_causal_lm(
-        PolicyConfig(options.model, options.revision, options.dtype, trust_remote_code=options.trust_remote_code)
+        PolicyConfig(model, options.revision, options.dtype, trust_remote_code=options.trust_remote_code)
     )
+    weights = {**_origin(model), "fingerprint": fingerprint(net)}
     torch.nn.Module.to(net, "cuda" if torch.cuda.is_available() else "cpu")
     with tqdm(total=len(prompts), desc="generate", unit="prompt", file=sys.stderr) as bar:
         completions = generate(net, tokenizer, tokens, [prompt.row_id for prompt in prompts], sampling, bar.update)
 
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     rows = [
         {
             "prompt": [vars(message) for message in prompt.prompt],
@@ -91,12 +102,51 @@ def main() -> None:
         }
         for prompt, completion in zip(prompts, completions, strict=True)
     ]
-    about = {"model": options.model, "revision": options.revision, "dtype": options.dtype, **vars(sampling)}
-    about |= {"prompts": str(options.prompts), "rows": len(rows), "versions": versions()}
+    about = {"model": options.model, "revision": options.revision, "weights": weights, "dtype": options.dtype}
+    about |= {"device": str(net.device), **vars(sampling)}
+    about |= {"prompts": str(options.prompts), "prompts_sha256": prompts_sha256, "rows": len(rows)}
+    about |= {"versions": versions()}
     cut = sum(completion.finish_reason == "length" for completion in completions)
     _write(options.out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    _write(options.out.with_name(f"{options.out.name}.meta.json"), json.dumps(about, indent=2) + "\n")
+    _write(_about(options.out), json.dumps(about, indent=2) + "\n")
     print(f"{len(rows):,} answers written to {options.out} ({cut:,} cut off at {sampling.max_new_tokens} tokens)")
+
+
+def _origin(model: str) -> dict[str, object]:
+    """Where weights of this machine lie, and after how many steps of a run, as far as that is known."""
+    from orpo_lightning.models.card import steps_of
+    from orpo_lightning.models.checkpoint import read_checkpoint
+    from orpo_lightning.models.pretrained import SHORT_NAMES, absolute, checkpoint_of, resolve
+
+    if model in SHORT_NAMES or not Path(model).expanduser().exists():
+        return {"path": None, "step": None}
+    checkpoint = checkpoint_of(model)
+    if checkpoint:
+        return {"path": absolute(model), "step": read_checkpoint(checkpoint).steps}
+    folder = absolute(resolve(model))
+    return {"path": folder, "step": steps_of(Path(folder))}
+
+
+def _about(path: Path) -> Path:
+    return path.with_name(f"{path.name}.meta.json")
+
+
+def _check_out(out: Path, prompts: Path) -> None:
+    """Find out before any work whether the answers can be written; makes the folder that they go to."""
+    accepted = "accepted: a jsonl file, overwritten if it is there"
+    for path in (out, _about(out)):
+        if path.exists() and not path.is_file():
+            raise ValueError(f"--out {out}: {path} is there and is no file; {accepted}")
+        if path.exists() and path.samefile(prompts):
+            raise ValueError(f"--out {out}: {path} is the file of the prompts; accepted: another file")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"--out {out}: the folder {out.parent} cannot be written ({error}); accepted: a file in one that can"
+        ) from error
 
 
 def _write(path: Path, text: str) -> None:

@@ -55,10 +55,11 @@ def _text_rows(path: Path) -> Iterator[tuple[str, Row]]:
 
 
 def _conversation(row: Row, row_id: str) -> tuple[Message, ...]:
-    column = next((name for name in COLUMNS if row.get(name) is not None), None)
-    if column is None:
+    there = [name for name in COLUMNS if name in row]
+    if not there:
         found = ", ".join(row) or "none"
         raise ValueError(f"{row_id}: has none of the columns {', '.join(COLUMNS)}; it has: {found}")
+    column = next((name for name in there if row[name] is not None), there[0])
     value = row[column]
     if isinstance(value, str) and column != "messages":
         messages = [Message("user", value)]
@@ -66,7 +67,8 @@ def _conversation(row: Row, row_id: str) -> tuple[Message, ...]:
         messages = messages_of(value, column, row_id)
     else:
         wanted = {"prompt": "text or a list of messages", "messages": "a list of messages", "instruction": "text"}
-        raise ValueError(f"{row_id}: {column!r} is {type(value).__name__}, not {wanted[column]}")
+        kind = "null" if value is None else type(value).__name__
+        raise ValueError(f"{row_id}: {column!r} is {kind}, not {wanted[column]}")
     if column == "messages" and messages and messages[-1].role == "assistant":
         messages.pop()
     if not any(message.content.strip() for message in messages):

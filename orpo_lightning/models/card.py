@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
+from huggingface_hub import metadata_load
 
-from orpo_lightning.models.pretrained import HUB_IDS, PACKAGE
+from orpo_lightning.models.pretrained import HUB_IDS, PACKAGE, difference_of_base
 from orpo_lightning.run_folder import config_of, metrics_of
 
 CARD_FILE = "README.md"
+_STEPS = "optimizer_steps"
 _IMPORTS = "from transformers import AutoModelForCausalLM, AutoTokenizer"
 _ADAPTER_IMPORTS = "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer"
 _SNIPPET = """\
@@ -28,6 +30,15 @@ print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_t
 def versions() -> dict[str, str]:
     """Versions of this package and of what it computes with."""
     return {name: importlib.metadata.version(name) for name in (PACKAGE, "torch", "transformers", "lightning")}
+
+
+def steps_of(folder: Path) -> int | None:
+    """The optimizer steps that a model folder's card tells of; None where it has none of ours."""
+    try:
+        steps = (metadata_load(folder / CARD_FILE) or {}).get(_STEPS)
+    except (OSError, ValueError, yaml.YAMLError):  # whatever a README may be
+        return None
+    return steps if isinstance(steps, int) else None
 
 
 @dataclass(frozen=True)
@@ -108,12 +119,17 @@ class ModelCard:
             f"A language model trained with orpo_lightning {self.version} for {self.steps:,} optimizer steps.\n",
             f"- objective: `{self.objective}`\n- base model: `{self.base_model}`\n",
         ]
+        difference = difference_of_base(self.base_model) if self.adapter else None
+        if difference:
+            parts.append(f"{difference}\n")
         imports = _ADAPTER_IMPORTS if self.adapter else _IMPORTS
         snippet = _SNIPPET.format(model_class="AutoPeftModelForCausalLM" if self.adapter else "AutoModelForCausalLM")
         parts.append(f"## Use\n\n```python\n{imports}\n\n{snippet}\n```\n")
         if self.metrics:
             rows = "\n".join(f"| {measure} | {value:.6g} |" for measure, value in sorted(self.metrics.items()))
-            parts.append(f"## Measures at the end\n\n| measure | value |\n|---|---|\n{rows}\n")
+            of_training = any(measure.startswith("train/") for measure in self.metrics)
+            note = "Those of `train/` are of the batch of the last logged step alone.\n\n" if of_training else ""
+            parts.append(f"## Measures at the end\n\n{note}| measure | value |\n|---|---|\n{rows}\n")
         if self.data_report:
             parts.append(f"## Data\n\n```\n{self.data_report.strip()}\n```\n")
         if self.config:
@@ -129,5 +145,6 @@ class ModelCard:
         # the hub refuses a card whose base model is not one of its own
         if re.fullmatch(r"[\w.-]+/[\w.-]+", hub_id) and not Path(hub_id).expanduser().exists():
             values["base_model"] = hub_id
+        values[_STEPS] = self.steps
         values["tags"] = ["orpo-lightning", "preference-optimization", objective.lower()]
         return values

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import shutil
-from collections.abc import Callable
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -15,46 +13,10 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from orpo_lightning.models.adapters import has_adapter, without_wrapper
-from orpo_lightning.models.hub import MARKERS
 from orpo_lightning.models.pretrained import ADAPTER_FILE
 from orpo_lightning.models.tokenizer import Tokenizer, end_of_turn
 
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
-
-
-def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
-    """Write a folder under another name beside its place and rename it, so that it is whole or not there.
-
-    Args:
-        folder: its place; a folder that is there is replaced. The current one, if it is empty, is filled.
-        write: writes into the empty folder that it is given.
-    """
-    folder = Path(os.path.abspath(folder))  # "." has no name
-    unfinished, replaced = (folder.with_name(f"{folder.name}.{end}") for end in ("part", "old"))
-    _restore(replaced, folder)
-    for leftover in (unfinished, replaced):
-        shutil.rmtree(leftover, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
-        write(unfinished)
-        if folder == Path.cwd() and not any(folder.iterdir()):
-            # whoever stands in a folder would stay in the one that is replaced; its marker comes last
-            for path in sorted(unfinished.iterdir(), key=lambda path: path.name in MARKERS):
-                os.rename(path, folder / path.name)
-            return
-        if folder.exists():
-            os.rename(folder, replaced)  # a folder cannot be renamed over another one
-        os.rename(unfinished, folder)
-    finally:
-        _restore(replaced, folder)
-        shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _restore(replaced: Path, folder: Path) -> None:
-    """Put a folder back that was moved away for one that did not take its place."""
-    if replaced.exists() and not folder.exists():
-        os.rename(replaced, folder)
 
 
 def write_model(net: nn.Module, tokenizer: Tokenizer, folder: Path) -> None:
@@ -73,6 +35,7 @@ def write_model(net: nn.Module, tokenizer: Tokenizer, folder: Path) -> None:
     plain.generation_config = generation_config(base, tokenizer)
     plain.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    _give_ordinary_modes(folder)
 
 
 def write_adapter(
@@ -94,6 +57,18 @@ def write_adapter(
     settings = json.loads(path.read_text(encoding="utf-8"))
     settings |= {"base_model_name_or_path": base_model, "revision": revision}
     path.write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
+    _give_ordinary_modes(folder)
+
+
+def _give_ordinary_modes(folder: Path) -> None:
+    """Let everybody read the files who may read new ones: that of the weights is written for its owner alone."""
+    probe = folder / ".mode"
+    probe.touch()  # to ask for the umask is to change it, for all threads
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
 
 
 def merged_state_dict(base: nn.Module) -> dict[str, Tensor]:

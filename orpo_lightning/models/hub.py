@@ -68,20 +68,25 @@ def check_upload(repo_id: str) -> None:
         raise ValueError(f"--push-to {repo_id}: the hub refuses or cannot be reached ({reason})") from error
 
 
-def upload(folder: Path, repo_id: str) -> str:
+def upload(folder: Path, repo_id: str, private: bool = True) -> str:
     """Upload a complete folder in one commit and return its address; the repository is made where it is missing.
+
+    Args:
+        folder: what to upload.
+        repo_id: owner/name.
+        private: whether a repository that is made is for its owner alone; one that is there stays as it is.
 
     Raises:
         ValueError: the upload failed; the folder is still there.
     """
     api = HfApi()
     try:
-        api.create_repo(repo_id, exist_ok=True)
+        api.create_repo(repo_id, private=private, exist_ok=True)
         commit = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload by orpo_lightning")
     except Exception as error:  # whatever the client raises: the answer is the same
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(
             f"the upload to {repo_id} failed ({reason}); the model is complete in {folder}: try again with "
-            f"`hf upload {repo_id} {folder}`"
+            f"`hf upload {repo_id} {folder}{' --private' if private else ''}`"
         ) from error
     return str(commit.repo_url)

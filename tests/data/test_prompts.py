@@ -56,6 +56,8 @@ def test_empty_lines_of_a_jsonl_file_count_as_lines(tmp_path):
         ({"question": "Hi"}, "has none of the columns prompt, messages, instruction; it has: question"),
         ({}, "it has: none"),
         ([1], "a row is an object with columns, but this is list"),
+        ({"prompt": None, "id": 7}, "'prompt' is null, not text or a list of messages"),
+        ({"id": 7, "instruction": None, "messages": None}, "'messages' is null, not a list of messages"),
         ({"prompt": 3}, "'prompt' is int, not text or a list of messages"),
         ({"messages": "Hi"}, "'messages' is str, not a list of messages"),
         ({"instruction": TURNS}, "'instruction' is list, not text"),

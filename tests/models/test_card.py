@@ -5,7 +5,7 @@ import importlib.metadata
 import pytest
 from huggingface_hub import ModelCard as HubCard
 
-from orpo_lightning.models.card import ModelCard, versions
+from orpo_lightning.models.card import ModelCard, steps_of, versions
 
 CARD = ModelCard(
     objective="DPO(beta=0.1)",
@@ -31,6 +31,15 @@ def test_the_hub_reads_library_task_base_model_and_tags(tmp_path):
         "facebook/opt-125m",
     )
     assert data.tags == ["orpo-lightning", "preference-optimization", "dpo"]
+
+
+def test_the_steps_are_read_back_from_a_card(tmp_path):
+    assert steps_of(tmp_path) is None
+    CARD.write(tmp_path)
+    assert steps_of(tmp_path) == 1200
+    for text in ("# mine\n", "---\nlicense: mit\n---\n", "---\noptimizer_steps: many\n---\n", "---\n[\n---\n"):
+        (tmp_path / "README.md").write_text(text)
+        assert steps_of(tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -63,10 +72,17 @@ def test_a_card_takes_config_and_measures_from_the_folder_of_the_run(tmp_path):
     card = ModelCard.of_run(tmp_path, **about)
     assert (card.config, card.metrics) == (None, {"loss": 9.0})
     assert card.data_report == "train: 3 rows\nvalidation: 2 rows"
-    (tmp_path / "config.yaml").write_text("a: 1")
+    (tmp_path / "config.yaml").write_text("model: 1\ndata: 2")
     (tmp_path / "metrics.csv").write_text("step,train/loss\n0,3.0\n1,2.0\n2,1.0\n")
     card = ModelCard.of_run(tmp_path, **about)
-    assert (card.config, card.metrics) == ("a: 1", {"train/loss": 2.0})
+    assert (card.config, card.metrics) == ("model: 1\ndata: 2", {"train/loss": 2.0})
+
+
+def test_measures_of_the_training_are_told_to_be_of_one_batch(tmp_path):
+    about = "## Measures at the end\n\nThose of `train/` are of the batch of the last logged step alone.\n\n| measure"
+    assert about in read(tmp_path).text
+    validated = ModelCard("DPO(beta=0.1)", "tiny", 1, "0.1.0", metrics={"val/loss": 2.0})
+    assert "## Measures at the end\n\n| measure" in read(tmp_path, validated).text
 
 
 def test_what_is_not_known_is_left_out(tmp_path):
@@ -83,3 +99,13 @@ def test_an_adapter_is_of_the_library_peft(tmp_path):
     assert card.data.library_name == "peft"
     assert "model = AutoPeftModelForCausalLM.from_pretrained(FOLDER)" in card.text
     assert "AutoModelForCausalLM" not in card.text
+
+
+@pytest.mark.parametrize(("base", "adapter", "said"), [("smollm2", True, 1), ("smollm2", False, 0), ("tiny", True, 0)])
+def test_an_adapter_whose_base_has_other_weights_on_the_hub_says_so_before_it_is_used(tmp_path, base, adapter, said):
+    card = read(tmp_path, ModelCard("DPO(beta=0.1)", base, 1, "0.1.0", adapter=adapter))
+    before_use = card.text.partition("## Use")[0]
+    sentence = (
+        "trained on smollm2, the weights of HuggingFaceTB/SmolLM2-135M-Instruct rounded to 4 bits, and with those"
+    )
+    assert before_use.count(sentence) == card.text.count("--merge-adapter") == said

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,7 +20,6 @@ from orpo_lightning.models.export import (
     merged_state_dict,
     write_adapter,
     write_model,
-    write_whole,
 )
 from orpo_lightning.models.logp_model import LogpModel
 from orpo_lightning.models.tiny import SHAPES, tiny_model, train_tiny_tokenizer
@@ -181,6 +179,22 @@ def test_a_merged_adapter_is_what_peft_merges_and_the_trained_net_stays_as_it_wa
     assert all(torch.equal(merged[key], value) for key, value in by_peft.items())
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_every_file_has_the_mode_of_a_new_file(tmp_path, tokenizer, umask, mode):
+    net = trained_adapter("llama", target_modules="all-linear")
+    (tmp_path / "adapter").mkdir()
+    before = os.umask(umask)
+    try:
+        write_adapter(net, tokenizer, tmp_path / "adapter", "owner/base")
+        written(net, tokenizer, tmp_path / "model")
+    finally:
+        os.umask(before)
+    files = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()}
+    assert {"model.safetensors", "adapter_model.safetensors"} <= files.keys()
+    assert ".mode" not in files
+    assert set(files.values()) == {mode}
+
+
 def test_a_merged_adapter_loads_elsewhere_without_peft(tmp_path, tokenizer):
     nets = [trained_adapter(shape, target_modules="all-linear") for shape in ("llama", "opt", "gpt2")]
     folders = [written(net, tokenizer, tmp_path / str(i)) for i, net in enumerate(nets)]
@@ -220,90 +234,3 @@ def test_an_adapter_folder_holds_the_adapter_alone(tmp_path, tokenizer):
     base = tiny_model("llama")
     found = PeftModel.from_pretrained(base, tmp_path / "a")
     assert torch.equal(logits(found), logits(net))
-
-
-def test_a_folder_is_whole_or_not_there(tmp_path):
-    def fail(folder):
-        (folder / "half").touch()
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_whole(tmp_path / "model", fail)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_that_is_there_stays_until_the_new_one_is_whole(tmp_path):
-    write_whole(tmp_path / "model", lambda folder: (folder / "old").touch())
-
-    def fail(folder):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_whole(tmp_path / "model", fail)
-    assert os.listdir(tmp_path / "model") == ["old"]
-    write_whole(tmp_path / "model", lambda folder: (folder / "new").touch())
-    assert os.listdir(tmp_path / "model") == ["new"]
-    assert os.listdir(tmp_path) == ["model"]
-
-
-def test_what_a_killed_export_left_is_cleared_away(tmp_path):
-    killed = (
-        "import os, signal, sys, pathlib\nfrom orpo_lightning.models.export import write_whole\n"
-        "def write(folder):\n    (folder / 'half').touch()\n    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "write_whole(pathlib.Path(sys.argv[1]), write)"
-    )
-    assert subprocess.run([sys.executable, "-c", killed, str(tmp_path / "model")], check=False).returncode == -9
-    assert os.listdir(tmp_path) == ["model.part"]
-    write_whole(tmp_path / "model", lambda folder: (folder / "new").touch())
-    assert os.listdir(tmp_path) == ["model"]
-    assert os.listdir(tmp_path / "model") == ["new"]
-
-
-KILLED_BETWEEN = """
-import os, pathlib, signal, sys
-from orpo_lightning.models.export import write_whole
-rename = os.rename
-def once(source, place):
-    rename(source, place)
-    os.kill(os.getpid(), signal.SIGKILL)
-os.rename = once
-write_whole(pathlib.Path(sys.argv[1]), lambda folder: (folder / "new").touch())
-"""
-
-
-def test_an_export_that_is_killed_between_its_two_renames_loses_nothing(tmp_path):
-    write_whole(tmp_path / "model", lambda folder: (folder / "old").touch())
-    command = [sys.executable, "-c", KILLED_BETWEEN, str(tmp_path / "model")]
-    assert subprocess.run(command, check=False).returncode == -9
-    assert sorted(os.listdir(tmp_path)) == ["model.old", "model.part"]
-
-    def fail(folder):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_whole(tmp_path / "model", fail)
-    assert os.listdir(tmp_path) == ["model"]
-    assert os.listdir(tmp_path / "model") == ["old"]
-
-
-def test_a_second_rename_that_fails_puts_the_older_folder_back(tmp_path, monkeypatch):
-    write_whole(tmp_path / "model", lambda folder: (folder / "old").touch())
-    rename = os.rename
-
-    def refuse(source, place):
-        if str(source).endswith(".part"):
-            raise PermissionError("no")
-        rename(source, place)
-
-    monkeypatch.setattr(os, "rename", refuse)
-    with pytest.raises(PermissionError):
-        write_whole(tmp_path / "model", lambda folder: (folder / "new").touch())
-    assert os.listdir(tmp_path / "model") == ["old"]
-
-
-def test_the_current_folder_is_filled_and_stays_the_current_one(tmp_path, monkeypatch):
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    write_whole(Path("."), lambda folder: [(folder / name).touch() for name in ("config.json", "weights")])
-    assert sorted(os.listdir()) == ["config.json", "weights"]
-    assert os.listdir(tmp_path) == ["here"]

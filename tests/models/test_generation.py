@@ -180,6 +180,8 @@ def test_a_model_with_an_adapter_generates(tokenizer):
         ({"temperature": float("nan")}, "0 or more"),
         ({"top_p": 0.0}, "above 0, up to 1"),
         ({"top_p": 1.5}, "above 0, up to 1"),
+        ({"seed": -1}, r"0 to 2\*\*63 - 1"),
+        ({"seed": 2**63}, r"0 to 2\*\*63 - 1"),
     ],
 )
 def test_settings_out_of_range_are_refused(setting, accepted):

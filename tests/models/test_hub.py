@@ -14,7 +14,7 @@ from orpo_lightning.models.hub import check_upload, upload
 
 UPLOAD = (
     "import pathlib, sys\nfrom orpo_lightning.models.hub import check_upload, upload\n"
-    "check_upload('me/mine')\nprint(upload(pathlib.Path(sys.argv[1]), 'me/mine'))"
+    "check_upload('me/mine')\nprint(upload(pathlib.Path(sys.argv[1]), 'me/mine', private=sys.argv[2] == 'private'))"
 )
 
 
@@ -49,7 +49,7 @@ class Hub(BaseHTTPRequestHandler):
                     self.server.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
             answer = {"commitUrl": f"{self.server.url}/me/mine/commit/1", "commitOid": "1" * 40}
         elif path.endswith("/repos/create"):
-            self.server.files = {}
+            self.server.files, self.server.visibility = {}, json.loads(body).get("visibility")
             answer = {"url": f"{self.server.url}/me/mine"}
         elif path == "/api/whoami-v2":
             answer = {"name": "me", "type": "user", "orgs": []}
@@ -87,9 +87,9 @@ def model(tmp_path):
     return folder
 
 
-def upload_elsewhere(hub, model, **env):
+def upload_elsewhere(hub, model, private=True, **env):
     env = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_secret", **env}
-    command = [sys.executable, "-c", UPLOAD, str(model)]
+    command = [sys.executable, "-c", UPLOAD, str(model), "private" if private else "public"]
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=100)
 
 
@@ -102,13 +102,21 @@ def test_a_folder_is_uploaded_in_one_commit(hub, model):
     assert all(token == "Bearer hf_secret" for _, path, token in hub.calls if "commit" in path or "create" in path)
 
 
-@pytest.mark.parametrize("broken", ["preupload", "commit/main"])
-def test_an_upload_that_fails_says_where_the_model_is(hub, model, broken):
+@pytest.mark.parametrize("private", [True, False])
+def test_a_repository_is_made_private_or_public(hub, model, private):
+    assert upload_elsewhere(hub, model, private).returncode == 0
+    assert hub.visibility == ("private" if private else "public")
+
+
+@pytest.mark.parametrize(
+    ("broken", "private", "option"), [("preupload", True, " --private"), ("commit/main", False, "")]
+)
+def test_an_upload_that_fails_says_where_the_model_is(hub, model, broken, private, option):
     hub.broken = broken
-    result = upload_elsewhere(hub, model)
+    result = upload_elsewhere(hub, model, private)
     message = result.stderr.splitlines()[-1]
     assert "ValueError: the upload to me/mine failed" in message
-    assert f"the model is complete in {model}: try again with `hf upload me/mine {model}`" in message
+    assert f"the model is complete in {model}: try again with `hf upload me/mine {model}{option}`" in message
     assert not hub.files
 
 
@@ -142,6 +150,6 @@ def test_what_the_client_is_asked_to_do(monkeypatch, model):
 
     monkeypatch.setattr("orpo_lightning.models.hub.HfApi", Client)
     assert upload(model, "me/mine") == "https://hub/me/mine"
-    assert asked[0] == ("create_repo", ("me/mine",), {"exist_ok": True})
+    assert asked[0] == ("create_repo", ("me/mine",), {"private": True, "exist_ok": True})
     assert asked[1][1]["folder_path"] == model
     assert asked[1][1]["repo_id"] == "me/mine"

@@ -1,0 +1,92 @@
+"""Folders that are whole or not there, whenever a write of them ends."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from filelock import FileLock
+
+from orpo_lightning.models.hub import MARKERS
+
+_LOCK = "orpo_lightning.lock"
+"""The mark of a hidden folder of ours. Whoever writes there holds it; when they are gone, whoever asks gets it."""
+
+_NEW, _OLD = "new", "old"
+
+
+def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
+    """Write a folder in a hidden one of ours and rename it into its place, so that it is whole or not there.
+
+    The hidden folder has a name that nobody else has, and it takes up all that must move: ``new`` until it is whole,
+    and ``old``, what the new one replaces. It goes when the write ends, and ``old`` returns if its place is free then.
+    After a kill it stays, under our lock, which nobody holds any more: the next write to the same place ends it in the
+    same way. Nothing else beside the place is ever touched.
+
+    Args:
+        folder: its place, or a link to it; a folder that is there is replaced. An empty one is filled, what makes it
+            a model last: it may be where a file system begins, which cannot be renamed, or where somebody stands.
+        write: writes into the empty folder that it is given.
+    """
+    folder = folder.resolve()  # "." has no name, and a link is to stay
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for hidden in _left(folder):
+        _end_if_left(hidden, folder)
+    fill = folder.is_dir() and not any(folder.iterdir())
+    # inside, where beside may be another file system
+    hidden = Path(tempfile.mkdtemp(prefix=_prefix(folder), dir=folder if fill else folder.parent))
+    try:
+        with FileLock(hidden / _LOCK):
+            new = hidden / _NEW
+            new.mkdir()
+            write(new)
+            if fill:
+                for path in sorted(new.iterdir(), key=lambda path: path.name in MARKERS):
+                    os.rename(path, folder / path.name)
+            else:
+                if folder.exists():
+                    os.rename(folder, hidden / _OLD)  # a folder cannot be renamed over another one
+                os.rename(new, folder)
+    finally:
+        _end(hidden, folder)
+
+
+def is_free(folder: Path) -> bool:
+    """Whether a write would replace nothing: nothing is there, or a folder that is empty but for what a kill left."""
+    if not folder.is_dir():
+        return not folder.exists()
+    folder = folder.resolve()
+    return set(folder.iterdir()) <= set(_left(folder))
+
+
+def _prefix(folder: Path) -> str:
+    return f".{folder.name}.orpo-lightning-"
+
+
+def _left(folder: Path) -> Iterator[Path]:
+    """The hidden folders of all writes to a place that have not ended."""
+    for around in (folder.parent, folder):
+        found = around.glob(f"{glob.escape(_prefix(folder))}*")
+        yield from (hidden for hidden in found if (hidden / _LOCK).is_file())
+
+
+def _end_if_left(hidden: Path, folder: Path) -> None:
+    try:
+        with FileLock(hidden / _LOCK, timeout=0):
+            pass
+    except OSError:  # somebody is writing there, or it is another user's
+        return
+    _end(hidden, folder)
+
+
+def _end(hidden: Path, folder: Path) -> None:
+    """End a write: put back what made room for a folder that did not take its place, and leave nothing else."""
+    if not folder.exists():
+        with contextlib.suppress(FileNotFoundError):  # nothing made room, or somebody has put it back
+            os.rename(hidden / _OLD, folder)
+    shutil.rmtree(hidden, ignore_errors=True)
