@@ -25,6 +25,9 @@ def _parser() -> VerbParser:
         action="store_true",
         help="make it public: everybody sees the configuration in the card, with the paths of this machine",
     )
+    parser.add_argument(
+        "--base-model", metavar="MODEL", help="where the model is now that it was trained from, if it has moved"
+    )
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
     return parser
 
@@ -56,9 +59,9 @@ def main() -> None:
     if options.push_to:
         check_upload(options.push_to)
     hide_loading_bars()
-    checkpoint = read_checkpoint(options.checkpoint, options.trust_remote_code)
-    tokenizer = load_tokenizer(checkpoint.tokenizer, checkpoint.tokenizer_revision)
+    checkpoint = read_checkpoint(options.checkpoint, options.trust_remote_code, options.base_model)
     net = load_policy(checkpoint)
+    tokenizer = load_tokenizer(checkpoint.tokenizer, checkpoint.tokenizer_revision)
     policy = checkpoint.policy
     adapter = has_adapter(net) and not options.merge_adapter
     card = ModelCard.of_run(

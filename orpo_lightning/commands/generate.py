@@ -75,7 +75,8 @@ def main() -> None:
     from orpo_lightning.data.tokenization import tokenize_prompts
     from orpo_lightning.models.card import versions
     from orpo_lightning.models.generation import Sampling, generate
-    from orpo_lightning.models.loading import PolicyConfig, fingerprint, hide_loading_bars, load_causal_lm
+    from orpo_lightning.models.identity import fingerprint
+    from orpo_lightning.models.loading import PolicyConfig, hide_loading_bars, load_causal_lm
     from orpo_lightning.models.pretrained import checkpoint_of
     from orpo_lightning.models.tokenizer import load_tokenizer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import pickle
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -97,12 +97,13 @@ def tokenizer_of(data: object, policy: PolicyConfig) -> tuple[str, str | None]:
     return policy.name_or_path, policy.revision
 
 
-def read_checkpoint(path: str | Path, trust_remote_code: bool = False) -> Checkpoint:
+def read_checkpoint(path: str | Path, trust_remote_code: bool = False, base_model: str | None = None) -> Checkpoint:
     """Read a checkpoint file, or the newest one of a run folder; as tensors and plain data, never another pickle.
 
     Args:
         path: the file or folder.
         trust_remote_code: whether to run code that comes with its base model; what the file says of it does not count.
+        base_model: where the model is now that it was trained from; None is where it was.
 
     Raises:
         FileNotFoundError: there is none.
@@ -125,11 +126,16 @@ def read_checkpoint(path: str | Path, trust_remote_code: bool = False) -> Checkp
     require(saved, _READ, str(file))
     about = saved["policy"]
     policy = _from_plain(PolicyConfig, {**about["config"], "trust_remote_code": trust_remote_code})
+    tokenizer, revision = about["tokenizer"], about["tokenizer_revision"]
+    if base_model is not None:
+        if tokenizer == policy.name_or_path:
+            tokenizer, revision = base_model, None
+        policy = replace(policy, name_or_path=base_model, revision=None)
     return Checkpoint(
         path=file,
         policy=policy,
-        tokenizer=about["tokenizer"],
-        tokenizer_revision=about["tokenizer_revision"],
+        tokenizer=tokenizer,
+        tokenizer_revision=revision,
         version=about["version"],
         objective=saved["objective"]["repr"],
         steps=saved["global_step"],
@@ -179,7 +185,10 @@ def load_policy(checkpoint: Checkpoint) -> PreTrainedModel:
     try:
         net = load_causal_lm(checkpoint.policy)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{checkpoint.path}: the model it was trained from is gone: {error}") from error
+        raise FileNotFoundError(
+            f"{checkpoint.path}: the model it was trained from is gone: {error}. Export it with --base-model, which "
+            "says where that is now"
+        ) from error
     try:
         check_base(checkpoint.base, fingerprint(base_weights(net)) if has_adapter(net) else None)
         check_settings(checkpoint.settings, settings_of(net))
@@ -209,8 +218,8 @@ def load_policy(checkpoint: Checkpoint) -> PreTrainedModel:
 
 def export_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     """Write the policy of a checkpoint, an adapter merged, into a folder that is there."""
-    tokenizer = load_tokenizer(checkpoint.tokenizer, checkpoint.tokenizer_revision)
-    write_model(load_policy(checkpoint), tokenizer, folder)
+    net = load_policy(checkpoint)
+    write_model(net, load_tokenizer(checkpoint.tokenizer, checkpoint.tokenizer_revision), folder)
 
 
 def _from_plain(cls: type[Any], values: Mapping[str, Any]) -> Any:

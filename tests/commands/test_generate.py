@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from orpo_lightning.models import loading, pretrained
+from orpo_lightning.models import identity, loading, pretrained
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SHORT = [
@@ -73,7 +73,7 @@ def test_how_the_answers_were_made_is_written_beside_them(orpo_lightning, questi
     assert about == {
         "model": "tiny",
         "revision": None,
-        "weights": {"path": None, "step": None, "fingerprint": loading.fingerprint(tiny)},
+        "weights": {"path": None, "step": None, "fingerprint": identity.fingerprint(tiny)},
         "dtype": "bfloat16",
         "device": "cuda:0" if torch.cuda.is_available() else "cpu",
         "max_new_tokens": 6,
@@ -100,7 +100,7 @@ def test_the_weights_that_answered_are_told_of(orpo_lightning, questions):
     orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *SHORT)
     run = Path("runs/orpo")
     (file,) = (run / "checkpoints").glob("*.ckpt")
-    trained = loading.fingerprint(loading.load_causal_lm(loading.PolicyConfig("runs/orpo")))
+    trained = identity.fingerprint(loading.load_causal_lm(loading.PolicyConfig("runs/orpo")))
     about = {"step": 2, "fingerprint": trained}
     assert weights(run) == weights(run / "model") == {"path": str((run / "model").resolve()), **about}
     assert weights(file) == {"path": str(file.resolve()), **about}

@@ -11,7 +11,7 @@ from orpo_lightning.models.adapters import LoraConfig
 from orpo_lightning.models.checkpoint import describe_policy, load_policy, read_checkpoint
 from orpo_lightning.models.identity import base_weights, fingerprint
 from orpo_lightning.models.loading import PolicyConfig, load_causal_lm
-from orpo_lightning.models.tiny import tiny_model
+from orpo_lightning.models.tiny import tiny_model, train_tiny_tokenizer
 
 
 class Data:
@@ -148,6 +148,25 @@ def test_a_base_model_that_is_gone_is_named(tmp_path):
     torch.save(contents, path)
     with pytest.raises(FileNotFoundError, match=r"a.ckpt: the model it was trained from is gone: .*/gone/model"):
         load_policy(read_checkpoint(path))
+
+
+@pytest.mark.parametrize("lora", [LoraConfig(), LoraConfig(r=4)])
+def test_a_base_model_that_has_moved_is_found_where_it_is_now(tmp_path, lora):
+    tiny_model("llama").save_pretrained(tmp_path / "base")
+    train_tiny_tokenizer(["some text"], 300).save_pretrained(tmp_path / "base")
+    policy = PolicyConfig(str(tmp_path / "base"), lora=lora)
+    net = with_random_trained_weights(load_causal_lm(policy))
+    path = saved(tmp_path / "a.ckpt", net, policy, trained_only=lora.is_used)
+    (tmp_path / "base").rename(tmp_path / "moved")
+    with pytest.raises(
+        FileNotFoundError, match=r"is gone: .* Export it with --base-model, which says where that is now"
+    ):
+        load_policy(read_checkpoint(path))
+    checkpoint = read_checkpoint(path, base_model=str(tmp_path / "moved"))
+    assert checkpoint.tokenizer == str(tmp_path / "moved")
+    assert all(
+        torch.equal(value, net.state_dict()[name]) for name, value in load_policy(checkpoint).state_dict().items()
+    )
 
 
 @pytest.mark.parametrize("change", ["other shape", "missing", "unexpected"])
