@@ -32,6 +32,8 @@ def naming_damage(what: str, folder: str) -> Iterator[None]:
     """
     try:
         yield
+    except DamagedFileError:  # it has a name
+        raise
     except pickle.UnpicklingError as error:
         raise DamagedFileError(
             f"the weights of {what} are a pickle file that cannot be read as tensors alone, and to read it in another "

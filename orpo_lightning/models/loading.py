@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
 from huggingface_hub.utils.tqdm import enable_progress_bars
@@ -21,9 +21,11 @@ from transformers.utils import logging as transformers_logging
 from orpo_lightning.models.adapters import LoraConfig, add_adapter, merge_adapter
 from orpo_lightning.models.damage import naming_damage
 from orpo_lightning.models.pretrained import base_of_adapter, resolve
+from orpo_lightning.models.tokenizer import Tokenizer, load_tokenizer
 
 Dtype = Literal["float64", "float32", "bfloat16", "float16"]
 ReferenceMode = Literal["auto", "copy", "adapter", "cached"]
+_Loaded = TypeVar("_Loaded", PreTrainedModel, PretrainedConfig)
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,11 @@ class ReferenceConfig:
             raise ValueError(f"model.reference.mode = {self.mode!r}; accepted: {', '.join(get_args(ReferenceMode))}")
 
 
-def _explained(load: Callable[[PolicyConfig, str], PreTrainedModel]) -> Callable[[PolicyConfig, str], PreTrainedModel]:
+def _explained(load: Callable[[PolicyConfig, str], _Loaded]) -> Callable[[PolicyConfig, str], _Loaded]:
     """Say in one line why a model's files are refused."""
 
     @functools.wraps(load)
-    def explained(config: PolicyConfig, path: str) -> PreTrainedModel:
+    def explained(config: PolicyConfig, path: str) -> _Loaded:
         try:
             with naming_damage(f"the model {config.name_or_path!r}", path):
                 return load(config, path)
@@ -133,10 +135,16 @@ def _load_weights(config: PolicyConfig) -> PreTrainedModel:
 
 
 @_explained
-def _read_weights(config: PolicyConfig, path: str) -> PreTrainedModel:
-    model_config = AutoConfig.from_pretrained(
+def _read_config(config: PolicyConfig, path: str) -> PretrainedConfig:
+    found: PretrainedConfig = AutoConfig.from_pretrained(
         path, revision=config.revision, trust_remote_code=config.trust_remote_code
     )
+    return found
+
+
+@_explained
+def _read_weights(config: PolicyConfig, path: str) -> PreTrainedModel:
+    model_config = _read_config(config, path)
     if config.disable_dropout:
         _disable_dropout(model_config)
     with _without_report():
@@ -201,7 +209,11 @@ def load_reference(reference: ReferenceConfig, policy: PolicyConfig) -> PreTrain
     """Load the reference model, frozen and in eval mode; by default a second copy of the policy's starting weights.
 
     Those are the weights of its base model, and of the adapter that it starts from, if there is one.
+
+    Raises:
+        ValueError: the reference does not share a tokenizer with the policy; and as :func:`load_causal_lm`.
     """
+    check_same_tokens(reference, policy)
     starts_from_adapter = reference.name_or_path is None and policy.lora.adapter is not None
     config = PolicyConfig(
         name_or_path=reference.name_or_path or policy.name_or_path,
@@ -215,6 +227,53 @@ def load_reference(reference: ReferenceConfig, policy: PolicyConfig) -> PreTrain
     net.requires_grad_(False)
     net.eval()
     return net
+
+
+def check_same_tokens(reference: ReferenceConfig, policy: PolicyConfig) -> None:
+    """Insist that a reference of its own reads the policy's tokens: a log-ratio is of the same token under both.
+
+    Their tokenizers decide. Embeddings may be padded to different sizes, and what is padded with is never scored. The
+    sizes decide only where a model has no tokenizer.
+
+    Raises:
+        ValueError: they do not share a tokenizer; names both models.
+    """
+    if reference.name_or_path is None:
+        return
+    configs = [policy, replace(policy, name_or_path=reference.name_or_path, revision=reference.revision)]
+    own, other = (_tokenizer_or_none(config) for config in configs)
+    if own is not None and other is not None:
+        reason = _difference(own, other)
+    else:
+        sizes = [_vocabulary_size(config) for config in configs]
+        reason = f"their vocabularies have {sizes[1]} and {sizes[0]} tokens" if sizes[0] != sizes[1] else None
+    if reason:
+        raise ValueError(
+            f"model.reference.name_or_path = {reference.name_or_path!r} and model.policy.name_or_path = "
+            f"{policy.name_or_path!r} do not share a tokenizer ({reason}), and a log-ratio compares the same tokens "
+            "under both; accepted: a reference with the tokenizer of the policy"
+        )
+
+
+def _tokenizer_or_none(config: PolicyConfig) -> Tokenizer | None:
+    try:
+        return load_tokenizer(config.name_or_path, config.revision)
+    except (ValueError, FileNotFoundError):  # the data may be read with another model's
+        return None
+
+
+def _difference(policy: Tokenizer, reference: Tokenizer) -> str | None:
+    padding = {each.pad_token for each in (policy, reference) if each.pad_token != each.eos_token}
+    differing = {token for token, _ in policy.get_vocab().items() ^ reference.get_vocab().items()} - padding
+    return f"{len(differing)} tokens differ, such as {min(differing)!r}" if differing else None
+
+
+def _vocabulary_size(config: PolicyConfig) -> int:
+    path = resolve(config.name_or_path, config.revision, config.trust_remote_code)
+    base = base_of_adapter(path)
+    if base is not None:
+        return _vocabulary_size(replace(config, name_or_path=base[0], revision=base[1]))
+    return int(_read_config(config, path).get_text_config().vocab_size)
 
 
 def hide_loading_bars() -> None:
