@@ -5,6 +5,7 @@ peft is an optional package, imported only where a configuration asks for an ada
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,10 +14,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from orpo_lightning.models.damage import DamagedFileError, naming_damage
+from orpo_lightning.models.hub import why_not_on_hub
 
 if TYPE_CHECKING:
     from peft import PeftConfig
 
+_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 PEFT_HELP = "LoRA needs the package peft, which is not installed: pip install 'orpo-lightning[lora]'"
 
 
@@ -34,7 +40,7 @@ class LoraConfig:
             expression.
         modules_to_save: modules that are trained in full and kept with the adapter, such as ``lm_head``.
         adapter: folder or hub id of a LoRA adapter that training goes on with; its own rank, strength and layers
-            hold, the dropout is the one given here.
+            hold, and others given beside it are refused; the dropout is the one given here.
 
     Example:
         >>> LoraConfig(r=8).is_fresh, LoraConfig(adapter="runs/sft/adapter").is_fresh, LoraConfig().is_used
@@ -72,12 +78,17 @@ class LoraConfig:
         return self.r > 0 and self.adapter is None
 
 
-def add_adapter(net: PreTrainedModel, config: LoraConfig) -> PreTrainedModel:
+def add_adapter(net: PreTrainedModel, config: LoraConfig, what: str | None = None) -> PreTrainedModel:
     """Freeze a model and put an adapter into it, new or loaded; returns it as peft's model.
+
+    Args:
+        net: the model.
+        config: the adapter.
+        what: what errors call an adapter that is loaded; None is the setting and its value.
 
     Raises:
         ModuleNotFoundError: peft is not installed.
-        ValueError: the adapter cannot be put into this model; names the setting.
+        ValueError: the adapter cannot be read, or cannot be put into this model; names the setting.
     """
     try:
         import peft
@@ -90,7 +101,8 @@ def add_adapter(net: PreTrainedModel, config: LoraConfig) -> PreTrainedModel:
     warnings.filterwarnings("ignore", ".*is_gradient_checkpointing. is deprecated", FutureWarning)
     if config.adapter is not None:
         source = str(Path(config.adapter).expanduser()) if config.adapter.startswith("~") else config.adapter
-        return _load_adapter(net, source, _read_settings(source, config))
+        what = what or f"model.policy.lora.adapter = {source!r}"
+        return _load_adapter(net, source, _read_settings(source, config, what), what)
     settings = peft.LoraConfig(
         r=config.r,
         lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft divides it by r, whole or not
@@ -101,7 +113,7 @@ def add_adapter(net: PreTrainedModel, config: LoraConfig) -> PreTrainedModel:
     )
     try:
         return cast(PreTrainedModel, peft.get_peft_model(net, settings))
-    except ValueError as error:
+    except (ValueError, re.error) as error:
         raise ValueError(f"model.policy.lora.target_modules = {config.target_modules!r}: {error}") from error
 
 
@@ -110,12 +122,9 @@ def merge_adapter(net: PreTrainedModel, source: str) -> PreTrainedModel:
 
     Raises:
         ModuleNotFoundError: peft is not installed.
-        ValueError: the adapter does not fit the model.
+        ValueError: the adapter cannot be read, or does not fit the model.
     """
-    with warnings.catch_warnings():
-        # the folder that a base model is loaded from need not be the name that the adapter has for it
-        warnings.filterwarnings("ignore", r"The PEFT config's `base_model_name_or_path` was renamed")
-        adapted = add_adapter(net, LoraConfig(adapter=source))
+    adapted = add_adapter(net, LoraConfig(adapter=source), what=f"the adapter in {source!r}")
     merged: PreTrainedModel = cast(Any, adapted).merge_and_unload()
     merged.requires_grad_(True)
     return merged
@@ -145,58 +154,124 @@ def untrained(module: nn.Module, state: Mapping[str, Any]) -> list[str]:
 
 
 def _check_names(net: PreTrainedModel, config: LoraConfig) -> None:
-    names = [name for name, _ in net.named_modules()]
+    """Insist that there is something of every name: peft passes over the others, and would train less than asked."""
+    names = [name for name, _ in net.named_modules() if name]
     for wanted in config.modules_to_save:
-        # peft passes over a name that it does not find, and would train less than was asked for
-        if not any(name == wanted or name.endswith("." + wanted) for name in names):
+        if not _is_in(names, wanted):
             raise ValueError(
                 f"model.policy.lora.modules_to_save: {type(net).__name__} has no module named {wanted!r}; it has "
-                f"{', '.join(sorted({name.rpartition('.')[2] for name in names if name} - _numbers(names)))}"
+                f"{', '.join(sorted(_endings(names) - _numbers(names)))}"
+            )
+    for wanted in config.target_modules if isinstance(config.target_modules, list) else []:
+        if not _is_in(names, wanted):
+            linear = [name for name, module in net.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+            raise ValueError(
+                f"model.policy.lora.target_modules = {config.target_modules!r}: {type(net).__name__} has no module "
+                f"named {wanted!r}; its linear layers are {', '.join(sorted(_endings(linear)))}"
             )
 
 
+def _is_in(names: list[str], wanted: str) -> bool:
+    return any(name == wanted or name.endswith("." + wanted) for name in names)
+
+
+def _endings(names: list[str]) -> set[str]:
+    return {name.rpartition(".")[2] for name in names}
+
+
 def _numbers(names: list[str]) -> set[str]:
-    return {part for name in names if (part := name.rpartition(".")[2]).isdigit()}
+    return {part for part in _endings(names) if part.isdigit()}
 
 
-def _load_adapter(net: PreTrainedModel, source: str, settings: PeftConfig) -> PreTrainedModel:
+def _load_adapter(net: PreTrainedModel, source: str, settings: PeftConfig, what: str) -> PreTrainedModel:
     import peft
 
+    base = settings.base_model_name_or_path  # peft puts this model's name in its place
     try:
-        adapted = cast(Any, peft.get_peft_model(net, settings))
-        found = adapted.load_adapter(source, "default", is_trainable=True)
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"model.policy.lora.adapter = {source!r} does not fit {type(net).__name__}: {error}"
-        ) from error
+        with naming_damage(what, source), warnings.catch_warnings():
+            # the folder that a base model is loaded from need not be the name that the adapter has for it
+            warnings.filterwarnings("ignore", r"The PEFT config's `base_model_name_or_path` was renamed")
+            adapted = cast(Any, peft.get_peft_model(net, settings))
+            found = adapted.load_adapter(source, "default", is_trainable=True)
+    except DamagedFileError:
+        raise
+    except OSError as error:  # of the hub's client
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"{what}: its weights cannot be had ({reason})") from error
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise ValueError(_why_not(net, what, base, _one_line(error))) from error
     # peft passes over weights that have no place, and leaves places that have no weights as they are
     strays = [*found.missing_keys, *found.unexpected_keys]
     if strays:
-        raise ValueError(
-            f"model.policy.lora.adapter = {source!r} does not fit {type(net).__name__}: {len(strays)} weights are on "
-            f"one side only, such as {strays[0]}; set model.policy.name_or_path to the model it was trained on"
-        )
+        reason = f"{len(strays)} weights are on one side only, such as {strays[0]}"
+        raise ValueError(_why_not(net, what, base, reason))
     return cast(PreTrainedModel, adapted)
 
 
-def _read_settings(source: str, config: LoraConfig) -> PeftConfig:
+def _one_line(error: Exception) -> str:
+    """The message of an error; of the many lines of torch on shapes, how many and the first."""
+    others = re.findall(r"size mismatch for ([^\s:]+)", str(error))
+    if others:
+        return f"{len(others)} weights have another shape, such as {others[0]}"
+    return f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+
+
+def _why_not(net: PreTrainedModel, what: str, base: str | None, reason: str) -> str:
+    advice = "set model.policy.name_or_path to that model" if base != net.name_or_path else "which is not what it was"
+    trained = f"It was trained on {base!r}: {advice}" if base else "It does not say what model it was trained on"
+    return f"{what} does not fit {type(net).__name__}: {reason.rstrip('.')}. {trained}"
+
+
+def _read_settings(source: str, config: LoraConfig, what: str) -> PeftConfig:
     import peft
 
-    folder = Path(source)
-    is_path = source.startswith((".", "/")) or source.count("/") > 1 or folder.is_dir()
-    if is_path and not (folder / "adapter_config.json").is_file():
-        raise ValueError(
-            f"model.policy.lora.adapter = {source!r}: no adapter_config.json is there; accepted: a folder that peft "
-            "saved an adapter in, or a hub id"
-        )
-    settings = peft.PeftConfig.from_pretrained(source)
+    _check_there(source, what)
+    try:
+        with naming_damage(what, source):
+            settings = peft.PeftConfig.from_pretrained(source)
+    except DamagedFileError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{what}: its adapter_config.json cannot be used ({type(error).__name__}: {error})") from error
     if not isinstance(settings, peft.LoraConfig):
-        raise ValueError(f"model.policy.lora.adapter = {source!r} is of the kind {settings.peft_type}; accepted: LORA")
-    if config.r not in (0, settings.r):
-        raise ValueError(
-            f"model.policy.lora.r = {config.r}, but the adapter in {source!r} has rank {settings.r}: set "
-            f"model.policy.lora.r to {settings.r}, or to 0, which takes the adapter as it is"
-        )
+        raise ValueError(f"{what} is of the kind {settings.peft_type}; accepted: LORA")
+    _check_conflicts(source, config, settings)
     settings.lora_dropout = config.dropout
     settings.inference_mode = False
     return settings
+
+
+def _check_there(source: str, what: str) -> None:
+    """Insist that a folder holds an adapter with its weights, or that the hub has one of that name."""
+    folder = Path(source)
+    is_path = source.startswith((".", "/")) or source.count("/") > 1 or folder.is_dir()
+    reason = None if is_path else why_not_on_hub(source)
+    if reason or (is_path and not (folder / "adapter_config.json").is_file()):
+        raise ValueError(
+            f"{what}: no adapter_config.json is there; accepted: a folder that peft saved an adapter in, or a hub id"
+            + (f"; as a hub id: {reason}" if reason else "")
+        )
+    if is_path and not any((folder / name).is_file() for name in _WEIGHTS):
+        raise ValueError(
+            f"{what}: the folder holds adapter_config.json, but no weights of an adapter; accepted: "
+            f"{' or '.join(_WEIGHTS)}"
+        )
+
+
+def _check_conflicts(source: str, config: LoraConfig, settings: Any) -> None:
+    """Insist that what is set beside an adapter is what it has: its own holds, and another would be passed over."""
+    own = {
+        "r": settings.r,
+        "alpha": settings.lora_alpha,
+        "target_modules": settings.target_modules,
+        "modules_to_save": settings.modules_to_save or [],
+    }
+    for name, value in own.items():
+        given, default = getattr(config, name), getattr(LoraConfig(), name)
+        # peft keeps names in a set
+        value, given = (sorted(each) if isinstance(each, list | set) else each for each in (value, given))
+        if given not in (default, value):
+            raise ValueError(
+                f"model.policy.lora.{name} = {given!r}, but the adapter in {source!r} has {value!r}: set "
+                f"model.policy.lora.{name} to that, or to {default!r}, which takes the adapter as it is"
+            )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
-import pickle
-from collections.abc import Callable
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
 from huggingface_hub.utils.tqdm import enable_progress_bars
@@ -14,10 +16,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.utils import logging as transformers_logging
 
 from orpo_lightning.models.adapters import LoraConfig, add_adapter, merge_adapter
+from orpo_lightning.models.damage import naming_damage
 from orpo_lightning.models.pretrained import base_of_adapter, resolve
 
 Dtype = Literal["float64", "float32", "bfloat16", "float16"]
 ReferenceMode = Literal["auto", "copy", "adapter", "cached"]
+_Loaded = TypeVar("_Loaded", PreTrainedModel, PretrainedConfig)
 
 
 @dataclass(frozen=True)
@@ -74,18 +78,14 @@ class ReferenceConfig:
             raise ValueError(f"model.reference.mode = {self.mode!r}; accepted: {', '.join(get_args(ReferenceMode))}")
 
 
-def _explained(load: Callable[[PolicyConfig], PreTrainedModel]) -> Callable[[PolicyConfig], PreTrainedModel]:
+def _explained(load: Callable[[PolicyConfig, str], _Loaded]) -> Callable[[PolicyConfig, str], _Loaded]:
     """Say in one line why a model's files are refused."""
 
     @functools.wraps(load)
-    def explained(config: PolicyConfig) -> PreTrainedModel:
+    def explained(config: PolicyConfig, path: str) -> _Loaded:
         try:
-            return load(config)
-        except pickle.UnpicklingError as error:
-            raise ValueError(
-                f"the weights of {config.name_or_path!r} are a pickle file that cannot be read as tensors alone, and "
-                "to read it in another way could run any code; accepted: safetensors, or .bin with nothing but tensors"
-            ) from error
+            with naming_damage(f"the model {config.name_or_path!r}", path):
+                return load(config, path)
         except ValueError as error:
             if "trust_remote_code" not in str(error):
                 raise
@@ -97,7 +97,6 @@ def _explained(load: Callable[[PolicyConfig], PreTrainedModel]) -> Callable[[Pol
     return explained
 
 
-@_explained
 def load_causal_lm(config: PolicyConfig) -> PreTrainedModel:
     """Load a Hugging Face causal language model, in train mode, with its adapter in it.
 
@@ -109,8 +108,8 @@ def load_causal_lm(config: PolicyConfig) -> PreTrainedModel:
             or on the hub.
         ModuleNotFoundError: `name_or_path` is a short name whose package is not installed, or there is an adapter and
             peft is not.
-        ValueError: the weights are a pickle of more than tensors, the model needs code of its own, or the adapter does
-            not fit it.
+        ValueError: weights are missing, of another shape, damaged or a pickle of more than tensors, the model needs
+            code of its own, or the adapter does not fit it.
     """
     net = _load_weights(config)
     if config.gradient_checkpointing:
@@ -123,25 +122,84 @@ def load_causal_lm(config: PolicyConfig) -> PreTrainedModel:
 
 def _load_weights(config: PolicyConfig) -> PreTrainedModel:
     path = resolve(config.name_or_path, config.revision, config.trust_remote_code)
-    base = base_of_adapter(path)
+    with naming_damage(f"the model {config.name_or_path!r}", path):
+        base = base_of_adapter(path)
     if base is not None:
         name, revision = base
         return merge_adapter(_load_weights(replace(config, name_or_path=name, revision=revision)), path)
-    model_config = AutoConfig.from_pretrained(
+    return _read_weights(config, path)
+
+
+@_explained
+def read_config(config: PolicyConfig, path: str) -> PretrainedConfig:
+    """The settings of the model in a folder or of a hub id."""
+    found: PretrainedConfig = AutoConfig.from_pretrained(
         path, revision=config.revision, trust_remote_code=config.trust_remote_code
     )
+    return found
+
+
+@_explained
+def _read_weights(config: PolicyConfig, path: str) -> PreTrainedModel:
+    model_config = read_config(config, path)
     if config.disable_dropout:
         _disable_dropout(model_config)
-    net: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        path,
-        config=model_config,
-        revision=config.revision,
-        dtype=getattr(torch, config.dtype),
-        attn_implementation=config.attn_implementation,
-        trust_remote_code=config.trust_remote_code,
-        weights_only=True,
-    )
-    return net
+    with _without_report():
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            config=model_config,
+            revision=config.revision,
+            dtype=getattr(torch, config.dtype),
+            attn_implementation=config.attn_implementation,
+            trust_remote_code=config.trust_remote_code,
+            weights_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused here, by name
+        )
+    net, found = loaded
+    _check_weights(config.name_or_path, net, found)
+    return cast(PreTrainedModel, net)
+
+
+def _check_weights(name: str, net: PreTrainedModel, found: Mapping[str, Any]) -> None:
+    """Insist that every weight has been read: transformers makes random ones in place of those that are missing."""
+    missing = sorted(found["missing_keys"] & dict(net.named_parameters(remove_duplicate=False)).keys())
+    if missing:
+        raise ValueError(
+            f"the model {name!r} lacks {len(missing)} of the weights of {type(net).__name__}, such as "
+            f"{', '.join(missing[:3])}: copy or download it again, or look whether it is of this architecture"
+        )
+    others = sorted(found["mismatched_keys"])
+    if others:
+        weight, saved, wanted = others[0]
+        raise ValueError(
+            f"the model {name!r} has {len(others)} weights of another shape than its config.json says, such as "
+            f"{weight}: {list(saved)} in the file, {list(wanted)} in {type(net).__name__}"
+        )
+    strays = sorted(found["unexpected_keys"])
+    if strays:
+        warnings.warn(
+            f"the model {name!r} has {len(strays)} weights that {type(net).__name__} has no place for, such as "
+            f"{', '.join(strays[:3])}: they are left out",
+            stacklevel=2,
+        )
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Leave out transformers' table of weights that are missing or too many, which is said in one line here."""
+
+    def is_news(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        # of weights that could not be converted nothing else tells
+        return "LOAD REPORT" not in message or "CONVERSION" in message
+
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addFilter(is_news)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_news)
 
 
 def load_reference(reference: ReferenceConfig, policy: PolicyConfig) -> PreTrainedModel:

@@ -22,6 +22,7 @@ from orpo_lightning.models.logp_model import Layout, LogpModel
 from orpo_lightning.models.pretrained import cache_folder, identity_of
 from orpo_lightning.models.reference_cache import CachedReference, ReferenceRun, Scorer
 from orpo_lightning.models.reference_store import ReferenceStore, remembered
+from orpo_lightning.models.same_tokens import check_same_tokens
 from orpo_lightning.packing import PackedBatch
 from orpo_lightning.records import ResponseLogps
 
@@ -125,7 +126,12 @@ def reference_mode(reference: ReferenceConfig, policy: PolicyConfig) -> Literal[
 
 
 def make_reference(config: ReferenceConfig, policy_config: PolicyConfig, policy: LogpModel) -> Reference:
-    """The reference of a run, from its configuration and the policy with its starting weights."""
+    """The reference of a run, from its configuration and the policy with its starting weights.
+
+    Raises:
+        ValueError: the reference does not share a tokenizer with the policy, or its mode does not fit the two.
+    """
+    check_same_tokens(config, policy_config)
     mode = reference_mode(config, policy_config)
     if mode == "copy":
         return FrozenReference(load_reference(config, policy_config), policy.layout)

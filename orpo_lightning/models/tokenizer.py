@@ -15,6 +15,7 @@ import transformers
 from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from orpo_lightning.models.damage import DamagedFileError, naming_damage
 from orpo_lightning.models.pretrained import base_of_adapter, checkpoint_of, resolve
 from orpo_lightning.records import Message
 
@@ -50,7 +51,7 @@ def load_tokenizer(name_or_path: str, revision: str | None = None) -> Tokenizer:
         revision: branch, tag or commit of a hub id.
 
     Raises:
-        ValueError: the tokenizer has no end-of-sequence token.
+        ValueError: there is no tokenizer, it is damaged or needs code of its own, or it has no end-of-sequence token.
     """
     checkpoint = checkpoint_of(name_or_path)
     if checkpoint is not None:
@@ -60,14 +61,27 @@ def load_tokenizer(name_or_path: str, revision: str | None = None) -> Tokenizer:
         saved = read_checkpoint(checkpoint)
         return load_tokenizer(saved.tokenizer, saved.tokenizer_revision)
     path = resolve(name_or_path, revision)
-    base = None if (Path(path) / "tokenizer_config.json").is_file() else base_of_adapter(path)
+    with naming_damage(f"the tokenizer of {name_or_path!r}", path):
+        base = None if (Path(path) / "tokenizer_config.json").is_file() else base_of_adapter(path)
     if base is not None:
         return load_tokenizer(*base)
-    tokenizer: Tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+    tokenizer = _read_tokenizer(name_or_path, path, revision)
     if tokenizer.eos_token_id is None:
         raise ValueError(f"the tokenizer of {name_or_path!r} has no end-of-sequence token; responses could not end")
     if not tokenizer.chat_template:
         tokenizer.chat_template = DEFAULT_TEMPLATE
+    return tokenizer
+
+
+def _read_tokenizer(name_or_path: str, path: str, revision: str | None) -> Tokenizer:
+    what = f"the tokenizer of {name_or_path!r}"
+    try:
+        with naming_damage(what, path):
+            tokenizer: Tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except DamagedFileError:
+        raise
+    except Exception as error:  # the libraries raise anything at all, over several lines and without a name
+        raise ValueError(f"{what} cannot be loaded: {' '.join(str(error).split())}") from error
     return tokenizer
 
 

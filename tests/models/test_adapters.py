@@ -1,10 +1,20 @@
 """LoRA: what is put into a model, what of it is trained, and what is refused."""
 
+import functools
+import json
+import os
+import re
+import shutil
 import sys
+import warnings
+from pathlib import Path
 
 import peft
 import pytest
 import torch
+from huggingface_hub import constants, hf_hub_download
+from peft.utils import save_and_load
+from safetensors.torch import load_file, save_file
 
 from orpo_lightning.models.adapters import LoraConfig, add_adapter, has_adapter
 from orpo_lightning.models.identity import base_weights, fingerprint
@@ -183,7 +193,9 @@ def test_adapters_that_cannot_be_used_are_refused_by_name(base, adapter, tmp_pat
         load_causal_lm(PolicyConfig(base, dtype="float64", lora=LoraConfig(**options)))
 
     load(adapter=adapter, r=3)
-    with pytest.raises(ValueError, match=r"lora.r = 4, but the adapter in .* has rank 3: set model.policy.lora.r to 3"):
+    with pytest.raises(
+        ValueError, match=r"lora.r = 4, but the adapter in .* has 3: set model.policy.lora.r to that, or"
+    ):
         load(adapter=adapter, r=4)
     with pytest.raises(ValueError, match=r"lora.adapter = .*nowhere.*: no adapter_config.json is there; accepted"):
         load(adapter=str(tmp_path / "nowhere"))
@@ -199,6 +211,216 @@ def test_adapters_that_cannot_be_used_are_refused_by_name(base, adapter, tmp_pat
     kind.save_pretrained(tmp_path / "ia3")
     with pytest.raises(ValueError, match=r"is of the kind .*IA3; accepted: LORA"):
         load(adapter=str(tmp_path / "ia3"))
+
+
+def copied(adapter, tmp_path):
+    """A copy of an adapter's folder, to be spoilt."""
+    return Path(shutil.copytree(adapter, tmp_path / "copy"))
+
+
+def ways(base, adapter):
+    """Both ways to use an adapter, and what an error calls it there."""
+    on = PolicyConfig(base, lora=LoraConfig(adapter=str(adapter)))
+    return [
+        (on, f"model.policy.lora.adapter = '{adapter}'"),
+        (PolicyConfig(str(adapter)), f"the adapter in '{adapter}'"),
+    ]
+
+
+@pytest.mark.parametrize("contents", [b"", b"something else"])
+def test_weights_of_an_adapter_that_are_not_whole_are_named(base, adapter, tmp_path, contents):
+    file = copied(adapter, tmp_path) / "adapter_model.safetensors"
+    file.write_bytes(contents)
+    for config, name in ways(base, file.parent):
+        with pytest.raises(
+            ValueError, match=f"{re.escape(name)} cannot be read: {file} is damaged or not whole"
+        ) as error:
+            load_causal_lm(config)
+        assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("contents", [b"{broken", b"", b"[]"])
+def test_settings_of_an_adapter_that_are_not_json_are_named(base, adapter, tmp_path, contents):
+    file = copied(adapter, tmp_path) / "adapter_config.json"
+    file.write_bytes(contents)
+    for config, _ in ways(base, file.parent):
+        with pytest.raises(ValueError, match=f"{file} is damaged or not whole"):
+            load_causal_lm(config)
+
+
+@pytest.mark.parametrize("kind", ["WHAT", "ADAPTION_PROMPT"])
+def test_settings_of_no_lora_are_refused(base, adapter, tmp_path, kind):
+    file = copied(adapter, tmp_path) / "adapter_config.json"
+    file.write_text(json.dumps({"peft_type": kind}))
+    with pytest.raises(ValueError, match=f"lora.adapter = '{file.parent}'.*{kind}"):
+        load_causal_lm(PolicyConfig(base, lora=LoraConfig(adapter=str(file.parent))))
+
+
+class Malicious:
+    def __init__(self, proof):
+        self.proof = proof
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.proof),)
+
+
+def test_a_pickle_that_would_run_code_is_the_adapters_and_does_not_run(base, adapter, tmp_path):
+    folder = copied(adapter, tmp_path)
+    (folder / "adapter_model.safetensors").unlink()
+    torch.save({"weight": Malicious(tmp_path / "it ran")}, folder / "adapter_model.bin")
+    for config, name in ways(base, folder):
+        with pytest.raises(ValueError, match=f"the weights of {re.escape(name)} are a pickle file that cannot be read"):
+            load_causal_lm(config)
+    assert not (tmp_path / "it ran").exists()
+
+
+def test_the_pickle_of_the_base_of_an_adapter_is_the_bases(base, adapter):
+    Path(base, "model.safetensors").unlink()
+    torch.save({"weight": Malicious("it ran")}, Path(base, "pytorch_model.bin"))
+    with pytest.raises(ValueError, match=f"the weights of the model '{base}' are a pickle file"):
+        load_causal_lm(PolicyConfig(adapter))
+
+
+def test_a_folder_without_an_adapters_weights_says_so(base, adapter, tmp_path):
+    folder = copied(adapter, tmp_path)
+    (folder / "adapter_model.safetensors").unlink()
+    for config, name in ways(base, folder):
+        with pytest.raises(
+            ValueError, match=f"{re.escape(name)}: the folder holds adapter_config.json, but no weights"
+        ):
+            load_causal_lm(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("nodir/adapter", "HF_HUB_OFFLINE is set"), ("two words", "it is not a hub id"), ("nodir/an/adapter", "accepted")],
+)
+def test_an_adapter_that_is_nowhere_is_named_by_its_setting(base, name, reason):
+    with pytest.raises(
+        ValueError, match=f"model.policy.lora.adapter = '{name}': no adapter_config.json is there.*{reason}"
+    ):
+        load_causal_lm(PolicyConfig(base, lora=LoraConfig(adapter=name)))
+
+
+def test_an_adapter_comes_from_the_hub(base, adapter, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("peft.config.hf_hub_download", functools.partial(hf_hub_download, cache_dir=tmp_path / "hub"))
+    monkeypatch.setattr(
+        save_and_load, "hf_hub_download", functools.partial(hf_hub_download, cache_dir=tmp_path / "hub")
+    )
+    repository = tmp_path / "hub" / "models--someone--some-adapter"
+    snapshot = Path(shutil.copytree(adapter, repository / "snapshots" / ("0" * 40)))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    config = PolicyConfig(base, lora=LoraConfig(adapter="someone/some-adapter"))
+    assert fingerprint(load_causal_lm(config)) == fingerprint(
+        load_causal_lm(PolicyConfig(base, lora=LoraConfig(adapter=adapter)))
+    )
+    (snapshot / "adapter_model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"lora.adapter = 'someone/some-adapter': its weights cannot be had"):
+        load_causal_lm(config)
+
+
+@pytest.mark.parametrize(
+    ("shape", "linear"), [("opt", "fc1, fc2, k_proj, lm_head, out_proj, q_proj"), ("gpt2", "c_attn")]
+)
+def test_every_layer_that_is_listed_is_there(shape, linear):
+    name = linear.split(", ")[0]
+    with pytest.raises(
+        ValueError, match=rf"target_modules = .*has no module named 'nope'; its linear layers are {linear}"
+    ):
+        add_adapter(tiny_model(shape), LoraConfig(r=4, target_modules=[name, "nope"]))
+    add_adapter(tiny_model(shape), LoraConfig(r=4, target_modules=[name]))
+    # an ending is whole names
+    with pytest.raises(ValueError, match=rf"has no module named '{name[1:]}'"):
+        add_adapter(tiny_model(shape), LoraConfig(r=4, target_modules=[name, name[1:]]))
+
+
+def test_an_expression_that_is_none_is_named():
+    with pytest.raises(ValueError, match=r"target_modules = '\*q_proj': nothing to repeat"):
+        add_adapter(tiny_model("opt"), LoraConfig(r=4, target_modules="*q_proj"))
+
+
+@pytest.mark.parametrize(
+    ("options", "own", "default"),
+    [
+        ({"r": 4}, "3", "0"),
+        ({"alpha": 8.0}, "6", "16.0"),
+        ({"target_modules": ["q_proj"]}, "['fc1', 'q_proj']", "'all-linear'"),
+        ({"target_modules": "q_proj"}, "['fc1', 'q_proj']", "'all-linear'"),
+        ({"modules_to_save": ["lm_head"]}, "[]", "[]"),
+    ],
+)
+def test_what_is_set_beside_an_adapter_and_would_not_hold_is_refused(base, adapter, options, own, default):
+    ((name, value),) = options.items()
+    message = f"model.policy.lora.{name} = {value!r}, but the adapter in {adapter!r} has {own}: set .* or to {default},"
+    pattern = re.escape(message).replace(re.escape(".*"), ".*")
+    with pytest.raises(ValueError, match=pattern):
+        load_causal_lm(PolicyConfig(base, lora=LoraConfig(adapter=adapter, **options)))
+
+
+def test_what_is_set_beside_an_adapter_and_is_its_own_or_the_default_holds(base, adapter):
+    own = LoraConfig(adapter=adapter, r=3, alpha=6.0, target_modules=["fc1", "q_proj"])
+    defaults = LoraConfig(adapter=adapter, r=0, alpha=16.0, target_modules="all-linear", modules_to_save=[])
+    nets = [load_causal_lm(PolicyConfig(base, lora=lora)) for lora in (own, defaults)]
+    assert fingerprint(nets[0]) == fingerprint(nets[1])
+
+
+def test_modules_that_an_adapter_saved_may_be_set_beside_it(base, tmp_path):
+    net = load_causal_lm(PolicyConfig(base, lora=LoraConfig(r=2, modules_to_save=["lm_head"])))
+    net.save_pretrained(tmp_path / "saved")
+    config = LoraConfig(adapter=str(tmp_path / "saved"), modules_to_save=["lm_head"])
+    assert has_adapter(load_causal_lm(PolicyConfig(base, lora=config)))
+
+
+def test_an_adapter_of_a_model_of_another_size_is_refused_in_a_sentence(base, adapter, tmp_path):
+    small = tiny_model("opt").config
+    small.hidden_size = small.word_embed_proj_dim = 16
+    other = tmp_path / "other"
+    type(tiny_model("opt"))(small).save_pretrained(other)
+    with pytest.raises(
+        ValueError, match=r"does not fit OPTForCausalLM: \d+ weights have another shape, such as"
+    ) as error:
+        load_causal_lm(PolicyConfig(str(other), lora=LoraConfig(adapter=adapter)))
+    message = str(error.value)
+    assert f"lora.adapter = '{adapter}'" in message
+    assert f"It was trained on '{base}': set model.policy.name_or_path to that model" in message
+    assert len(message.splitlines()) == 1
+
+
+def test_an_adapter_whose_base_has_changed_is_refused(base, adapter):
+    small = tiny_model("opt").config
+    small.ffn_dim = 32
+    type(tiny_model("opt"))(small).save_pretrained(base)
+    for config, name in ways(base, adapter):
+        with pytest.raises(ValueError, match=f"{re.escape(name)} does not fit OPT.*'{base}': which is not what it was"):
+            load_causal_lm(config)
+
+
+def test_an_adapter_of_another_architecture_is_refused_in_a_sentence(adapter, tmp_path):
+    tiny_model("gpt2").save_pretrained(tmp_path / "other")
+    with pytest.raises(
+        ValueError, match=r"does not fit GPT2LMHeadModel: Target modules .* again\. It was trained on"
+    ) as e:
+        load_causal_lm(PolicyConfig(str(tmp_path / "other"), lora=LoraConfig(adapter=adapter)))
+    assert len(str(e.value).splitlines()) == 1
+
+
+def test_saved_modules_whose_weights_are_missing_are_named(base, tmp_path):
+    net = load_causal_lm(PolicyConfig(base, lora=LoraConfig(r=2, modules_to_save=["final_layer_norm"])))
+    net.save_pretrained(tmp_path / "saved")
+    file = tmp_path / "saved" / "adapter_model.safetensors"
+    save_file({name: value for name, value in load_file(file).items() if "layer_norm" not in name}, file)
+    with pytest.raises(ValueError, match=r"does not fit OPTForCausalLM: it lacks .*final_layer_norm"):
+        load_causal_lm(PolicyConfig(base, lora=LoraConfig(adapter=str(tmp_path / "saved"))))
+
+
+def test_that_a_base_model_has_another_name_here_is_no_news(adapter, base, tmp_path):
+    moved = shutil.copytree(base, tmp_path / "moved")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        load_causal_lm(PolicyConfig(str(moved), lora=LoraConfig(adapter=adapter)))
+    assert not [each for each in told if "base_model_name_or_path" in str(each.message)]
 
 
 def test_without_peft_the_error_says_what_to_install(base, monkeypatch):

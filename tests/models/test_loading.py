@@ -2,20 +2,32 @@
 
 import importlib.metadata
 import json
+import logging
 import os
 import pickle
+import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import with_random_trained_weights
+from safetensors.torch import load_file, save_file
 
-from orpo_lightning.models import pretrained
+from orpo_lightning.models import loading, pretrained
+from orpo_lightning.models.adapters import LoraConfig
 from orpo_lightning.models.checkpoint import describe_policy
 from orpo_lightning.models.identity import fingerprint
-from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig, load_causal_lm, load_reference
+from orpo_lightning.models.loading import (
+    PolicyConfig,
+    ReferenceConfig,
+    load_causal_lm,
+    load_reference,
+)
 from orpo_lightning.models.pretrained import resolve
+from orpo_lightning.models.tiny import SHAPES, tiny_model
 from orpo_lightning.models.tokenizer import load_tokenizer
 
 
@@ -120,6 +132,142 @@ def test_weights_in_a_bin_file_are_read(folder):
     assert fingerprint(load_causal_lm(PolicyConfig(str(folder)))) == fingerprint(load_causal_lm(PolicyConfig("tiny")))
 
 
+def with_weights(folder, change):
+    """The folder, with other weights in its file."""
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return PolicyConfig(str(folder))
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What transformers tells while it loads."""
+    told = []
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", lambda record: told.append(record.getMessage()))
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addHandler(handler)
+    yield told
+    logger.removeHandler(handler)
+
+
+def test_weights_that_are_missing_are_refused_and_not_made_up(folder, told):
+    missing = [f"model.layers.1.mlp.{part}_proj.weight" for part in ("down", "gate", "up")]
+    config = with_weights(folder, lambda weights: [weights.pop(name) for name in missing])
+    with pytest.raises(
+        ValueError, match=f"lacks 3 of the weights of LlamaForCausalLM, such as {', '.join(missing)}"
+    ) as e:
+        load_causal_lm(config)
+    assert f"the model {str(folder)!r}" in str(e.value)
+    assert not told
+
+
+def test_weights_of_another_shape_are_refused_by_name(folder, told):
+    name = "model.layers.0.mlp.up_proj.weight"
+    config = with_weights(folder, lambda weights: weights.update({name: torch.zeros(3, 64)}))
+    message = rf"copy' has 1 weights of another shape.*{name}: \[3, 64\] in the file, \[128, 64\] in LlamaForCausalLM"
+    with pytest.raises(ValueError, match=message):
+        load_causal_lm(config)
+    assert not told
+
+
+def test_weights_of_another_task_are_left_out_and_named(folder, told):
+    config = with_weights(folder, lambda weights: weights.update({"v_head.summary.weight": torch.zeros(1, 64)}))
+    with pytest.warns(UserWarning, match=r"copy' has 1 weights that LlamaForCausalLM has no place for.*v_head.summary"):
+        net = load_causal_lm(config)
+    assert fingerprint(net) == fingerprint(load_causal_lm(PolicyConfig("tiny")))
+    assert not told
+
+
+def test_of_weights_that_cannot_be_converted_transformers_tells():
+    with loading._without_report():
+        record = logging.LogRecord("", logging.WARNING, "", 0, "LOAD REPORT\nCONVERSION", (), None)
+        assert logging.getLogger("transformers.modeling_utils").filter(record)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.filterwarnings("error")
+def test_every_architecture_comes_back_as_it_was_saved(shape, tied, tmp_path):
+    net = tiny_model(shape)
+    net.config.tie_word_embeddings = tied
+    net = type(net)(net.config)
+    net.save_pretrained(tmp_path)
+    assert fingerprint(load_causal_lm(PolicyConfig(str(tmp_path)))) == fingerprint(net)
+
+
+def test_a_buffer_that_is_computed_need_not_be_in_the_file(folder):
+    net = load_causal_lm(PolicyConfig(str(folder)))
+    net.register_buffer("computed", torch.zeros(1))
+    found = {"missing_keys": {"computed"}, "mismatched_keys": set(), "unexpected_keys": set()}
+    loading._check_weights("tiny", net, found)
+
+
+DAMAGED = {
+    "empty": lambda whole: b"",
+    "cut off": lambda whole: whole[: len(whole) // 2],
+    "cut off in its header": lambda whole: whole[:100],
+    "another thing": lambda whole: b"version https://git-lfs.github.com/spec/v1",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_weights_that_are_not_whole_are_named_in_one_line(folder, damage):
+    file = folder / "model.safetensors"
+    file.write_bytes(DAMAGED[damage](file.read_bytes()))
+    with pytest.raises(
+        ValueError, match=rf"the model '{folder}' cannot be read: {file} is damaged or not whole"
+    ) as error:
+        load_causal_lm(PolicyConfig(str(folder)))
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_of_several_files_of_weights_the_damaged_one_is_named(folder):
+    load_causal_lm(PolicyConfig("tiny")).save_pretrained(folder, max_shard_size="200KB")
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    last = sorted(folder.glob("*.safetensors"))[-1]
+    last.write_bytes(last.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=f"{last} is damaged"):
+        load_causal_lm(PolicyConfig(str(folder)))
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut off"])
+def test_a_bin_file_that_is_not_whole_is_said_to_be_damaged(folder, damage):
+    (folder / "model.safetensors").unlink()
+    file = folder / "pytorch_model.bin"
+    torch.save(weights(), file)
+    file.write_bytes(DAMAGED[damage](file.read_bytes()))
+    refused = "a file of it is damaged or not whole|pickle file that cannot be read"
+    with pytest.raises(ValueError, match=refused) as error:
+        load_causal_lm(PolicyConfig(str(folder)))
+    assert str(folder) in str(error.value)
+
+
+LOADS = {
+    "config.json": lambda name: load_causal_lm(PolicyConfig(name)),
+    "tokenizer.json": load_tokenizer,
+    "tokenizer_config.json": load_tokenizer,
+}
+
+
+@pytest.mark.parametrize("contents", [b"{broken", b"", b"[]", b"\xff\xfe"])
+@pytest.mark.parametrize("name", LOADS)
+def test_settings_that_are_not_json_are_named(folder, name, contents):
+    (folder / name).write_bytes(contents)
+    with pytest.raises(ValueError, match=f"{re.escape(str(folder / name))} is damaged or not whole") as error:
+        LOADS[name](str(folder))
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_folder_without_a_tokenizer_is_named_in_one_line(folder):
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / file).unlink()
+    with pytest.raises(ValueError, match=f"the tokenizer of '{folder}' cannot be loaded: ") as error:
+        load_tokenizer(str(folder))
+    assert len(str(error.value).splitlines()) == 1
+
+
 class Malicious:
     def __init__(self, proof):
         self.proof = proof
@@ -213,3 +361,19 @@ def test_a_checkpoint_of_such_a_model_is_exported_when_its_code_is_trusted(folde
 def test_the_reference_of_a_trusted_policy_is_trusted(folder_with_code):
     policy = PolicyConfig(str(folder_with_code), trust_remote_code=True)
     assert type(load_reference(ReferenceConfig(), policy)).__name__ == "MyModel"
+
+
+def test_an_adapter_runs_the_code_of_its_base_only_when_asked_for(folder_with_code, tmp_path):
+    trusted = PolicyConfig(str(folder_with_code), trust_remote_code=True)
+    net = with_random_trained_weights(load_causal_lm(replace(trusted, lora=LoraConfig(r=2))))
+    net.save_pretrained(tmp_path / "adapter")
+    adapter = str(tmp_path / "adapter")
+    (tmp_path / "it ran").unlink()
+    with pytest.raises(
+        ValueError, match=rf"the model '{folder_with_code}' comes with Python files.*trust_remote_code = true"
+    ):
+        load_causal_lm(PolicyConfig(adapter))
+    assert not (tmp_path / "it ran").exists()
+    merged = load_causal_lm(PolicyConfig(adapter, trust_remote_code=True))
+    assert type(merged).__name__ == "MyModel"
+    assert fingerprint(merged) == fingerprint(net.merge_and_unload())
