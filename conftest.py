@@ -12,7 +12,7 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from orpo_lightning import objectives
-from orpo_lightning.models.pretrained import CACHE_VARIABLE, cache_folder
+from orpo_lightning.cache_folder import CACHE_VARIABLE, cache_folder
 from orpo_lightning.objectives import base
 
 

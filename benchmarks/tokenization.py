@@ -18,10 +18,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from orpo_lightning.cache_folder import CACHE_VARIABLE, cache_folder
 from orpo_lightning.data.files import read_file
 from orpo_lightning.data.preparation import Preparation
 from orpo_lightning.data.sources import SourceConfig
-from orpo_lightning.models.pretrained import CACHE_VARIABLE, cache_folder
 from orpo_lightning.models.tokenizer import load_tokenizer
 
 _TURN = "\n\nAssistant:"

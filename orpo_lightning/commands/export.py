@@ -52,7 +52,8 @@ def main() -> None:
     from orpo_lightning.models.export import write_adapter, write_model
     from orpo_lightning.models.hub import check_upload, upload
     from orpo_lightning.models.loading import hide_loading_bars
-    from orpo_lightning.models.pretrained import difference_of_base, lasting_name
+    from orpo_lightning.models.pretrained import lasting_name
+    from orpo_lightning.models.short_names import difference_of_base
     from orpo_lightning.models.tokenizer import load_tokenizer
     from orpo_lightning.run_folder import DATA_REPORT_FILE
 

@@ -117,7 +117,8 @@ def _origin(model: str) -> dict[str, object]:
     """Where weights of this machine lie, and after how many steps of a run, as far as that is known."""
     from orpo_lightning.models.card import steps_of
     from orpo_lightning.models.checkpoint import read_checkpoint
-    from orpo_lightning.models.pretrained import SHORT_NAMES, absolute, checkpoint_of, resolve
+    from orpo_lightning.models.pretrained import absolute, checkpoint_of, resolve
+    from orpo_lightning.models.short_names import SHORT_NAMES
 
     if model in SHORT_NAMES or not Path(model).expanduser().exists():
         return {"path": None, "step": None}

@@ -12,9 +12,9 @@ from pathlib import Path
 from filelock import FileLock
 
 from orpo_lightning import records
+from orpo_lightning.cache_folder import made_in_cache
 from orpo_lightning.data.report import SplitReport
 from orpo_lightning.data.token_table import TokenTable
-from orpo_lightning.models.pretrained import made_in_cache
 
 Prepared = tuple[TokenTable, SplitReport]
 

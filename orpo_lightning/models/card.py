@@ -11,7 +11,8 @@ from pathlib import Path
 import yaml
 from huggingface_hub import metadata_load
 
-from orpo_lightning.models.pretrained import HUB_IDS, PACKAGE, difference_of_base
+from orpo_lightning.models.pretrained import PACKAGE
+from orpo_lightning.models.short_names import HUB_IDS, difference_of_base
 from orpo_lightning.run_folder import config_of, metrics_of
 
 CARD_FILE = "README.md"

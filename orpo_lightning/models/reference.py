@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, cast
 import torch
 from transformers import PreTrainedModel
 
+from orpo_lightning.cache_folder import cache_folder
 from orpo_lightning.models.identity import architecture, base_settings, base_weights, fingerprint, settings_of
 from orpo_lightning.models.loading import (
     PolicyConfig,
@@ -19,7 +20,7 @@ from orpo_lightning.models.loading import (
     load_reference,
 )
 from orpo_lightning.models.logp_model import Layout, LogpModel
-from orpo_lightning.models.pretrained import cache_folder, identity_of
+from orpo_lightning.models.pretrained import identity_of
 from orpo_lightning.models.reference_cache import CachedReference, ReferenceRun, Scorer
 from orpo_lightning.models.reference_store import ReferenceStore, remembered
 from orpo_lightning.models.same_tokens import check_same_tokens

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from orpo_lightning.models import hub, pretrained
+from orpo_lightning.cache_folder import CACHE_VARIABLE
+from orpo_lightning.models import hub, pretrained, short_names
 from orpo_lightning.models.checkpoint import load_policy, read_checkpoint
 from orpo_lightning.models.identity import fingerprint
 from orpo_lightning.models.loading import PolicyConfig, load_causal_lm
@@ -85,7 +86,7 @@ def test_sft_then_dpo_are_two_commands(orpo_lightning):
 
 @pytest.mark.parametrize("start", ["runs/sft", "the file"])
 def test_without_its_model_folder_a_run_goes_on_from_its_checkpoint(orpo_lightning, tmp_path, monkeypatch, start):
-    monkeypatch.setenv(pretrained.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     orpo_lightning("fit", "--config", CONFIGS / "sft.yaml", "--export.enabled=false", *SHORT)
     assert not Path("runs/sft/model").exists()
     (file,) = Path("runs/sft/checkpoints").glob("*.ckpt")
@@ -160,8 +161,8 @@ def test_an_adapter_is_exported_alone(orpo_lightning, adapter_run, capsys):
 def test_an_adapter_whose_base_has_other_weights_on_the_hub_is_printed_to_be(
     orpo_lightning, adapter_run, monkeypatch, capsys
 ):
-    monkeypatch.setitem(pretrained.HUB_IDS, "tiny", "someone/tiny")
-    monkeypatch.setitem(pretrained.HUB_DIFFERENCES, "tiny", "made smaller")
+    monkeypatch.setitem(short_names.HUB_IDS, "tiny", "someone/tiny")
+    monkeypatch.setitem(short_names.HUB_DIFFERENCES, "tiny", "made smaller")
     orpo_lightning("export", "--checkpoint", "runs/dpo", "--out", "out")
     line = capsys.readouterr().out.splitlines()[-1]
     assert line.startswith("This adapter was trained on tiny, the weights of someone/tiny made smaller, and with those")
@@ -174,7 +175,7 @@ def test_an_exported_adapter_is_a_model_elsewhere_too(orpo_lightning, adapter_ru
     orpo_lightning("export", "--checkpoint", "runs/dpo", "--out", "out")
     shutil.move("out", tmp_path / "mine")
     shutil.rmtree("runs")
-    monkeypatch.setenv(pretrained.CACHE_VARIABLE, str(tmp_path / "another cache"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "another cache"))
     assert json.loads(Path("mine/adapter_config.json").read_text())["base_model_name_or_path"] == "tiny"
     found = load_causal_lm(PolicyConfig("mine")).eval()
     torch.testing.assert_close(found(IDS).logits, adapter_run(IDS).logits, rtol=1e-4, atol=1e-4)

@@ -27,7 +27,7 @@ def real_data():
 @pytest.fixture
 def own_cache(tmp_path, monkeypatch):
     """A cache folder with nothing in it but the converted models."""
-    from orpo_lightning.models.pretrained import CACHE_VARIABLE, cache_folder
+    from orpo_lightning.cache_folder import CACHE_VARIABLE, cache_folder
 
     folder = tmp_path / "cache"
     folder.mkdir()

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 
 from orpo_lightning import Filter
+from orpo_lightning.cache_folder import CACHE_VARIABLE
 from orpo_lightning.data import preparation
 from orpo_lightning.data.lengths import LengthLimits
 from orpo_lightning.data.preparation import Preparation
 from orpo_lightning.data.sources import SourceConfig
-from orpo_lightning.models.pretrained import CACHE_VARIABLE
 from orpo_lightning.models.tiny import train_tiny_tokenizer
 from orpo_lightning.models.tokenizer import load_tokenizer
 

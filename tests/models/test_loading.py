@@ -16,7 +16,8 @@ import torch
 from helpers import with_random_trained_weights
 from safetensors.torch import load_file, save_file
 
-from orpo_lightning.models import loading, pretrained
+from orpo_lightning.cache_folder import CACHE_VARIABLE
+from orpo_lightning.models import loading, short_names
 from orpo_lightning.models.adapters import LoraConfig
 from orpo_lightning.models.checkpoint import describe_policy
 from orpo_lightning.models.identity import fingerprint
@@ -33,17 +34,17 @@ from orpo_lightning.models.tokenizer import load_tokenizer
 
 @pytest.fixture
 def empty_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv(pretrained.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     return tmp_path / "cache" / "models"
 
 
 def test_tiny_is_made_once_and_the_same_every_time(empty_cache, tmp_path, monkeypatch):
     first = resolve("tiny")
     weights = fingerprint(load_causal_lm(PolicyConfig("tiny")))
-    monkeypatch.setitem(pretrained._BUILDERS, "tiny", (pretrained._tiny_version, lambda folder: pytest.fail("again")))
+    monkeypatch.setitem(short_names._BUILDERS, "tiny", (short_names._tiny_version, lambda folder: pytest.fail("again")))
     assert resolve("tiny") == first
     monkeypatch.undo()
-    monkeypatch.setenv(pretrained.CACHE_VARIABLE, str(tmp_path / "other"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "other"))
     assert fingerprint(load_causal_lm(PolicyConfig("tiny"))) == weights
 
 
@@ -52,7 +53,7 @@ def test_a_build_that_fails_leaves_nothing_behind(empty_cache, monkeypatch):
         (folder / "half").write_text("half")
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(pretrained._BUILDERS, "tiny", (lambda: "1", fail))
+    monkeypatch.setitem(short_names._BUILDERS, "tiny", (lambda: "1", fail))
     with pytest.raises(KeyboardInterrupt):
         resolve("tiny")
     assert list(empty_cache.iterdir()) == []
@@ -65,7 +66,7 @@ def test_of_two_processes_that_build_at_once_the_first_to_end_wins(empty_cache, 
         faster.mkdir()
         (faster / "config.json").write_text("fast")
 
-    monkeypatch.setitem(pretrained._BUILDERS, "tiny", (lambda: "1", build))
+    monkeypatch.setitem(short_names._BUILDERS, "tiny", (lambda: "1", build))
     assert resolve("tiny") == str(empty_cache / "tiny-1")
     assert [path.name for path in empty_cache.iterdir()] == ["tiny-1"]
     assert (empty_cache / "tiny-1" / "config.json").read_text() == "fast"

@@ -11,7 +11,8 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from orpo_lightning.models import hub, pretrained
+from orpo_lightning.cache_folder import CACHE_VARIABLE
+from orpo_lightning.models import hub, pretrained, short_names
 from orpo_lightning.models.checkpoint import describe_policy
 from orpo_lightning.models.identity import fingerprint
 from orpo_lightning.models.loading import PolicyConfig, load_causal_lm
@@ -53,7 +54,7 @@ def weights_of(name):
 
 @pytest.fixture(autouse=True)
 def _a_cache_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.setenv(pretrained.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
 
 
 def test_a_model_folder_stands_for_itself(tmp_path):
@@ -131,7 +132,7 @@ def test_a_model_is_named_to_others_by_what_they_can_find(tmp_path, monkeypatch,
 
 
 def test_the_base_of_an_adapter_is_found_without_a_network(tmp_path, monkeypatch):
-    monkeypatch.setitem(pretrained.HUB_IDS, "tiny", "someone/tiny")
+    monkeypatch.setitem(short_names.HUB_IDS, "tiny", "someone/tiny")
     assert base_of_adapter(an_adapter(tmp_path / "a", "someone/tiny")) == ("tiny", None)
     assert base_of_adapter(str(a_model(tmp_path / "model"))) is None
 
@@ -140,8 +141,8 @@ def test_where_the_package_of_a_short_name_is_missing_its_hub_id_counts(tmp_path
     def missing():
         raise ModuleNotFoundError("pip install it")
 
-    monkeypatch.setitem(pretrained._BUILDERS, "some", (missing, None))
-    monkeypatch.setitem(pretrained.HUB_IDS, "some", HUB_ID)
+    monkeypatch.setitem(short_names._BUILDERS, "some", (missing, None))
+    monkeypatch.setitem(short_names.HUB_IDS, "some", HUB_ID)
     assert base_of_adapter(an_adapter(tmp_path / "a", HUB_ID)) == (HUB_ID, None)
 
 
