@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from orpo_lightning.data.sources import SourceConfig as SourceConfig
     from orpo_lightning.models.adapters import LoraConfig as LoraConfig
     from orpo_lightning.models.loading import PolicyConfig as PolicyConfig, ReferenceConfig as ReferenceConfig
+    from orpo_lightning.modules.finite import NonFiniteError as NonFiniteError
     from orpo_lightning.modules.optimization import OptimizerConfig as OptimizerConfig, ScheduleConfig as ScheduleConfig
-    from orpo_lightning.modules.preference import NonFiniteError as NonFiniteError, PreferenceModule as PreferenceModule
+    from orpo_lightning.modules.preference import PreferenceModule as PreferenceModule
     from orpo_lightning.objectives import (
         CPO as CPO,
         DPO as DPO,
@@ -42,7 +43,8 @@ _HOMES = {
     "orpo_lightning.models.adapters": ("LoraConfig",),
     "orpo_lightning.models.loading": ("PolicyConfig", "ReferenceConfig"),
     "orpo_lightning.modules.optimization": ("OptimizerConfig", "ScheduleConfig"),
-    "orpo_lightning.modules.preference": ("NonFiniteError", "PreferenceModule"),
+    "orpo_lightning.modules.finite": ("NonFiniteError",),
+    "orpo_lightning.modules.preference": ("PreferenceModule",),
     "orpo_lightning.objectives": (
         "CPO",
         "DPO",

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from orpo_lightning.data.formats import Row
+from orpo_lightning.data.columns import Row
 
 _PARQUET = ".parquet"
 KINDS = (".json", ".jsonl", ".json.gz", ".jsonl.gz", _PARQUET)

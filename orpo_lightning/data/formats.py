@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orpo_lightning.data.columns import (
+    Row,
+    RowError,
+    is_list,
+    kind_of,
+    label_of,
+    list_of,
+    margin_of,
+    response_text,
+    text_of,
+    value_of,
+    weight_of,
+)
 from orpo_lightning.records import Message, Role, TextResponse, TextRow
 
-Row = Mapping[str, Any]
-
-COLUMNS = (
-    "prompt", "chosen", "rejected", "messages", "conversations", "completion", "label", "system",
-    "score_chosen", "score_rejected", "margin", "weight",
-)  # fmt: skip
-"""The columns that formats read; `data.columns` gives them other names."""
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _HH_RLHF_ROLES = {"Human": "user", "Assistant": "assistant"}
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
@@ -26,16 +29,6 @@ _SHAREGPT_ROLES = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system",
     "observation": "tool", "tool": "tool",
 }  # fmt: skip
-
-
-class RowError(ValueError):
-    """A row that cannot be read. `reason` is the name it is counted under."""
-
-    def __init__(self, reason: str, row_id: str, detail: str) -> None:
-        super().__init__(f"{row_id}: {detail}")
-        self.row_id = row_id
-        self.reason = reason
-        self.detail = detail
 
 
 @dataclass(frozen=True)
@@ -83,18 +76,6 @@ def find_format(rows: Iterable[Row], source: str, name: str | None = None) -> Ro
         f"{source}: no row is of a known format; the columns are {', '.join(columns)}. Columns of other names are "
         f"mapped by data.columns, for example {{prompt: question}}. Known:\n{known}"
     )
-
-
-def rename_columns(row: Row, columns: Mapping[str, str]) -> Row:
-    """The row with columns of other names under ours; `columns` maps our name to that of the data.
-
-    Example:
-        >>> rename_columns({"question": "Hi", "id": 3}, {"prompt": "question"})
-        {'id': 3, 'prompt': 'Hi'}
-    """
-    theirs = set(columns.values())
-    kept = {name: value for name, value in row.items() if name not in theirs}
-    return kept | {ours: row[name] for ours, name in columns.items() if name in row}
 
 
 def parse_hh_rlhf(row: Row, row_id: str) -> TextRow:
@@ -166,8 +147,8 @@ def parse_unpaired(row: Row, row_id: str) -> TextRow:
     else:
         turns = _text_turns(row, "completion", row_id)
     *prompt, response = with_system(row, _conversation(turns, "messages", row_id), row_id)
-    label = TextResponse(response.content, Role.UNPAIRED, _label(row, row_id))
-    return TextRow(row_id, tuple(prompt), (label,), weight=_weight(row, row_id))
+    label = TextResponse(response.content, Role.UNPAIRED, label_of(row, row_id))
+    return TextRow(row_id, tuple(prompt), (label,), weight=weight_of(row, row_id))
 
 
 def _pair(row: Row, row_id: str, turns_of: Callable[[Row, str, str], list[Message]]) -> TextRow:
@@ -180,8 +161,8 @@ def _pair(row: Row, row_id: str, turns_of: Callable[[Row, str, str], list[Messag
         tuple(prompt),
         chosen.content,
         rejected.content,
-        margin=_margin(row, row_id),
-        weight=_weight(row, row_id),
+        margin=margin_of(row, row_id),
+        weight=weight_of(row, row_id),
     )
 
 
@@ -199,7 +180,7 @@ def with_system(row: Row, turns: list[Message], row_id: str) -> list[Message]:
     """
     if row.get("system") in (None, ""):
         return turns
-    system = Message("system", _text(row, "system", row_id))
+    system = Message("system", text_of(row, "system", row_id))
     if turns[0].role != "system":
         return [system, *turns]
     if _stripped(turns[:1]) != _stripped([system]):
@@ -209,21 +190,21 @@ def with_system(row: Row, turns: list[Message], row_id: str) -> list[Message]:
 
 def _hh_rlhf_turns(row: Row, side: str, row_id: str) -> list[Message]:
     # ["", speaker, text, speaker, text, ...]
-    before, *parts = _TURN.split(_text(row, side, row_id))
+    before, *parts = _TURN.split(text_of(row, side, row_id))
     if before.strip() and parts:
         raise RowError("text_before_first_turn", row_id, f"{side!r} begins with {before[:40]!r} and not with a turn")
     return [Message(_HH_RLHF_ROLES[who], text.strip()) for who, text in zip(parts[::2], parts[1::2], strict=True)]
 
 
 def _messages_after_prompt(row: Row, side: str, row_id: str) -> list[Message]:
-    turns = messages_of(_value(row, side, row_id), side, row_id)
+    turns = messages_of(value_of(row, side, row_id), side, row_id)
     if not turns or turns[-1].role != "assistant" or row.get("prompt") is None:
         return turns
-    if _is_list(row["prompt"]):
+    if is_list(row["prompt"]):
         prompt = messages_of(row["prompt"], "prompt", row_id)
         is_there = _stripped(turns[: len(prompt)]) == _stripped(prompt)
     else:
-        prompt = [Message("user", _text(row, "prompt", row_id))]
+        prompt = [Message("user", text_of(row, "prompt", row_id))]
         # as text it may be one turn of several, or hold several of them rendered
         said = [message.content.strip() for message in turns[:-1] if message.role == "user"]
         is_there = any(turn and (turn in prompt[0].content or prompt[0].content.strip() in turn) for turn in said)
@@ -245,21 +226,21 @@ def _stripped(turns: Sequence[Message]) -> list[tuple[str, str]]:
 
 
 def _sharegpt_turns(row: Row, side: str, row_id: str) -> list[Message]:
-    turns = [*_list(_value(row, "conversations", row_id), "conversations", row_id), _value(row, side, row_id)]
+    turns = [*list_of(value_of(row, "conversations", row_id), "conversations", row_id), value_of(row, side, row_id)]
     found = []
     for turn in turns:
         if not isinstance(turn, Mapping):
-            raise RowError("not_text", row_id, f"{side!r} or 'conversations' holds a turn that is {_kind(turn)}")
+            raise RowError("not_text", row_id, f"{side!r} or 'conversations' holds a turn that is {kind_of(turn)}")
         role = _SHAREGPT_ROLES.get(str(turn.get("from")))
         if role is None:
             known = ", ".join(_SHAREGPT_ROLES)
             raise RowError("unknown_role", row_id, f"a turn is from {turn.get('from')!r}; known: {known}")
-        found.append(Message(role, _text(turn, "value", row_id)))
+        found.append(Message(role, text_of(turn, "value", row_id)))
     return found
 
 
 def _text_turns(row: Row, side: str, row_id: str) -> list[Message]:
-    return [Message("user", _text(row, "prompt", row_id)), Message("assistant", _response_text(row, side, row_id))]
+    return [Message("user", text_of(row, "prompt", row_id)), Message("assistant", response_text(row, side, row_id))]
 
 
 def messages_of(value: Any, where: str, row_id: str) -> list[Message]:
@@ -269,99 +250,18 @@ def messages_of(value: Any, where: str, row_id: str) -> list[Message]:
         RowError: it is something else.
     """
     found = []
-    turns = _list(value, where, row_id)
+    turns = list_of(value, where, row_id)
     for place, turn in enumerate(turns, start=1):
         if not isinstance(turn, Mapping):
             raise RowError("not_text", row_id, f"{where!r} holds something that is not a message of role and content")
-        role = _text(turn, "role", row_id)
+        role = text_of(turn, "role", row_id)
         if role not in _ROLES:
             raise RowError("unknown_role", row_id, f"a turn of {where!r} is from {role!r}; known: {', '.join(_ROLES)}")
         if turn.get("tool_calls"):
             raise RowError("tool_calls", row_id, f"a turn of {where!r} calls tools, and its calls are not text")
-        content = (_response_text if place == len(turns) else _text)(turn, "content", row_id)
+        content = (response_text if place == len(turns) else text_of)(turn, "content", row_id)
         found.append(Message(role, content))
     return found
-
-
-def _response_text(row: Row, column: str, row_id: str) -> str:
-    # a response that is null is an empty one, for the filters to count
-    return "" if column in row and row[column] is None else _text(row, column, row_id)
-
-
-def _value(row: Row, column: str, row_id: str) -> Any:
-    if column not in row:
-        raise RowError("missing_column", row_id, f"there is no {column!r}; there is {', '.join(row) or 'nothing'}")
-    if row[column] is None:
-        raise RowError("null", row_id, f"{column!r} is null")
-    return row[column]
-
-
-def _text(row: Row, column: str, row_id: str) -> str:
-    value = _value(row, column, row_id)
-    if not isinstance(value, str):
-        raise RowError("not_text", row_id, f"{column!r} is {_kind(value)}, not text")
-    if not value.isascii() and _SURROGATE.search(value):
-        raise RowError("not_text", row_id, f"{column!r} holds half of a surrogate pair, which is no character")
-    return value
-
-
-def _list(value: Any, where: str, row_id: str) -> Sequence[Any]:
-    if not _is_list(value):
-        raise RowError("not_text", row_id, f"{where!r} is {_kind(value)}, not a list of messages")
-    found: Sequence[Any] = value
-    return found
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
-
-
-def _kind(value: Any) -> str:
-    return "null" if value is None else type(value).__name__
-
-
-def _margin(row: Row, row_id: str) -> float | None:
-    margin = _score(row, "margin", row_id)
-    if margin is not None:
-        return margin
-    chosen, rejected = _score(row, "score_chosen", row_id), _score(row, "score_rejected", row_id)
-    if chosen is None or rejected is None:
-        return None
-    if not math.isfinite(chosen - rejected):
-        raise RowError("not_a_number", row_id, f"the scores {chosen:g} and {rejected:g} have no finite difference")
-    return chosen - rejected
-
-
-def _score(row: Row, column: str, row_id: str) -> float | None:
-    value = row.get(column)
-    # NaN is what pandas writes where there is none
-    return None if value is None or value != value else _number(row, column, row_id)
-
-
-def _weight(row: Row, row_id: str) -> float:
-    if row.get("weight") is None:
-        return 1.0
-    weight = _number(row, "weight", row_id)
-    if weight < 0:
-        raise RowError("not_a_weight", row_id, f"'weight' is {weight:g}; accepted: a number from 0 on")
-    return weight
-
-
-def _label(row: Row, row_id: str) -> float:
-    value = _value(row, "label", row_id)
-    if value not in (True, False):  # 1, 0, 1.0 and 0.0 as well
-        raise RowError("not_a_label", row_id, f"'label' is {value!r}; accepted: true or false")
-    return float(value)
-
-
-def _number(row: Row, column: str, row_id: str) -> float:
-    try:
-        value = float(row[column])
-    except (TypeError, ValueError, OverflowError):
-        value = math.nan
-    if not math.isfinite(value):
-        raise RowError("not_a_number", row_id, f"{column!r} is {str(row[column])[:40]!r}, not a finite number")
-    return value
 
 
 def _is_hh_rlhf(row: Row) -> bool:
@@ -374,14 +274,14 @@ def _is_messages(row: Row) -> bool:
 
 def _holds_messages(value: Any) -> bool:
     return (
-        _is_list(value)
+        is_list(value)
         and len(value) > 0
         and all(isinstance(turn, Mapping) and {"role", "content"} <= set(turn) for turn in value)
     )
 
 
 def _is_sharegpt(row: Row) -> bool:
-    return _is_list(row.get("conversations")) and all(
+    return is_list(row.get("conversations")) and all(
         isinstance(row.get(side), Mapping) and {"from", "value"} <= set(row[side]) for side in ("chosen", "rejected")
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from orpo_lightning.data.formats import RowError
+from orpo_lightning.data.columns import RowError
 from orpo_lightning.records import TokenizedRow
 
 Overlong = Literal["drop", "truncate_prompt", "truncate_response", "error"]

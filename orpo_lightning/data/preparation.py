@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 
 from orpo_lightning.data.cache import Prepared, cached, content_key
+from orpo_lightning.data.columns import Row, RowError, rename_columns
 from orpo_lightning.data.filters import ALWAYS, Filter, prompt_key, row_key
-from orpo_lightning.data.formats import Row, RowError, find_format, rename_columns
+from orpo_lightning.data.formats import find_format
 from orpo_lightning.data.lengths import LENGTH_REASONS, LengthLimits
 from orpo_lightning.data.report import SplitReport
 from orpo_lightning.data.sources import Source, SourceConfig, columns_of, open_source

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from orpo_lightning.data.columns import Row
 from orpo_lightning.data.files import KINDS, read_file
-from orpo_lightning.data.formats import Row, messages_of, with_system
+from orpo_lightning.data.formats import messages_of, with_system
 from orpo_lightning.records import Message, Prompt
 
 COLUMNS = ("prompt", "messages", "instruction")

@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from orpo_lightning.data.formats import RowError
+from orpo_lightning.data.columns import RowError
 from orpo_lightning.data.segments import PROMPT
 from orpo_lightning.data.token_table import TokenTable
 from orpo_lightning.records import Role

@@ -12,9 +12,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from orpo_lightning.data.columns import COLUMNS, Row
 from orpo_lightning.data.files import KINDS, digest_of_files, read_file
 from orpo_lightning.data.folders import SPLIT_WORDS, files_of_split
-from orpo_lightning.data.formats import COLUMNS, Row, find_format
+from orpo_lightning.data.formats import find_format
 
 SAMPLE = "sample"
 

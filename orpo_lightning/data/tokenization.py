@@ -8,7 +8,7 @@ from itertools import islice
 
 from jinja2 import TemplateError
 
-from orpo_lightning.data.formats import RowError
+from orpo_lightning.data.columns import RowError
 from orpo_lightning.models.tokenizer import (
     HOLDER,
     ResponseFrame,

@@ -24,16 +24,13 @@ from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig, load_ca
 from orpo_lightning.models.logp_model import Layout, LogpModel
 from orpo_lightning.models.reference import Reference, make_reference, reference_mode
 from orpo_lightning.models.reference_cache import ReferenceRun, Scorer, start_tolerance
+from orpo_lightning.modules.finite import NonFiniteError, RowLosses, rows_to_blame
 from orpo_lightning.modules.optimization import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule
 from orpo_lightning.modules.resume import check_contents, check_objective_of, class_path, rewind_to_step
 from orpo_lightning.modules.views import view_of
 from orpo_lightning.objectives import Objective
 from orpo_lightning.packing import PackedBatch
 from orpo_lightning.records import PairLogps, UnpairedLogps
-
-
-class NonFiniteError(ArithmeticError):
-    """A loss or gradient is NaN or infinite. Raised before the optimizer steps, so the weights are still good."""
 
 
 class PreferenceModule(LightningModule):
@@ -81,7 +78,7 @@ class PreferenceModule(LightningModule):
         self.train_metrics = RatioMetrics()
         self.eval_metrics: list[SplitMetrics] = []
         self._view: Any = view_of(objective)  # its types are those that the objective is called with
-        self._step_losses: list[tuple[Tensor, Tensor, tuple[str, ...]]] = []
+        self._step_losses: list[RowLosses] = []
         self._objective_state: dict[str, Any] = {}
 
     @property
@@ -133,7 +130,7 @@ class PreferenceModule(LightningModule):
             values = self.train_metrics.compute()
             self.train_metrics.reset()
             if not math.isfinite(values["loss"]):
-                self._raise_non_finite("the loss", f" is {values['loss'].item()}")
+                self._raise_non_finite("the loss", values["loss"])
             self._log(values, "train")
         # cancels the division by the accumulation (Lightning's) and by the number of ranks (DDP's, FSDP's)
         return loss * batch.step.micro_batches
@@ -243,7 +240,7 @@ class PreferenceModule(LightningModule):
         norm = torch.nn.utils.get_total_norm(gradients)
         # a gradient scaler (fp16) skips such steps by itself
         if self._scaler is None and not math.isfinite(norm):
-            self._raise_non_finite("the gradient norm", f" is {norm.item()}")
+            self._raise_non_finite("the gradient norm", norm)
         self._step_losses.clear()
         self.log_dict({"train/grad_norm": norm, "train/learning_rate": optimizer.param_groups[0]["lr"]}, batch_size=1)
 
@@ -263,24 +260,10 @@ class PreferenceModule(LightningModule):
     def _scaler(self) -> Any:
         return getattr(self.trainer.precision_plugin, "scaler", None)
 
-    def _raise_non_finite(self, what: str, found: str) -> None:
-        losses = [
-            (ids[group], value)
-            for loss, groups, ids in self._step_losses
-            for group, value in zip(groups.tolist(), loss.tolist(), strict=True)
-        ]
-        gathered: list[list[tuple[str, float]]] = [losses]
-        if torch.distributed.is_initialized():
-            gathered = [[] for _ in range(torch.distributed.get_world_size())]
-            torch.distributed.all_gather_object(gathered, losses)
-        all_losses = [pair for of_rank in gathered for pair in of_rank]
-        # a gradient can be infinite where every loss is finite: then any row of the step may be the cause
-        rows = {row_id for row_id, loss in all_losses if not math.isfinite(loss)} or {
-            row_id for row_id, _ in all_losses
-        }
+    def _raise_non_finite(self, what: str, found: Tensor) -> None:
         raise NonFiniteError(
-            f"{what} of optimizer step {self.global_step}{found}; the weights are those from before this step. "
-            f"Rows: {', '.join(sorted(rows))}"
+            f"{what} of optimizer step {self.global_step} is {found.item()}; the weights are those from before this "
+            f"step. Rows: {', '.join(rows_to_blame(self._step_losses))}"
         )
 
     def _check_reference(self, policy: Tensor, reference: Tensor, batch: PackedBatch) -> None:

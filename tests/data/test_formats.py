@@ -3,16 +3,15 @@
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from orpo_lightning.data.columns import RowError, rename_columns
 from orpo_lightning.data.formats import (
     FORMATS,
-    RowError,
     find_format,
     parse_hh_rlhf,
     parse_messages,
     parse_sharegpt,
     parse_text,
     parse_unpaired,
-    rename_columns,
 )
 from orpo_lightning.records import Message, Role, TextRow
 

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from orpo_lightning.data.formats import RowError
+from orpo_lightning.data.columns import RowError
 from orpo_lightning.data.lengths import LEAST_LEFT, LENGTH_REASONS, LengthLimits
 from orpo_lightning.records import Role, TokenizedResponse, TokenizedRow
 

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import assume, given, settings, strategies as st
 
-from orpo_lightning.data.formats import RowError
+from orpo_lightning.data.columns import RowError
 from orpo_lightning.data.preparation import Preparation
 from orpo_lightning.data.sources import SourceConfig
 from orpo_lightning.data.tokenization import tokenize_prompts, tokenize_rows
