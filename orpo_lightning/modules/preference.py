@@ -212,6 +212,13 @@ class PreferenceModule(LightningModule):
                 f"no validation will run: it comes after an epoch of {steps} steps, and trainer.max_steps is "
                 f"{trainer.max_steps}; set trainer.val_check_interval to a number of micro-batches"
             )
+        interval, batches = trainer.val_check_interval, steps * trainer.accumulate_grad_batches
+        if isinstance(interval, int) and interval > batches and trainer.check_val_every_n_epoch is not None:
+            # Lightning says so too, but after the log-probabilities of the reference are computed
+            raise ValueError(
+                f"trainer.val_check_interval = {interval} is more than the {batches} micro-batches of an epoch; "
+                f"accepted: 1 to {batches}, or set trainer.check_val_every_n_epoch = null to count over epochs"
+            )
         if self.policy_config.has_dropout:
             rank_zero_warn("with dropout the loss depends on how a global batch is split over micro-batches and ranks")
 

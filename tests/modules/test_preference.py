@@ -413,6 +413,12 @@ def test_to_measure_without_validation_data_is_refused(verb):
         getattr(trainer, verb)(PreferenceModule(ORPO()), PreferenceDataModule(val=None))
 
 
+def test_an_interval_that_no_epoch_has_is_refused_before_anything_is_computed(monkeypatch):
+    monkeypatch.setattr(PreferenceModule, "configure_model", lambda self: pytest.fail("a model was loaded"))
+    with pytest.raises(ValueError, match=r"val_check_interval = 7 is more than the 6 micro-batches of an epoch"):
+        run(ORPO(), module_class=PreferenceModule, val_check_interval=7, accumulate_grad_batches=2)
+
+
 def test_a_run_that_has_no_steps_left_says_so(tmp_path):
     run(ORPO(), max_epochs=1).trainer.save_checkpoint(tmp_path / "a.ckpt")
     with pytest.warns(UserWarning, match=r"nothing is left to train: the checkpoint is of step 3, and the run has 3"):
