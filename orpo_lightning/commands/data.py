@@ -122,6 +122,9 @@ def _short(row: Any, most: int = 400) -> str:
 def _visible(text: str) -> str:
     """Text whose control characters a terminal does not obey, and with nothing in it that cannot be printed."""
     return "".join(
-        ascii(char)[1:-1] if unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\t" else char
+        char
+        # joiners hold emoji and scripts together
+        if unicodedata.category(char) not in ("Cc", "Cf", "Cs") or char in "\n\t\u200c\u200d"
+        else ascii(char)[1:-1]
         for char in text
     )

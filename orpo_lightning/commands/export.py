@@ -48,13 +48,12 @@ def main() -> None:
     from orpo_lightning.data.report import read_reports
     from orpo_lightning.models.adapters import has_adapter
     from orpo_lightning.models.card import ModelCard
-    from orpo_lightning.models.checkpoint import load_policy, read_checkpoint
+    from orpo_lightning.models.checkpoint import load_its_tokenizer, load_policy, read_checkpoint
     from orpo_lightning.models.export import write_adapter, write_model
     from orpo_lightning.models.hub import check_upload, upload
     from orpo_lightning.models.loading import hide_loading_bars
     from orpo_lightning.models.pretrained import lasting_name
     from orpo_lightning.models.short_names import difference_of_base
-    from orpo_lightning.models.tokenizer import load_tokenizer
     from orpo_lightning.run_folder import DATA_REPORT_FILE
 
     if options.push_to:
@@ -62,7 +61,7 @@ def main() -> None:
     hide_loading_bars()
     checkpoint = read_checkpoint(options.checkpoint, options.trust_remote_code, options.base_model)
     net = load_policy(checkpoint)
-    tokenizer = load_tokenizer(checkpoint.tokenizer, checkpoint.tokenizer_revision)
+    tokenizer = load_its_tokenizer(checkpoint)
     policy = checkpoint.policy
     adapter = has_adapter(net) and not options.merge_adapter
     card = ModelCard.of_run(

@@ -61,10 +61,7 @@ def find_format(rows: Iterable[Row], source: str, name: str | None = None) -> Ro
         'text'
     """
     if name is not None:
-        found = next((row_format for row_format in FORMATS if row_format.name == name), None)
-        if found is None:
-            raise ValueError(f"data.format = {name!r}; accepted: {', '.join(each.name for each in FORMATS)}")
-        return found
+        return format_named(name)
     columns: dict[str, None] = {}
     for row in rows:
         columns |= dict.fromkeys(row)
@@ -76,6 +73,18 @@ def find_format(rows: Iterable[Row], source: str, name: str | None = None) -> Ro
         f"{source}: no row is of a known format; the columns are {', '.join(columns)}. Columns of other names are "
         f"mapped by data.columns, for example {{prompt: question}}. Known:\n{known}"
     )
+
+
+def format_named(name: str) -> RowFormat:
+    """The format of a name.
+
+    Raises:
+        ValueError: there is none; lists those that there are.
+    """
+    found = next((row_format for row_format in FORMATS if row_format.name == name), None)
+    if found is None:
+        raise ValueError(f"data.format = {name!r}; accepted: {', '.join(each.name for each in FORMATS)}")
+    return found
 
 
 def parse_hh_rlhf(row: Row, row_id: str) -> TextRow:
@@ -200,25 +209,39 @@ def _messages_after_prompt(row: Row, side: str, row_id: str) -> list[Message]:
     turns = messages_of(value_of(row, side, row_id), side, row_id)
     if not turns or turns[-1].role != "assistant" or row.get("prompt") is None:
         return turns
-    if is_list(row["prompt"]):
-        prompt = messages_of(row["prompt"], "prompt", row_id)
-        is_there = _stripped(turns[: len(prompt)]) == _stripped(prompt)
-    else:
-        prompt = [Message("user", text_of(row, "prompt", row_id))]
-        # as text it may be one turn of several, or hold several of them rendered
-        said = [message.content.strip() for message in turns[:-1] if message.role == "user"]
-        is_there = any(turn and (turn in prompt[0].content or prompt[0].content.strip() in turn) for turn in said)
-    if is_there:
-        return turns
+    prompt = row["prompt"]
+    asked = (
+        messages_of(prompt, "prompt", row_id) if is_list(prompt) else [Message("user", text_of(row, "prompt", row_id))]
+    )
+    (system, turns), (own_system, asked) = _without_system(turns), _without_system(asked)
+    if system and own_system and _stripped(system) != _stripped(own_system):
+        raise RowError("two_system_turns", row_id, f"the system turn of 'prompt' is another than that of {side!r}")
+    system = system or own_system
+    if _stripped(turns[: len(asked)]) == _stripped(asked) or (isinstance(prompt, str) and _says(turns, prompt)):
+        return system + turns
     if turns[0].role == "assistant":
-        return prompt + turns
-    if turns[0].role == "system" and turns[1].role == "assistant" and prompt[0].role != "system":
-        return turns[:1] + prompt + turns[1:]
-    if all(message.role != "user" for message in prompt):
-        return prompt + turns
+        return system + asked + turns
     raise RowError(
         "different_prompts", row_id, f"{side!r} neither begins with the column 'prompt' nor goes on after it"
     )
+
+
+def _without_system(turns: list[Message]) -> tuple[list[Message], list[Message]]:
+    count = int(bool(turns) and turns[0].role == "system")
+    return turns[:count], turns[count:]
+
+
+def _says(turns: Sequence[Message], prompt: str) -> bool:
+    """Whether a prompt that is text is one of the user's turns or a part of one, or holds all of them, rendered."""
+    said = [turn.content.strip() for turn in turns[:-1] if turn.role == "user"]
+    if any(_holds(turn, prompt.strip()) for turn in said):
+        return True
+    return bool(said) and all(_holds(prompt, turn) for turn in said)
+
+
+def _holds(text: str, part: str) -> bool:
+    # in whole words
+    return bool(part) and re.search(rf"(?<!\w){re.escape(part)}(?!\w)", text) is not None
 
 
 def _stripped(turns: Sequence[Message]) -> list[tuple[str, str]]:

@@ -216,7 +216,7 @@ def _lines(reports: list[SplitReport]) -> list[tuple[str, list[str]]]:
 
 
 def _merged(orders: list[list[str]]) -> list[str]:
-    """Names in an order in which each list has them too; the lists do not contradict each other."""
+    """Names in an order in which each list has them too; where two contradict each other, that of the first."""
     merged: list[str] = []
     for order in orders:
         place = 0

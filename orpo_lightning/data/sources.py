@@ -15,7 +15,7 @@ from typing import Any
 from orpo_lightning.data.columns import COLUMNS, Row
 from orpo_lightning.data.files import KINDS, digest_of_files, read_file
 from orpo_lightning.data.folders import SPLIT_WORDS, files_of_split
-from orpo_lightning.data.formats import find_format
+from orpo_lightning.data.formats import format_named
 
 SAMPLE = "sample"
 
@@ -48,7 +48,7 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         if self.format is not None:
-            find_format((), self.path, self.format)
+            format_named(self.format)
         unknown = sorted(set(self.columns) - set(COLUMNS))
         if unknown:
             near = difflib.get_close_matches(unknown[0], COLUMNS, n=1)

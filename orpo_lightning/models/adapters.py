@@ -269,7 +269,7 @@ def _check_conflicts(source: str, config: LoraConfig, settings: Any) -> None:
     for name, value in own.items():
         given, default = getattr(config, name), getattr(LoraConfig(), name)
         # peft keeps names in a set
-        value, given = (sorted(each) if isinstance(each, list | set) else each for each in (value, given))
+        value, given = (sorted(each) if isinstance(each, list | tuple | set) else each for each in (value, given))
         if given not in (default, value):
             raise ValueError(
                 f"model.policy.lora.{name} = {given!r}, but the adapter in {source!r} has {value!r}: set "

@@ -39,7 +39,7 @@ def steps_of(folder: Path) -> int | None:
         steps = (metadata_load(folder / CARD_FILE) or {}).get(_STEPS)
     except (OSError, ValueError, yaml.YAMLError):  # whatever a README may be
         return None
-    return steps if isinstance(steps, int) else None
+    return steps if isinstance(steps, int) and not isinstance(steps, bool) else None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -18,7 +19,7 @@ from orpo_lightning.models.export import write_model
 from orpo_lightning.models.identity import base_weights, check_base, check_settings, fingerprint, settings_of
 from orpo_lightning.models.loading import PolicyConfig, load_causal_lm
 from orpo_lightning.models.pretrained import PACKAGE, absolute, newest_checkpoint
-from orpo_lightning.models.tokenizer import load_tokenizer
+from orpo_lightning.models.tokenizer import Tokenizer, load_tokenizer
 
 _POLICY = "policy.net."
 """What the names of the policy's weights begin with."""
@@ -182,13 +183,8 @@ def load_policy(checkpoint: Checkpoint) -> PreTrainedModel:
         FileNotFoundError: the base model is not where it was.
         ValueError: the base model is not what it was.
     """
-    try:
+    with _naming_what_is_gone(checkpoint):
         net = load_causal_lm(checkpoint.policy)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{checkpoint.path}: the model it was trained from is gone: {error}. Export it with --base-model, which "
-            "says where that is now"
-        ) from error
     try:
         check_base(checkpoint.base, fingerprint(base_weights(net)) if has_adapter(net) else None)
         check_settings(checkpoint.settings, settings_of(net))
@@ -216,10 +212,30 @@ def load_policy(checkpoint: Checkpoint) -> PreTrainedModel:
     return net
 
 
+def load_its_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+    """The tokenizer that the run of a checkpoint used.
+
+    Raises:
+        FileNotFoundError: it is not where it was.
+    """
+    with _naming_what_is_gone(checkpoint):
+        return load_tokenizer(checkpoint.tokenizer, checkpoint.tokenizer_revision)
+
+
+@contextmanager
+def _naming_what_is_gone(checkpoint: Checkpoint) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{checkpoint.path}: the model it was trained from is gone: {error}. Export it with --base-model, which "
+            "says where that is now"
+        ) from error
+
+
 def export_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     """Write the policy of a checkpoint, an adapter merged, into a folder that is there."""
-    net = load_policy(checkpoint)
-    write_model(net, load_tokenizer(checkpoint.tokenizer, checkpoint.tokenizer_revision), folder)
+    write_model(load_policy(checkpoint), load_its_tokenizer(checkpoint), folder)
 
 
 def _from_plain(cls: type[Any], values: Mapping[str, Any]) -> Any:

@@ -11,7 +11,10 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 # what transformers and peft read
-_SETTINGS = ("*config.json", "*.index.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
+_SETTINGS = (
+    *("config.json", "adapter_config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json"),
+    *("special_tokens_map.json", "added_tokens.json", "*.index.json"),
+)
 _UNREADABLE = (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, EOFError)
 
 
@@ -32,7 +35,7 @@ def naming_damage(what: str, folder: str) -> Iterator[None]:
     """
     try:
         yield
-    except DamagedFileError:  # it has a name
+    except (DamagedFileError, FileNotFoundError, ImportError, MemoryError):  # they say what is wrong themselves
         raise
     except pickle.UnpicklingError as error:
         raise DamagedFileError(

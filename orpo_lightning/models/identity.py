@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -15,8 +15,9 @@ from orpo_lightning.models.adapters import has_adapter, without_wrapper
 
 _NOT_ARITHMETIC = (
     *("drop", "attn_implementation", "transformers_version", "use_cache", "gradient_checkpointing", "dtype"),
-    *("name_or_path", "auto_map"),
+    *("name_or_path", "auto_map", "architectures", "token_id", "2label", "label2", "output_", "return_dict"),
 )
+"""Parts of the names of settings that change no logits, at any depth."""
 _OF_ADAPTERS = (
     *("peft_type", "r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out"),
     *("lora_bias", "layer_replication"),
@@ -62,9 +63,21 @@ def base_settings(net: PreTrainedModel) -> dict[str, Any]:
         >>> base_settings(tiny_model("llama"))["rms_norm_eps"]
         1e-06
     """
-    settings = without_wrapper(net).config.to_dict()
-    kept = {name: value for name, value in settings.items() if not any(part in name for part in _NOT_ARITHMETIC)}
-    plain: dict[str, Any] = json.loads(json.dumps(kept, default=str))
+    return _plain(dict(_flat(without_wrapper(net).config.to_dict())))
+
+
+def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if any(part in str(name) for part in _NOT_ARITHMETIC):
+            continue
+        if isinstance(value, Mapping):
+            yield from ((f"{name}.{inner}", each) for inner, each in _flat(value))
+        else:
+            yield str(name), value
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(json.dumps(settings, default=str))
     return plain
 
 
@@ -73,9 +86,7 @@ def settings_of(net: PreTrainedModel) -> dict[str, Any]:
     if not has_adapter(net):
         return base_settings(net)
     adapter = cast(Any, net).peft_config["default"].to_dict()
-    kept = {f"adapter.{name}": adapter[name] for name in _OF_ADAPTERS if name in adapter}
-    plain: dict[str, Any] = json.loads(json.dumps(kept, default=str))
-    return base_settings(net) | plain
+    return base_settings(net) | _plain({f"adapter.{name}": adapter[name] for name in _OF_ADAPTERS if name in adapter})
 
 
 def architecture(settings: Mapping[str, Any]) -> str:
@@ -111,7 +122,7 @@ def check_base(saved: str | None, found: str | None) -> None:
         )
     raise ValueError(
         f"the checkpoint holds an adapter of another base model (its weights have the fingerprint {saved}, these have "
-        f"{found}): set model.policy.name_or_path to that model"
+        f"{found}): set model.policy.name_or_path, and model.policy.dtype, to what they were"
     )
 
 

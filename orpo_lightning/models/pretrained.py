@@ -67,8 +67,17 @@ def checkpoint_of(name_or_path: str) -> Path | None:
     if not path.is_dir():
         return path
     folder, checkpoint = _model_folder(path), newest_checkpoint(path)
-    # the model of a run that has gone on since is of an earlier step
-    return None if folder and not (checkpoint and _written(checkpoint) > _written(folder)) else checkpoint
+    return None if folder and not (checkpoint and _has_gone_on(checkpoint, folder)) else checkpoint
+
+
+def _has_gone_on(checkpoint: Path, model: Path) -> bool:
+    """Whether a checkpoint is of a later step than the model folder of its run, or was written later."""
+    # both come back here for the names that they hold
+    from orpo_lightning.models.card import steps_of
+    from orpo_lightning.models.checkpoint import read_checkpoint
+
+    steps = steps_of(model)
+    return _written(checkpoint) > _written(model) if steps is None else read_checkpoint(checkpoint).steps > steps
 
 
 def newest_checkpoint(run: Path) -> Path | None:
@@ -80,7 +89,7 @@ def newest_checkpoint(run: Path) -> Path | None:
 def _written(path: Path) -> int:
     """When a file, or the last file of a folder, was written."""
     files = path.iterdir() if path.is_dir() else (path,)
-    return max(file.stat().st_mtime_ns for file in files)
+    return max((file.stat().st_mtime_ns for file in files), default=0)
 
 
 def absolute(name_or_path: str) -> str:

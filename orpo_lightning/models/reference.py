@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, cast
 import torch
 from transformers import PreTrainedModel
 
-from orpo_lightning.cache_folder import cache_folder
+from orpo_lightning.cache_folder import made_in_cache
 from orpo_lightning.models.identity import architecture, base_settings, base_weights, fingerprint, settings_of
 from orpo_lightning.models.loading import (
     PolicyConfig,
@@ -33,7 +33,7 @@ class Reference(Scorer, Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Of the weights, as :func:`~orpo_lightning.models.loading.fingerprint` makes it; the same in every mode."""
+        """Of the weights, as :func:`~orpo_lightning.models.identity.fingerprint` makes it; the same in every mode."""
 
     def prepare(self, run: ReferenceRun) -> None:
         """Do what has to be done before the first batch of a run."""
@@ -155,7 +155,7 @@ def _cached(config: ReferenceConfig, policy_config: PolicyConfig, policy: LogpMo
     if config.name_or_path is not None:
         source = identity_of(config.name_or_path, config.revision)
         identity = None if source is None else f"{source} {policy_config.dtype}"
-        found, model = remembered(cache_folder() / "reference" / "models", identity, lambda: _identify(load().net))
+        found, model = remembered(made_in_cache("reference") / "models", identity, lambda: _identify(load().net))
     else:
         found = weights()
         model = architecture(base_settings(policy.net) if is_fresh else settings_of(policy.net))
@@ -168,7 +168,7 @@ def _cached(config: ReferenceConfig, policy_config: PolicyConfig, policy: LogpMo
 
     return CachedReference(
         fingerprint=found,
-        store=lambda precision: ReferenceStore(cache_folder() / "reference" / f"{found}-{model}-{precision}"),
+        store=lambda precision: ReferenceStore(made_in_cache("reference") / f"{found}-{model}-{precision}"),
         dtype=lambda: policy.net.dtype,
         live=live,
         moves=not is_fresh,

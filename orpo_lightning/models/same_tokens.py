@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from orpo_lightning.models.damage import DamagedFileError
 from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig, read_config
-from orpo_lightning.models.pretrained import base_of_adapter, resolve
-from orpo_lightning.models.tokenizer import Tokenizer, load_tokenizer
+from orpo_lightning.models.pretrained import base_of_adapter, checkpoint_of, resolve
+from orpo_lightning.models.tokenizer import Tokenizer, load_tokenizer, read_tokenizer
 
 
 def check_same_tokens(reference: ReferenceConfig, policy: PolicyConfig) -> None:
@@ -37,7 +38,11 @@ def check_same_tokens(reference: ReferenceConfig, policy: PolicyConfig) -> None:
 
 def _tokenizer_or_none(config: PolicyConfig) -> Tokenizer | None:
     try:
-        return load_tokenizer(config.name_or_path, config.revision)
+        if checkpoint_of(config.name_or_path):
+            return load_tokenizer(config.name_or_path)
+        return read_tokenizer(config.name_or_path, config.revision)
+    except DamagedFileError:
+        raise
     except (ValueError, FileNotFoundError):  # the data may be read with another model's
         return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,14 +24,12 @@ Tokenizer = PreTrainedTokenizerBase
 HOLDER = "\ue000"
 """Stands for the text of a message: of the private use area."""
 _DATE = datetime(2025, 1, 1)
+_DIRECTIVES = [f"%{flag}{letter}" for flag in ("", "-") for letter in string.ascii_letters]
 # takes the place of the function of transformers; jinja is told there to leave out the line break after a block
 _ON_THAT_DATE = (
     "{% macro strftime_now(format) %}{{ format"
-    + "".join(
-        f"|replace('%{directive}', '{_DATE.strftime('%' + directive)}')"
-        for directive in (*"aAbBcdfHIjmMpSUwWxXyY", *(f"-{letter}" for letter in "dHIjmMS"))
-    )
-    + " }}{% endmacro %}\n"
+    + "".join(f"|replace({each!r}, {_DATE.strftime(each)!r})" for each in _DIRECTIVES if _DATE.strftime(each) != each)
+    + "|replace('%%', '%') }}{% endmacro %}\n"
 )
 
 DEFAULT_TEMPLATE = (
@@ -56,16 +55,10 @@ def load_tokenizer(name_or_path: str, revision: str | None = None) -> Tokenizer:
     checkpoint = checkpoint_of(name_or_path)
     if checkpoint is not None:
         # what is exported there has a tokenizer from here
-        from orpo_lightning.models.checkpoint import read_checkpoint
+        from orpo_lightning.models.checkpoint import load_its_tokenizer, read_checkpoint
 
-        saved = read_checkpoint(checkpoint)
-        return load_tokenizer(saved.tokenizer, saved.tokenizer_revision)
-    path = resolve(name_or_path, revision)
-    with naming_damage(f"the tokenizer of {name_or_path!r}", path):
-        base = None if (Path(path) / "tokenizer_config.json").is_file() else base_of_adapter(path)
-    if base is not None:
-        return load_tokenizer(*base)
-    tokenizer = _read_tokenizer(name_or_path, path, revision)
+        return load_its_tokenizer(read_checkpoint(checkpoint))
+    tokenizer = read_tokenizer(name_or_path, revision)
     if tokenizer.eos_token_id is None:
         raise ValueError(f"the tokenizer of {name_or_path!r} has no end-of-sequence token; responses could not end")
     if not tokenizer.chat_template:
@@ -73,7 +66,21 @@ def load_tokenizer(name_or_path: str, revision: str | None = None) -> Tokenizer:
     return tokenizer
 
 
-def _read_tokenizer(name_or_path: str, path: str, revision: str | None) -> Tokenizer:
+def read_tokenizer(name_or_path: str, revision: str | None = None) -> Tokenizer:
+    """The tokenizer of a model folder or hub id as it is.
+
+    Args:
+        name_or_path: as in :func:`~orpo_lightning.models.pretrained.resolve`, but no checkpoint.
+        revision: branch, tag or commit of a hub id.
+
+    Raises:
+        ValueError: there is no tokenizer, it is damaged or needs code of its own.
+    """
+    path = resolve(name_or_path, revision)
+    with naming_damage(f"the tokenizer of {name_or_path!r}", path):
+        base = None if (Path(path) / "tokenizer_config.json").is_file() else base_of_adapter(path)
+    if base is not None:
+        return read_tokenizer(*base)
     what = f"the tokenizer of {name_or_path!r}"
     try:
         with naming_damage(what, path):
@@ -99,15 +106,13 @@ def render(tokenizer: Tokenizer, turns: Sequence[Message], *, answering: bool) -
         jinja2.TemplateError: the template refuses the conversation, or fails on it.
     """
     messages = [{"role": message.role, "content": message.content} for message in turns]
-    template = tokenizer.chat_template
-    dated = isinstance(template, str) and "strftime_now" in template
     try:
+        template = tokenizer.get_chat_template()
+        if "strftime_now" in template:
+            template = _ON_THAT_DATE + template
         return str(
             tokenizer.apply_chat_template(
-                messages,
-                tokenize=False,
-                add_generation_prompt=answering,
-                chat_template=_ON_THAT_DATE + template if dated else None,  # else the tokenizer's own
+                messages, tokenize=False, add_generation_prompt=answering, chat_template=template
             )
         )
     except TemplateError:

@@ -77,6 +77,9 @@ def rewind_to_step(checkpoint: dict[str, Any], steps_per_epoch: int, accumulate:
         batches = step * accumulate - (unfinished if key == "completed" else 0)
         total[key] += 0 if over else batches - current[key]
         current[key] = batches
+    # the loggers count by it; saved inside a batch, Lightning adds that batch's step when it goes on
+    stepped = checkpoint["global_step"] - (1 if unfinished else 0)
+    fit_loop.get("epoch_loop.state_dict", {})["_batches_that_stepped"] = stepped
 
 
 def _reopen_epoch(checkpoint: dict[str, Any], steps_per_epoch: int) -> None:
@@ -87,4 +90,3 @@ def _reopen_epoch(checkpoint: dict[str, Any], steps_per_epoch: int) -> None:
     for epochs in progress.values():
         epochs["processed"] -= 1
         epochs["completed"] = epochs["processed"]
-    checkpoint["epoch"] = progress["current"]["completed"]

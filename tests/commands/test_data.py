@@ -180,3 +180,10 @@ def test_it_says_that_the_objective_takes_pairs(data, tmp_path):
     said = data("dpo", "--data.train", "a.jsonl", "--data.val=null")
     assert "DPO takes pairs, and a.jsonl:1 is a single response: a fit refuses it; KTO takes both" in said
     assert "takes pairs" not in data("kto", "--data.train", "a.jsonl", "--data.val=null")
+
+
+def test_it_says_that_the_objective_compares_prompts(data, tmp_path):
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({**GOOD, "chosen": f"{i}."}) + "\n" for i in range(3)))
+    said = data("kto", "--data.train", "a.jsonl", "--data.val=null")
+    assert "the train data has fewer than two different prompts" in said
+    assert "a fit refuses it" in said

@@ -283,6 +283,8 @@ SYSTEM = {"role": "system", "content": "Be short."}
         {"prompt": "Hi", "system": "Be short.", "chosen": [answer("Hello!")], "rejected": [answer("What?")]},
         {"prompt": "Hi", "chosen": [SYSTEM, answer("Hello!")], "rejected": [SYSTEM, answer("What?")]},
         {"prompt": [ASK], "chosen": [SYSTEM, answer("Hello!")], "rejected": [SYSTEM, answer("What?")]},
+        {"prompt": [ASK], "chosen": [SYSTEM, ASK, answer("Hello!")], "rejected": [SYSTEM, ASK, answer("What?")]},
+        {"prompt": [SYSTEM, ASK], "chosen": [SYSTEM, answer("Hello!")], "rejected": [answer("What?")]},
         {
             "prompt": "Hi",
             "chosen": [SYSTEM, ASK, answer("Hello!")],
@@ -291,7 +293,7 @@ SYSTEM = {"role": "system", "content": "Be short."}
     ],
     ids=[
         *("implicit", "explicit", "prompt goes on", "repeated", "text", "text after system", "prompt after system"),
-        "text repeated",
+        *("prompt repeated after system", "system repeated", "text repeated"),
     ],
 )
 def test_the_prompt_of_messages_may_be_implicit_or_explicit(row):
@@ -314,6 +316,7 @@ def test_the_prompt_of_messages_may_be_implicit_or_explicit(row):
             ["Hi", "Yes?", "Ho"],
         ),
         ({"prompt": "USER: Hi\nBOT:", "chosen": [ASK, answer("Hello!")]}, ["Hi"]),
+        ({"prompt": "Hi", "chosen": [{**ASK, "content": "Hi!\nBe short."}, answer("Hello!")]}, ["Hi!\nBe short."]),
     ],
 )
 def test_a_side_begins_with_the_prompt_or_goes_on_after_it(row, prompt):
@@ -321,7 +324,9 @@ def test_a_side_begins_with_the_prompt_or_goes_on_after_it(row, prompt):
     assert [message.content for message in found.prompt] == prompt
 
 
-@pytest.mark.parametrize("prompt", [[{"role": "user", "content": "Something else"}], "Something else"])
+@pytest.mark.parametrize(
+    "prompt", [[{"role": "user", "content": "Something else"}], "Something else", "This is a Highway", "i", ""]
+)
 def test_a_side_that_contradicts_the_prompt_is_refused_and_not_joined_to_it(prompt):
     sides = {side: [ASK, answer(side)] for side in ("chosen", "rejected")}
     with pytest.raises(
@@ -357,6 +362,13 @@ def test_a_system_column_beside_another_system_turn_is_not_lost_without_a_word()
     assert parse_messages({**sides, "system": "Be short. "}, "file:1") == parse_messages(sides, "file:1")
     with pytest.raises(RowError, match="'system' is another than the system turn") as error:
         parse_messages({**sides, "system": "Be long."}, "file:1")
+    assert error.value.reason == "two_system_turns"
+
+
+def test_two_different_system_turns_are_not_joined_without_a_word():
+    sides = {side: [SYSTEM, ASK, answer(side)] for side in ("chosen", "rejected")}
+    with pytest.raises(RowError, match="the system turn of 'prompt' is another than that of 'chosen'") as error:
+        parse_messages({**sides, "prompt": [{"role": "system", "content": "Be long."}]}, "file:1")
     assert error.value.reason == "two_system_turns"
 
 

@@ -1,5 +1,7 @@
 """Tokens: the prompt as at inference, the response after it, the end-of-sequence token once."""
 
+from datetime import datetime
+
 import pytest
 from hypothesis import assume, given, settings, strategies as st
 
@@ -8,7 +10,13 @@ from orpo_lightning.data.preparation import Preparation
 from orpo_lightning.data.sources import SourceConfig
 from orpo_lightning.data.tokenization import tokenize_prompts, tokenize_rows
 from orpo_lightning.models.tiny import train_tiny_tokenizer
-from orpo_lightning.models.tokenizer import DEFAULT_TEMPLATE, end_of_turn, load_tokenizer, render_prompt
+from orpo_lightning.models.tokenizer import (
+    DEFAULT_TEMPLATE,
+    end_of_turn,
+    load_tokenizer,
+    render_prompt,
+    special_pattern,
+)
 from orpo_lightning.records import Message, Prompt, Role, TextRow
 
 QUESTION = (Message("user", "Name a colour."),)
@@ -271,6 +279,16 @@ def test_rows_with_text_that_the_tokenizer_does_not_know_are_counted(tmp_path, w
     assert (report.kept, report.unknown) == (5, 3)
     _, report = Preparation(load_tokenizer("tiny")).prepare(SourceConfig(path), "train")
     assert (report.kept, report.unknown) == (5, 0)
+    # as GPT-2 has it: with bytes nothing is unknown, and the token of it is the end
+    of_bytes = load_tokenizer(saved(tmp_path / "bytes", unk_token="<|end|>"))
+    _, report = Preparation(of_bytes).prepare(SourceConfig(path), "train")
+    assert (report.kept, report.unknown) == (5, 0)
+
+
+def test_of_special_tokens_that_begin_alike_the_longest_is_found(tmp_path):
+    tokenizer = train_tiny_tokenizer(["some text"], 300)
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<|a", "<|a|>"]})
+    assert special_pattern(tokenizer).findall("x<|a|>y<|az") == ["<|a|>", "<|a"]
 
 
 @pytest.mark.parametrize("prepend", ["always", "first", "never"])
@@ -404,3 +422,12 @@ def test_a_template_that_writes_the_date_gives_the_same_tokens_every_day(tmp_pat
     )
     tokenizer = load_tokenizer(saved(tmp_path, chat_template=template))
     assert render_prompt(tokenizer, QUESTION) == "\n01 Jan 2025 00:00:00 000000 1 January\nName a colour."
+
+
+@pytest.mark.parametrize("directives", ["%F %T %D %e %j %V %u", "%-d/%-m/%y", "%c | %x | %X", "100%%"])
+@pytest.mark.parametrize("named", [False, True])
+def test_every_way_to_write_the_date_is_that_of_python(directives, named):
+    tokenizer = train_tiny_tokenizer(["some text"], 300)
+    template = f"{{{{ strftime_now('{directives}') }}}}"
+    tokenizer.chat_template = {"default": template, "other": ""} if named else template
+    assert render_prompt(tokenizer, QUESTION) == datetime(2025, 1, 1).strftime(directives)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from helpers import with_random_trained_weights
 
-from orpo_lightning.models.adapters import LoraConfig
+from orpo_lightning.models.adapters import LoraConfig, add_adapter
 from orpo_lightning.models.checkpoint import describe_policy, load_policy, read_checkpoint
-from orpo_lightning.models.identity import base_weights, fingerprint
+from orpo_lightning.models.identity import base_weights, check_settings, fingerprint, settings_of
 from orpo_lightning.models.loading import PolicyConfig, load_causal_lm
 from orpo_lightning.models.tiny import tiny_model, train_tiny_tokenizer
 
@@ -224,8 +224,15 @@ def test_a_base_model_that_computes_otherwise_than_it_did_is_refused(tmp_path, l
     tiny_model("llama").save_pretrained(tmp_path / "base")
     policy = PolicyConfig(str(tmp_path / "base"), lora=lora)
     path = saved(tmp_path / "a.ckpt", policy=policy, trained_only=lora.is_used)
+    of_no_logits = {
+        "transformers_version": "6.0.0",
+        "eos_token_id": [2, 5],
+        "id2label": {"0": "a"},
+        "dtype": "bfloat16",
+    }
+    changed(tmp_path / "base" / "config.json", **of_no_logits)
     load_policy(read_checkpoint(path))
-    changed(tmp_path / "base" / "config.json", rms_norm_eps=0.5, transformers_version="6.0.0")
+    changed(tmp_path / "base" / "config.json", rms_norm_eps=0.5)
     with pytest.raises(ValueError, match=r"a\.ckpt: the model was trained with rms_norm_eps = 1e-06 and now has 0\.5"):
         load_policy(read_checkpoint(path))
 
@@ -248,3 +255,20 @@ def test_frozen_weights_come_back_as_they_were_rounded_in_training(tmp_path):
     loaded = load_policy(read_checkpoint(path))
     assert all(torch.equal(value, trained.state_dict()[name]) for name, value in loaded.state_dict().items())
     assert loaded.dtype == torch.bfloat16
+
+
+def test_settings_inside_others_are_compared_by_name():
+    net = tiny_model("llama")
+    net.config.inner = {"dtype": "float32", "scale": 2.0, "deeper": {"pad_token_id": 3, "theta": 1.0}}
+    found = settings_of(net)
+    assert {name for name in found if name.startswith("inner")} == {"inner.scale", "inner.deeper.theta"}
+    with pytest.raises(ValueError, match=r"trained with inner\.scale = 2\.0 and now has 3\.0"):
+        check_settings(found, found | {"inner.scale": 3.0})
+
+
+@pytest.mark.parametrize("setting", ["use_rslora", "use_dora"])
+def test_every_setting_that_an_adapter_computes_with_counts(setting):
+    plain, other = (add_adapter(tiny_model("llama"), LoraConfig(r=4)) for _ in range(2))
+    setattr(other.peft_config["default"], setting, True)
+    with pytest.raises(ValueError, match=f"adapter.{setting} = False and now has True"):
+        check_settings(settings_of(plain), settings_of(other))

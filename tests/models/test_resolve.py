@@ -13,6 +13,7 @@ from huggingface_hub import constants
 
 from orpo_lightning.cache_folder import CACHE_VARIABLE
 from orpo_lightning.models import hub, pretrained, short_names
+from orpo_lightning.models.card import ModelCard
 from orpo_lightning.models.checkpoint import describe_policy
 from orpo_lightning.models.identity import fingerprint
 from orpo_lightning.models.loading import PolicyConfig, load_causal_lm
@@ -65,6 +66,15 @@ def test_a_run_stands_for_the_model_that_it_wrote(tmp_path):
     write_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt", seed=1)
     (a_model(tmp_path / "run" / "model") / "config.json").touch()
     assert resolve(str(tmp_path / "run")) == str(tmp_path / "run" / "model")
+
+
+@pytest.mark.parametrize("steps", [3, 7, 9])
+def test_of_a_run_that_was_copied_the_steps_decide_and_not_the_times(tmp_path, steps):
+    newest = write_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt", seed=1)  # of step 7
+    model = a_model(tmp_path / "run" / "model")
+    ModelCard("ORPO()", "tiny", steps, "0.1.0").write(model)
+    (model / "README.md" if steps < 7 else tmp_path / "run" / "checkpoints" / "last.ckpt").touch()
+    assert (weights_of(tmp_path / "run") == newest) is (steps < 7)
 
 
 def test_a_run_that_has_gone_on_since_it_wrote_its_model_stands_for_its_newest_checkpoint(tmp_path):

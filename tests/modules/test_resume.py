@@ -178,3 +178,12 @@ def test_a_run_that_was_over_keeps_the_total_of_its_micro_batches():
     saved = checkpoint(5, 10, epochs=1)
     saved["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = True
     assert rewound(saved, 5, 2) == [[0] * 4, [10] * 4]
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_an_epoch_that_was_cut_short_counts_as_begun_and_not_as_done(over):
+    # 2 of 5 steps of the second epoch; saved in the hooks at its end, or after the run
+    saved = checkpoint(7, 4, before=10, epochs=1 + over, at_the_end=not over)
+    assert rewound(saved, 5, 2) == [[4] * 4, [14] * 4]
+    progress = saved["loops"]["fit_loop"]["epoch_progress"]
+    assert progress == {part: {"processed": 1, "completed": 1} for part in ("current", "total")}

@@ -21,6 +21,16 @@ class StopAt(Callback):
         self.left -= 1
 
 
+class EndAfter(Callback):
+    """Ends the run after an optimizer step, as early stopping does."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        trainer.should_stop = trainer.global_step == self.step
+
+
 def train(folder, objective, *, stop=None, resume=False, accumulate=1, **options):
     saver = ModelCheckpoint(folder, "last", every_n_train_steps=1, save_top_k=1, enable_version_counter=False)
     callbacks = [saver] if stop is None else [saver, StopAt(stop)]
@@ -87,4 +97,19 @@ def test_a_run_that_max_steps_ended_can_be_made_longer_bit_for_bit(tmp_path, max
     expected, found = by_step(straight), by_step(resumed)
     assert set(found) >= set(range(max_steps, 9))
     for step in range(max_steps, 9):
+        assert found[step] == expected[step]
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_run_that_a_callback_ended_can_be_made_longer_bit_for_bit(tmp_path, every):
+    module = {"optimizer": OptimizerConfig(lr=1e-2), "schedule": ScheduleConfig("constant", warmup=0)}
+    whole, part, rest = (ModelCheckpoint(tmp_path / name, "last") for name in ("whole", "part", "rest"))
+    options = {"module": module, "check_val_every_n_epoch": every}
+    straight = run_to_the_end(ORPO(), [whole], None, 2, **options)
+    run_to_the_end(ORPO(), [part, EndAfter(4)], None, 2, **options)
+    resumed = run_to_the_end(ORPO(), [rest], tmp_path / "part" / "last.ckpt", 2, **options)
+    assert torch.equal(resumed.weights, straight.weights)
+    expected, found = by_step(straight), by_step(resumed)
+    assert min(found) == 4
+    for step in range(4, 9):
         assert found[step] == expected[step]
