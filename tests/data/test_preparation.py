@@ -400,19 +400,6 @@ def test_the_accounts_of_the_real_data_add_up_under_every_policy(real_data, name
     assert max(len(row.prompt) for row in table) <= 128
 
 
-class Failing(Filter):
-    """Fails on rows that are not pairs."""
-
-    def __call__(self, row):
-        return len(row.rejected) > 100
-
-
-def test_a_filter_that_fails_names_the_row_and_itself(tmp_path, write):
-    path = write(tmp_path / "a.jsonl", {"prompt": "Hi", "completion": "Hello!", "label": True})
-    with pytest.raises(ValueError, match=r"a\.jsonl:1: the filter failing failed: TypeError: object of type"):
-        prepare(path, filters=[Failing()])
-
-
 def test_a_column_that_is_not_there_is_found_out_also_under_a_limit(tmp_path, write):
     with pytest.raises(ValueError, match="names the column 'query', which no row has"):
         prepare(write(tmp_path / "b.jsonl", GOOD, GOOD), columns={"system": "query"}, limit=1)
