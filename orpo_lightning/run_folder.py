@@ -31,7 +31,7 @@ def config_of(run: Path) -> str | None:
 
 
 def metrics_of(run: Path, steps: int) -> dict[str, float]:
-    """The last value of each measure within the first optimizer steps of a run.
+    """The last value of each measure within the first optimizer steps of a run; none from a file of another kind.
 
     Args:
         run: the folder.
@@ -41,8 +41,11 @@ def metrics_of(run: Path, steps: int) -> dict[str, float]:
     if not path.is_file():
         return {}
     values: dict[str, float] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            if int(row.pop("step")) < steps:
-                values |= {name: float(value) for name, value in row.items() if "/" in name and value}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                if int(row.pop("step")) < steps:
+                    values |= {name: float(value) for name, value in row.items() if "/" in name and value}
+    except (ValueError, KeyError, TypeError, csv.Error):  # whatever another program keeps under that name
+        return {}
     return values

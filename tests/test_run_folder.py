@@ -48,3 +48,11 @@ def test_a_config_that_is_not_of_a_run_does_not_count(tmp_path, name, text):
 
 def test_a_folder_that_is_not_of_a_run_has_none_of_it(tmp_path):
     assert (config_of(tmp_path), metrics_of(tmp_path, 9)) == (None, {})
+
+
+@pytest.mark.parametrize(
+    "content", ["a;b\n1;2\n", "epoch,a/b\n0,1\n", "step,a/b\nfirst,1\n", "step,a/b\n0,1,2,3\n", "step,a/b\n0,x\n"]
+)
+def test_a_file_of_measures_that_is_another_programs_is_passed_over(tmp_path, content):
+    (tmp_path / "metrics.csv").write_text(content)
+    assert metrics_of(tmp_path, steps=9) == {}
