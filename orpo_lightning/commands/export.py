@@ -28,6 +28,7 @@ def _parser() -> VerbParser:
     parser.add_argument(
         "--base-model", metavar="MODEL", help="where the model is now that it was trained from, if it has moved"
     )
+    parser.add_argument("--adapter", metavar="DIR", help="the same of the adapter that training started from")
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
     return parser
 
@@ -59,7 +60,7 @@ def main() -> None:
     if options.push_to:
         check_upload(options.push_to)
     hide_loading_bars()
-    checkpoint = read_checkpoint(options.checkpoint, options.trust_remote_code, options.base_model)
+    checkpoint = read_checkpoint(options.checkpoint, options.trust_remote_code, options.base_model, options.adapter)
     net = load_policy(checkpoint)
     tokenizer = load_its_tokenizer(checkpoint)
     policy = checkpoint.policy

@@ -98,13 +98,16 @@ def tokenizer_of(data: object, policy: PolicyConfig) -> tuple[str, str | None]:
     return policy.name_or_path, policy.revision
 
 
-def read_checkpoint(path: str | Path, trust_remote_code: bool = False, base_model: str | None = None) -> Checkpoint:
+def read_checkpoint(
+    path: str | Path, trust_remote_code: bool = False, base_model: str | None = None, adapter: str | None = None
+) -> Checkpoint:
     """Read a checkpoint file, or the newest one of a run folder; as tensors and plain data, never another pickle.
 
     Args:
         path: the file or folder.
         trust_remote_code: whether to run code that comes with its base model; what the file says of it does not count.
         base_model: where the model is now that it was trained from; None is where it was.
+        adapter: the same of the adapter that its training started from.
 
     Raises:
         FileNotFoundError: there is none.
@@ -132,6 +135,8 @@ def read_checkpoint(path: str | Path, trust_remote_code: bool = False, base_mode
         if tokenizer == policy.name_or_path:
             tokenizer, revision = base_model, None
         policy = replace(policy, name_or_path=base_model, revision=None)
+    if adapter is not None:
+        policy = replace(policy, lora=replace(policy.lora, adapter=adapter))
     return Checkpoint(
         path=file,
         policy=policy,

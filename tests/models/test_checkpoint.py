@@ -247,6 +247,18 @@ def test_an_adapter_whose_settings_have_changed_since_is_refused(tmp_path):
         load_policy(read_checkpoint(path))
 
 
+def test_an_adapter_that_has_moved_is_found_where_it_is_now(tmp_path):
+    with_trained_adapter().save_pretrained(tmp_path / "adapter")
+    policy = PolicyConfig("tiny", lora=LoraConfig(adapter=str(tmp_path / "adapter")))
+    net = with_random_trained_weights(load_causal_lm(policy))
+    path = saved(tmp_path / "a.ckpt", net, policy, trained_only=True)
+    (tmp_path / "adapter").rename(tmp_path / "moved")
+    with pytest.raises(ValueError, match=r"no adapter_config\.json is there"):
+        load_policy(read_checkpoint(path))
+    loaded = load_policy(read_checkpoint(path, adapter=str(tmp_path / "moved")))
+    assert all(torch.equal(value, net.state_dict()[name]) for name, value in loaded.state_dict().items())
+
+
 def test_frozen_weights_come_back_as_they_were_rounded_in_training(tmp_path):
     trained = with_trained_adapter()
     base = fingerprint(base_weights(trained))  # of before the precision rounds them
