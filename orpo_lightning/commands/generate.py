@@ -83,13 +83,14 @@ def main() -> None:
     sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p, options.seed, options.batch_size)
     hide_loading_bars()
     # of a run that goes on the newest checkpoint is soon another one
-    model = str(checkpoint_of(options.model) or options.model)
+    checkpoint = checkpoint_of(options.model)
+    model = str(checkpoint or options.model)
     tokenizer = load_tokenizer(model, options.revision)
     tokens = tokenize_prompts(tokenizer, prompts)
     net = load_causal_lm(
         PolicyConfig(model, options.revision, options.dtype, trust_remote_code=options.trust_remote_code)
     )
-    weights = {**_origin(model), "fingerprint": fingerprint(net)}
+    weights = {**_origin(model, checkpoint), "fingerprint": fingerprint(net)}
     torch.nn.Module.to(net, "cuda" if torch.cuda.is_available() else "cpu")
     with tqdm(total=len(prompts), desc="generate", unit="prompt", file=sys.stderr) as bar:
         completions = generate(net, tokenizer, tokens, [prompt.row_id for prompt in prompts], sampling, bar.update)
@@ -113,18 +114,17 @@ def main() -> None:
     print(f"{len(rows):,} answers written to {options.out} ({cut:,} cut off at {sampling.max_new_tokens} tokens)")
 
 
-def _origin(model: str) -> dict[str, object]:
+def _origin(model: str, checkpoint: Path | None) -> dict[str, object]:
     """Where weights of this machine lie, and after how many steps of a run, as far as that is known."""
     from orpo_lightning.models.card import steps_of
     from orpo_lightning.models.checkpoint import read_checkpoint
-    from orpo_lightning.models.pretrained import absolute, checkpoint_of, resolve
+    from orpo_lightning.models.pretrained import absolute, resolve
     from orpo_lightning.models.short_names import SHORT_NAMES
 
-    if model in SHORT_NAMES or not Path(model).expanduser().exists():
-        return {"path": None, "step": None}
-    checkpoint = checkpoint_of(model)
     if checkpoint:
         return {"path": absolute(model), "step": read_checkpoint(checkpoint).steps}
+    if model in SHORT_NAMES or not Path(model).expanduser().exists():
+        return {"path": None, "step": None}
     folder = absolute(resolve(model))
     return {"path": folder, "step": steps_of(Path(folder))}
 
