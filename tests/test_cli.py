@@ -46,7 +46,7 @@ def test_every_config_runs_to_its_end_as_it_is(orpo_lightning, config):
     orpo_lightning("fit", "--config", config, *QUIET)
     folder = Path("runs") / config.stem
     rows = metrics(folder)
-    assert [int(row["step"]) for row in rows] == list(range(24))
+    assert [int(row["step"]) for row in rows] == list(range(32))
     assert float(rows[-1]["train/loss"]) < float(rows[0]["train/loss"])
     assert float(rows[-1]["val/pref/margins"]) > 0
     assert list((folder / "checkpoints").glob("*.ckpt"))
@@ -132,7 +132,7 @@ def test_a_cached_reference_is_computed_once_for_all_runs(orpo_lightning, capfd,
     folder = ["--trainer.default_root_dir", "runs/cached", "--model.reference.mode=cached"]
     shown = [option for option in SHORT if "progress" not in option]
     orpo_lightning("fit", "--config", CONFIGS / "dpo.yaml", *folder, *shown)
-    assert "reference log-probabilities of 80 rows" in capfd.readouterr().err
+    assert "reference log-probabilities of 290 rows" in capfd.readouterr().err
     orpo_lightning("fit", "--config", CONFIGS / "ipo.yaml", *folder, *shown)
     assert "reference log-probabilities" not in capfd.readouterr().err
     orpo_lightning("validate", "--config", CONFIGS / "dpo.yaml", *folder, *QUIET)

@@ -92,7 +92,7 @@ def test_the_snippets_run_one_after_the_other(folder, monkeypatch):
     for snippet in SNIPPETS:
         exec(compile(snippet, "README.md", "exec"), names)
         vars(sys.modules["readme"]).update(names)
-    assert names["trainer"].global_step == 16
+    assert names["trainer"].global_step == 32
     assert names["trainer"].callback_metrics["val/pref/margins"] > 0
 
 

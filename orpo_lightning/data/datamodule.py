@@ -59,7 +59,7 @@ class PreferenceDataModule(LightningDataModule):
         >>> data = PreferenceDataModule(train="sample", tokenizer="tiny", max_length=256, max_prompt_length=128)
         >>> data.setup("fit")
         >>> print(data.reports["train"])
-        train: sample (text): 64 rows read, 64 kept, dropped: none
+        train: sample (text): 250 rows read, 250 kept, dropped: none
     """
 
     def __init__(

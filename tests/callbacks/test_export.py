@@ -47,7 +47,7 @@ def test_without_the_command_line_the_card_knows_objective_data_and_measures(tmp
     fit(tmp_path, ORPO(lambda_=0.7))
     card = (tmp_path / "model" / "README.md").read_text()
     assert "ORPO(lambda_=0.7" in card
-    assert "train: sample (text): 64 rows read, 64 kept" in card
+    assert "train: sample (text): 250 rows read, 250 kept" in card
     assert "| train/loss |" in card
     assert "for 2 optimizer steps" in card
 

@@ -155,9 +155,9 @@ data:
     assert (first, second) == (f"train/1: {tmp_path}/a.jsonl (text)", "train/2: sample (text)")
     assert validation == [f"validation/own: {tmp_path}/a.jsonl (text)", "validation/sample: sample (text)"]
     lines = [line.split() for line in said.splitlines()]
-    assert ["read", "5", "64"] in lines  # the first five rows are those of train/1
+    assert ["read", "5", "250"] in lines  # the first five rows are those of train/1
     assert ["short_chosen", "-1"] in lines
-    assert ["used", "per", "epoch", "2", "64"] in lines
+    assert ["used", "per", "epoch", "2", "250"] in lines
 
 
 def test_a_data_file_is_never_read_as_a_configuration(data, tmp_path):

@@ -43,7 +43,7 @@ def test_every_fit_ends_with_a_model_that_is_the_last_checkpoints(orpo_lightning
     card = (run / "model" / "README.md").read_text()
     assert "`DPO(beta=0.1, label_smoothing=0.0, length_normalized=False)`" in card
     assert (run / "config.yaml").read_text().strip() in card
-    assert "train: sample (text): 64 rows read, 64 kept, dropped: none" in card
+    assert "train: sample (text): 250 rows read, 250 kept, dropped: none" in card
     with (run / "metrics.csv").open() as metrics:
         last = list(csv.DictReader(metrics))[-1]
     assert f"| val/pref/accuracies | {float(last['val/pref/accuracies']):.6g} |" in card
@@ -57,7 +57,7 @@ def test_an_exported_checkpoint_is_the_model_of_the_run(orpo_lightning, tmp_path
     assert bytes_of("out/mine", besides=["README.md"]) == bytes_of("runs/dpo/model", besides=["README.md"])
     exported, of_run = (Path(folder, "README.md").read_text() for folder in ("out/mine", "runs/dpo/model"))
     assert exported == of_run
-    assert "train: sample (text): 64 rows read, 64 kept, dropped: none" in exported
+    assert "train: sample (text): 250 rows read, 250 kept, dropped: none" in exported
     assert Path("runs/dpo/config.yaml").read_text().strip() in exported
     assert f"model of step 2 of {file} written to out/mine" in capsys.readouterr().out
 

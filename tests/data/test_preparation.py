@@ -38,8 +38,8 @@ def write(write_rows):
 
 def test_no_row_of_the_sample_is_dropped():
     rows, report = prepare("sample")
-    assert str(report) == "train: sample (text): 64 rows read, 64 kept, dropped: none"
-    assert len(rows) == 64
+    assert str(report) == "train: sample (text): 250 rows read, 250 kept, dropped: none"
+    assert len(rows) == 250
 
 
 BAD = {

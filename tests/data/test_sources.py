@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections import Counter
 
 import pytest
 
@@ -16,17 +17,38 @@ def ids(path, stage="train", **options):
     return [row_id for row_id, _ in open_source(SourceConfig(str(path), **options), stage).read()]
 
 
-@pytest.mark.parametrize(("split", "rows"), [("train", 64), ("validation", 16)])
+@pytest.mark.parametrize(("split", "rows"), [("train", 250), ("validation", 40)])
 def test_the_sample_has_two_splits(split, rows):
     assert ids("sample", split) == [f"sample/{split}:{number + 1}" for number in range(rows)]
 
 
-def test_the_splits_of_the_sample_have_no_prompt_in_common():
-    splits = [
-        {row["prompt"] for _, row in open_source(SourceConfig("sample"), split).read()}
-        for split in ("train", "validation")
-    ]
-    assert not set.intersection(*splits)
+def sample(split):
+    return [row for _, row in open_source(SourceConfig("sample"), split).read()]
+
+
+def test_no_prompt_of_the_sample_comes_twice_or_in_both_splits():
+    prompts = [" ".join(row["prompt"].lower().split()) for split in ("train", "validation") for row in sample(split)]
+    assert len(set(prompts)) == len(prompts)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_the_sample_is_of_many_kinds_and_its_lengths_do_not_give_the_answer_away(split):
+    rows = sample(split)
+    assert {row["kind"] for row in rows} == {
+        *("explain", "rewrite", "list", "code", "arithmetic", "advice", "refuse-or-help", "formatting", "small-talk"),
+        "summarise",
+    }
+    assert len({row["flaw"] for row in rows}) == 15
+    difference = [len(row["chosen"]) - len(row["rejected"]) for row in rows]
+    assert sum(each > 0 for each in difference) <= 0.6 * len(rows)
+    assert sum(each < 0 for each in difference) <= 0.6 * len(rows)
+
+
+def test_the_sample_is_not_made_from_templates():
+    rows = sample("train") + sample("validation")
+    for side in ("prompt", "chosen", "rejected"):
+        openings = Counter(" ".join(row[side].lower().split()[:4]) for row in rows)
+        assert openings.most_common(1)[0][1] <= 0.02 * len(rows)
 
 
 def test_a_file_in_the_home_folder_is_found(tmp_path, monkeypatch, write_rows):
