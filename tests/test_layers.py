@@ -15,6 +15,7 @@ MAY_IMPORT = {
     "run_folder": set(),
     "cache_folder": set(),
     "loggers": {"run_folder"},
+    "user_loggers": {"run_folder"},
     "checkpoint_io": set(),
     "functional": {"records"},
     "packing": {"records"},
@@ -24,9 +25,9 @@ MAY_IMPORT = {
     "data": {"records", "packing", "cache_folder", "models.tokenizer"},
     "modules": {"records", "packing", "objectives", "metrics", "models"},
     "testing": {"records", "objectives", "metrics"},
-    "callbacks": {"run_folder", "data", "models"},
+    "callbacks": {"run_folder", "user_loggers", "data", "models"},
     "commands": {"run_folder", "records", "data", "models", "objectives", "cli"},
-    "cli": {"verbs", "run_folder", "loggers", "checkpoint_io", "callbacks", "models", "objectives"},
+    "cli": {"verbs", "run_folder", "loggers", "user_loggers", "checkpoint_io", "callbacks", "models", "objectives"},
     "__main__": {"verbs"},
     "__init__": {"data", "models", "modules", "objectives", "records"},
 }
@@ -36,9 +37,11 @@ THIRD_PARTIES = {
     "huggingface_hub": ("models",),
     "peft": ("models.adapters", "models.export"),
     "datasets": ("data",),
-    "lightning": ("data.datamodule", "modules", "loggers", "checkpoint_io", "callbacks", "cli", "commands"),
+    "lightning": (
+        *("data.datamodule", "modules", "loggers", "user_loggers", "checkpoint_io", "callbacks", "cli", "commands"),
+    ),
     "torchmetrics": ("metrics",),
-    "jsonargparse": ("cli", "testing"),
+    "jsonargparse": ("cli", "user_loggers", "testing"),
     "wandb": (),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
