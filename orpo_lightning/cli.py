@@ -8,19 +8,24 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import _typehints
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info
 
 from orpo_lightning.callbacks.data_report import DataReport
+from orpo_lightning.callbacks.describe_run import DescribeRun
 from orpo_lightning.callbacks.export import ExportModel
 from orpo_lightning.checkpoint_io import SafeCheckpointIO, refuse_address
 from orpo_lightning.loggers import MetricsFile
 from orpo_lightning.models.loading import hide_loading_bars
 from orpo_lightning.objectives import get_objective
 from orpo_lightning.run_folder import METRICS_FILE
+from orpo_lightning.user_loggers import LoggerMaker, leave_folder_open
 from orpo_lightning.verbs import TRAINER_VERBS
 
 
@@ -46,6 +51,17 @@ class SaveConfig(SaveConfigCallback):
             number += 1
             path = folder / f"config-{number}.yaml"
         path.write_text(text, encoding="utf-8")
+
+
+class Parser(LightningArgumentParser):
+    """Does not ask where a logger writes."""
+
+    def add_class_arguments(self, theclass: type, *args: Any, **kwargs: Any) -> list[str]:
+        """Add the arguments of a class; the folder of a logger is by default that of the run."""
+        added: list[str] = super().add_class_arguments(theclass, *args, **kwargs)
+        if isinstance(theclass, type) and issubclass(theclass, Logger):
+            leave_folder_open(self)
+        return added
 
 
 class CLI(LightningCLI):
@@ -84,15 +100,26 @@ class CLI(LightningCLI):
             rank_zero_info(f"{asked} holds another run; this one is in {folder}")
             config.trainer.default_root_dir = str(folder)
 
+    def instantiate_classes(self) -> None:
+        """Make what is configured; loggers that are told no folder write into that of the run."""
+        config = self.config.get(self.subcommand)
+        goes_on = self.subcommand == "fit" and config.ckpt_path is not None
+        make_logger = LoggerMaker(Path(config.trainer.default_root_dir or "."), goes_on)
+        self.parser.add_instantiator(make_logger, Logger)
+        super().instantiate_classes()
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer; whatever loggers it is given, a fit also writes its measures to metrics.csv."""
         trainer = super().instantiate_trainer(**kwargs)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # neither a user's own nor an accelerator's
             trainer.strategy.checkpoint_io = SafeCheckpointIO()
         fast_dev_run = trainer.fast_dev_run  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
+        described = self._parser(self.subcommand).dump(self.config.get(self.subcommand), skip_unset=False)
+        callbacks: list[Callback] = [DescribeRun(yaml.safe_load(described))]
         if self.subcommand == "fit" and not fast_dev_run:
             trainer.loggers = [MetricsFile(trainer.default_root_dir), *trainer.loggers]
-            trainer.callbacks.append(DataReport())  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
+            callbacks.append(DataReport())
+        trainer.callbacks += callbacks  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
         return trainer
 
     def _parse_ckpt_path(self) -> None:
@@ -120,6 +147,7 @@ def make_cli(cls: type[CLI], **options: Any) -> CLI:
         subclass_mode_model=True,
         subclass_mode_data=True,
         auto_configure_optimizers=False,
+        parser_class=Parser,
         seed_everything_default=0,
         parser_kwargs={"parser_mode": "omegaconf+", "allow_abbrev": False},
         trainer_defaults={"logger": False, "use_distributed_sampler": False, "log_every_n_steps": 1},

@@ -10,6 +10,7 @@ import yaml
 
 METRICS_FILE = "metrics.csv"
 DATA_REPORT_FILE = "data_report.json"
+WANDB_ID_FILE = "wandb_id.txt"
 
 
 def config_of(run: Path) -> str | None:

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from orpo_lightning.__main__ import console
@@ -39,18 +38,6 @@ class SquaredMargin(Objective):
 def metrics(folder):
     with (Path(folder) / "metrics.csv").open() as file:
         return list(csv.DictReader(file))
-
-
-@pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_config_runs_to_its_end_as_it_is(orpo_lightning, config):
-    orpo_lightning("fit", "--config", config, *QUIET)
-    folder = Path("runs") / config.stem
-    rows = metrics(folder)
-    assert [int(row["step"]) for row in rows] == list(range(32))
-    assert float(rows[-1]["train/loss"]) < float(rows[0]["train/loss"])
-    assert float(rows[-1]["val/pref/margins"]) > 0
-    assert list((folder / "checkpoints").glob("*.ckpt"))
-    assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["default_root_dir"] == f"runs/{config.stem}"
 
 
 def objective_of(folder):
@@ -94,37 +81,6 @@ def test_arguments_after_the_swap_are_the_new_objectives(orpo_lightning, capsys)
         )
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["model"]["init_args"]["objective"]["init_args"] == {"beta": 2.5, "gamma": 1.0}
-
-
-@pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_the_lora_layer_goes_over_every_config(orpo_lightning, config):
-    orpo_lightning(
-        *("fit", "--config", config, "--config", CONFIGS / "model" / "lora.yaml", *QUIET),
-        *("--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--model.policy.lora.r=2"),
-    )
-    (checkpoint,) = Path("runs").glob("*/checkpoints/*.ckpt")
-    weights = torch.load(checkpoint, weights_only=True)["state_dict"]
-    assert weights
-    assert all(".lora_" in name for name in weights)
-    saved = yaml.safe_load(Path(f"runs/{config.stem}/config.yaml").read_text())["model"]["init_args"]
-    assert saved["policy"]["lora"]["r"] == 2
-    assert saved["policy"]["lora"]["alpha"] == 32
-    assert saved["objective"]["class_path"].endswith(config.stem.upper())
-
-
-def test_the_lora_layer_can_be_undone_and_takes_lists(orpo_lightning, capsys):
-    def printed(*options):
-        layers = ["--config", CONFIGS / "dpo.yaml", "--config", CONFIGS / "model" / "lora.yaml"]
-        with pytest.raises(SystemExit):
-            orpo_lightning("fit", *layers, *options, "--print_config")
-        return yaml.safe_load(capsys.readouterr().out.replace("==SUPPRESS==", ""))["model"]["init_args"]["policy"]
-
-    assert printed()["lora"]["r"] == 16
-    assert printed("--model.policy.lora.r=0")["lora"]["r"] == 0
-    assert printed("--model.policy.lora.target_modules=[q_proj, v_proj]")["lora"]["target_modules"] == [
-        "q_proj",
-        "v_proj",
-    ]
 
 
 def test_a_cached_reference_is_computed_once_for_all_runs(orpo_lightning, capfd, monkeypatch, tmp_path):

@@ -13,7 +13,7 @@ from orpo_lightning.run_folder import DATA_REPORT_FILE
 
 
 class DataReport(Callback):
-    """Writes what became of every row to ``data_report.json`` in the run folder, and its numbers to the loggers."""
+    """Writes what became of every row to ``data_report.json`` in the run folder."""
 
     @rank_zero_only
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -24,6 +24,3 @@ class DataReport(Callback):
         if not reports or fast_dev_run:
             return
         write_reports(Path(trainer.default_root_dir) / DATA_REPORT_FILE, reports)
-        numbers = {name: report.numbers() for name, report in reports.items()}
-        for logger in trainer.loggers:
-            logger.log_hyperparams({"data_report": numbers})

@@ -1,24 +1,13 @@
-"""The account of the data beside a run, and its numbers in the loggers."""
+"""The account of the data beside a run."""
 
 import json
 
 import pytest
-import yaml
-from helpers import Recorder
 from lightning import Trainer
 
 from orpo_lightning import ORPO, PolicyConfig, PreferenceDataModule, PreferenceModule
 from orpo_lightning.callbacks.data_report import DataReport
 from orpo_lightning.run_folder import DATA_REPORT_FILE
-
-
-class Parameters(Recorder):
-    def __init__(self):
-        super().__init__()
-        self.parameters = {}
-
-    def log_hyperparams(self, params, *args, **kwargs):
-        self.parameters |= params
 
 
 @pytest.fixture
@@ -27,10 +16,9 @@ def fitted(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in (good, {**good, "chosen": ""}, good)))
     data = PreferenceDataModule(train=str(path), val="sample", tokenizer="tiny", global_batch_size=2)
-    logger = Parameters()
     trainer = Trainer(
         max_steps=1,
-        logger=logger,
+        logger=False,
         callbacks=[DataReport()],
         default_root_dir=tmp_path / "run",
         accelerator="cpu",
@@ -40,11 +28,11 @@ def fitted(tmp_path):
         limit_val_batches=0,
     )
     trainer.fit(PreferenceModule(ORPO(), PolicyConfig("tiny")), data)
-    return tmp_path / "run", data, logger
+    return tmp_path / "run", data
 
 
 def test_the_file_accounts_for_every_row(fitted):
-    folder, data, _ = fitted
+    folder, data = fitted
     report = json.loads((folder / DATA_REPORT_FILE).read_text())
     assert set(report) == {"train", "validation"}
     train = report["train"]
@@ -54,11 +42,3 @@ def test_the_file_accounts_for_every_row(fitted):
         [f"{data.train[0].path}:2", "empty_chosen", "The chosen response is empty or whitespace"]
     ]
     assert not list(folder.glob("*.part"))
-
-
-def test_the_loggers_get_the_numbers(fitted):
-    _, _, logger = fitted
-    numbers = logger.parameters["data_report"]["train"]
-    assert (numbers["read"], numbers["kept"], numbers["dropped"]) == (3, 2, {"empty_chosen": 1})
-    assert "dropped_rows" not in numbers
-    assert yaml.safe_load(yaml.dump(numbers)) == numbers  # plain data, as loggers keep it in files
