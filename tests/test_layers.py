@@ -24,8 +24,9 @@ MAY_IMPORT = {
     "data": {"records", "packing", "cache_folder", "models.tokenizer"},
     "modules": {"records", "packing", "objectives", "metrics", "models"},
     "testing": {"records", "objectives", "metrics"},
-    "callbacks": {"run_folder", "data", "models"},
-    "commands": {"run_folder", "records", "data", "models", "objectives", "cli"},
+    "summary": {"run_folder"},
+    "callbacks": {"run_folder", "records", "packing", "data", "models", "summary"},
+    "commands": {"run_folder", "records", "data", "models", "objectives", "summary", "cli"},
     "cli": {"verbs", "run_folder", "loggers", "checkpoint_io", "callbacks", "models", "objectives"},
     "__main__": {"verbs"},
     "__init__": {"data", "models", "modules", "objectives", "records"},
@@ -39,6 +40,7 @@ THIRD_PARTIES = {
     "lightning": ("data.datamodule", "modules", "loggers", "checkpoint_io", "callbacks", "cli", "commands"),
     "torchmetrics": ("metrics",),
     "jsonargparse": ("cli", "testing"),
+    "matplotlib": ("summary.curves",),
     "wandb": (),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
