@@ -12,14 +12,19 @@ import yaml
 from jsonargparse import _typehints
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.plugins.io import TorchCheckpointIO
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info
 
+from orpo_lightning.callbacks.baseline import Baseline
 from orpo_lightning.callbacks.data_report import DataReport
 from orpo_lightning.callbacks.describe_run import DescribeRun
 from orpo_lightning.callbacks.export import ExportModel
+from orpo_lightning.callbacks.pair_measures import PairMeasuresFile
+from orpo_lightning.callbacks.progress import StepProgress
+from orpo_lightning.callbacks.summary import Summary
+from orpo_lightning.callbacks.throughput import Throughput
 from orpo_lightning.checkpoint_io import SafeCheckpointIO, refuse_address
 from orpo_lightning.loggers import MetricsFile
 from orpo_lightning.models.loading import hide_loading_bars
@@ -76,6 +81,7 @@ class CLI(LightningCLI):
             }
         )
         parser.add_lightning_class_args(ExportModel, "export")
+        parser.add_lightning_class_args(Summary, "summary")
         parser.link_arguments("model.init_args.policy.name_or_path", "data.init_args.tokenizer")
         parser.link_arguments("model.init_args.policy.revision", "data.init_args.tokenizer_revision")
 
@@ -110,17 +116,24 @@ class CLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer; whatever loggers it is given, a fit also writes its measures to metrics.csv."""
+        own = self._get(self.config_init, "trainer")["callbacks"]
+        own_bar = any(isinstance(each, ProgressBar) for each in (own if isinstance(own, list) else [own]))
         trainer = super().instantiate_trainer(**kwargs)
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
+        if not own_bar:
+            callbacks[:] = [StepProgress() if isinstance(each, ProgressBar) else each for each in callbacks]
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # neither a user's own nor an accelerator's
             trainer.strategy.checkpoint_io = SafeCheckpointIO()
         fast_dev_run = trainer.fast_dev_run  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
-        described = self._parser(self.subcommand).dump(self.config.get(self.subcommand), skip_unset=False)
-        callbacks: list[Callback] = [DescribeRun(yaml.safe_load(described))]
+        callbacks.append(DescribeRun(yaml.safe_load(self._configuration())))
         if self.subcommand == "fit" and not fast_dev_run:
             trainer.loggers = [MetricsFile(trainer.default_root_dir), *trainer.loggers]
-            callbacks.append(DataReport())
-        trainer.callbacks += callbacks  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
+            callbacks += [DataReport(), Baseline(), PairMeasuresFile(), Throughput()]
+        callbacks.sort(key=lambda callback: isinstance(callback, Summary))  # it tells of what the others leave behind
         return trainer
+
+    def _configuration(self) -> str:
+        return str(self._parser(self.subcommand).dump(self.config.get(self.subcommand), skip_unset=False))
 
     def _parse_ckpt_path(self) -> None:
         """Settings come from the command line and its files alone: Lightning would take those of a checkpoint."""
@@ -150,7 +163,12 @@ def make_cli(cls: type[CLI], **options: Any) -> CLI:
         parser_class=Parser,
         seed_everything_default=0,
         parser_kwargs={"parser_mode": "omegaconf+", "allow_abbrev": False},
-        trainer_defaults={"logger": False, "use_distributed_sampler": False, "log_every_n_steps": 1},
+        trainer_defaults={
+            "logger": False,
+            "use_distributed_sampler": False,
+            "log_every_n_steps": 1,
+            "num_sanity_val_steps": -1,  # all of the validation data, for measures from before the first step
+        },
         **options,
     )
 

@@ -357,3 +357,24 @@ class ObjectiveOutput:
     rejected_rewards: Tensor | None = None
     terms: Mapping[str, Tensor] = field(default_factory=dict)
     rewards: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class PairScores:
+    """What a model makes of each of B pairs of a validation set.
+
+    Args:
+        row_ids: where each pair came from.
+        weight: weights of the rows; 0 in a slot that only keeps the ranks in step, ``(B,)``.
+        chosen: summed log-probability of the chosen responses, nats, ``(B,)``.
+        rejected: that of the rejected responses.
+        chosen_tokens: number of tokens of the chosen responses, ``(B,)``.
+        rejected_tokens: those of the rejected responses.
+    """
+
+    row_ids: tuple[str, ...]
+    weight: Tensor
+    chosen: Tensor
+    rejected: Tensor
+    chosen_tokens: Tensor
+    rejected_tokens: Tensor

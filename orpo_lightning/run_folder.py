@@ -11,6 +11,13 @@ import yaml
 METRICS_FILE = "metrics.csv"
 DATA_REPORT_FILE = "data_report.json"
 WANDB_ID_FILE = "wandb_id.txt"
+CONFIG_FILE = "config.yaml"
+PAIRS_FILE = "val_pairs.csv"
+ANSWERS_FILE = "answers.jsonl"
+SUMMARY_FILE = "summary.md"
+CURVES_FILE = "curves.png"
+OF_THE_MACHINE = ("time/", "memory/")
+"""Beginnings of the names of what is logged about the machine, and differs between two equal runs."""
 
 
 def config_of(run: Path) -> str | None:
@@ -46,7 +53,8 @@ def metrics_of(run: Path, steps: int) -> dict[str, float]:
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 if int(row.pop("step")) < steps:
-                    values |= {name: float(value) for name, value in row.items() if "/" in name and value}
+                    measures = {name: value for name, value in row.items() if "/" in name and value}
+                    values |= {n: float(v) for n, v in measures.items() if not n.startswith(OF_THE_MACHINE)}
     except (ValueError, KeyError, TypeError, csv.Error):  # whatever another program keeps under that name
         return {}
     return values

@@ -25,8 +25,9 @@ MAY_IMPORT = {
     "data": {"records", "packing", "cache_folder", "models.tokenizer"},
     "modules": {"records", "packing", "objectives", "metrics", "models"},
     "testing": {"records", "objectives", "metrics"},
-    "callbacks": {"run_folder", "user_loggers", "data", "models"},
-    "commands": {"run_folder", "records", "data", "models", "objectives", "cli"},
+    "summary": {"run_folder"},
+    "callbacks": {"run_folder", "user_loggers", "records", "packing", "data", "models", "summary"},
+    "commands": {"run_folder", "records", "data", "models", "objectives", "summary", "cli"},
     "cli": {"verbs", "run_folder", "loggers", "user_loggers", "checkpoint_io", "callbacks", "models", "objectives"},
     "__main__": {"verbs"},
     "__init__": {"data", "models", "modules", "objectives", "records"},
@@ -42,6 +43,7 @@ THIRD_PARTIES = {
     ),
     "torchmetrics": ("metrics",),
     "jsonargparse": ("cli", "user_loggers", "testing"),
+    "matplotlib": ("summary.curves",),
     "wandb": (),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

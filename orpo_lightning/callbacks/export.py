@@ -18,7 +18,7 @@ from orpo_lightning.models.logp_model import LogpModel
 from orpo_lightning.models.pretrained import PACKAGE
 from orpo_lightning.models.tokenizer import load_tokenizer
 from orpo_lightning.models.whole_folder import write_whole
-from orpo_lightning.run_folder import DATA_REPORT_FILE
+from orpo_lightning.run_folder import DATA_REPORT_FILE, OF_THE_MACHINE
 
 
 class ExportModel(Callback):
@@ -55,7 +55,11 @@ class ExportModel(Callback):
             steps=trainer.global_step,
             version=versions()[PACKAGE],
             reports=getattr(data, "reports", None) or read_reports(run / DATA_REPORT_FILE),
-            metrics={name: value.item() for name, value in trainer.callback_metrics.items()},
+            metrics={
+                name: value.item()
+                for name, value in trainer.callback_metrics.items()
+                if not name.startswith(OF_THE_MACHINE)
+            },
         )
 
         def write(folder: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +19,7 @@ from orpo_lightning.data.sources import open_source
 from orpo_lightning.models.tokenizer import load_tokenizer
 from orpo_lightning.objectives import Objective, get_objective
 from orpo_lightning.records import Role, TokenizedRow
+from orpo_lightning.summary.words import visible
 
 _STYLES = {Role.CHOSEN: "green", Role.REJECTED: "red", Role.UNPAIRED: "cyan"}
 _OUTSIDE = "dim"
@@ -91,7 +91,7 @@ def _show(console: Console, data: PreferenceDataModule, count: int, prompt_in_lo
         console.print(Text.assemble("\ntrain, ", (row.row_id, "bold")))
         for label, ids, style in _parts(row, prompt_in_loss):
             console.print(Text(f"-- {label}, {len(ids)} tokens, {'not ' if style == _OUTSIDE else ''}in the loss"))
-            console.print(Text(_visible(str(tokenizer.decode(list(ids)))), style=style))
+            console.print(Text(visible(str(tokenizer.decode(list(ids)))), style=style))
 
 
 def _parts(row: TokenizedRow, prompt_in_loss: bool) -> Iterator[tuple[str, tuple[int, ...], str]]:
@@ -115,16 +115,5 @@ def _list_dropped(console: Console, data: PreferenceDataModule, reason: str) -> 
 
 
 def _short(row: Any, most: int = 400) -> str:
-    text = _visible(json.dumps(row, ensure_ascii=False, default=str))
+    text = visible(json.dumps(row, ensure_ascii=False, default=str))
     return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
-
-
-def _visible(text: str) -> str:
-    """Text whose control characters a terminal does not obey, and with nothing in it that cannot be printed."""
-    return "".join(
-        char
-        # joiners hold emoji and scripts together
-        if unicodedata.category(char) not in ("Cc", "Cf", "Cs") or char in "\n\t\u200c\u200d"
-        else ascii(char)[1:-1]
-        for char in text
-    )

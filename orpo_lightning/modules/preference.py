@@ -125,7 +125,7 @@ class PreferenceModule(LightningModule):
 
     def training_step(self, batch: PackedBatch, batch_idx: int) -> Tensor:
         """The part of a micro-batch in the loss of its global batch."""
-        loss = self._shared_step(batch, self.train_metrics)
+        loss, _ = self._shared_step(batch, self.train_metrics)
         if batch.step.is_last:
             values = self.train_metrics.compute()
             self.train_metrics.reset()
@@ -135,9 +135,10 @@ class PreferenceModule(LightningModule):
         # cancels the division by the accumulation (Lightning's) and by the number of ranks (DDP's, FSDP's)
         return loss * batch.step.micro_batches
 
-    def validation_step(self, batch: PackedBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Add a micro-batch to the measures of its validation set."""
-        self._shared_step(batch, self.eval_metrics[dataloader_idx])
+    def validation_step(self, batch: PackedBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """Add a micro-batch to the measures of its validation set, and hand on its pairs, if any, one by one."""
+        _, policy = self._shared_step(batch, self.eval_metrics[dataloader_idx])
+        return {"pairs": self._view.pairs(batch, policy)}
 
     def test_step(self, batch: PackedBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add a micro-batch to the measures of its test set."""
@@ -160,7 +161,7 @@ class PreferenceModule(LightningModule):
         """Log the measures of the test set."""
         self._finish_evaluation("test")
 
-    def _shared_step(self, batch: PackedBatch, metrics: RatioMetrics) -> Tensor:
+    def _shared_step(self, batch: PackedBatch, metrics: RatioMetrics) -> tuple[Tensor, Any]:
         policy: Any = self.policy_logps(batch)
         reference: Any = self.reference_logps(batch)
         if self.training and self.global_step == 0 and reference is not None:
@@ -172,7 +173,7 @@ class PreferenceModule(LightningModule):
         if self.training:
             self._step_losses.append((output.loss.detach(), groups, batch.row_ids))
         total: float = self._view.total_weight(batch.step)
-        return weighted_sum(output.loss, weight.to(output.loss.dtype)) / total
+        return weighted_sum(output.loss, weight.to(output.loss.dtype)) / total, policy
 
     def _finish_evaluation(self, stage: str) -> None:
         if self._objective_state:

@@ -14,7 +14,7 @@ from torch import Tensor
 from orpo_lightning.metrics import Difference, Ratio, preference_ratios, unpaired_ratios
 from orpo_lightning.objectives import Objective
 from orpo_lightning.packing import PackedBatch
-from orpo_lightning.records import ObjectiveOutput, PairLogps, ResponseLogps, StepInfo, UnpairedLogps
+from orpo_lightning.records import ObjectiveOutput, PairLogps, PairScores, ResponseLogps, StepInfo, UnpairedLogps
 
 Logps = TypeVar("Logps", PairLogps, UnpairedLogps)
 
@@ -42,6 +42,10 @@ class View(ABC, Generic[Logps]):
     def ratios(self, policy: Logps, output: ObjectiveOutput, weight: Tensor) -> Mapping[str, Ratio | Difference]:
         """The measures, of values of these weights."""
 
+    @abstractmethod
+    def pairs(self, batch: PackedBatch, logps: Logps) -> PairScores | None:
+        """The pairs one by one; None where there are none, or their rejected responses were not scored."""
+
 
 class PairView(View[PairLogps]):
     """The loss is a mean over pairs."""
@@ -60,6 +64,11 @@ class PairView(View[PairLogps]):
 
     def ratios(self, policy: PairLogps, output: ObjectiveOutput, weight: Tensor) -> Mapping[str, Ratio]:
         return preference_ratios(policy, output, weight)
+
+    def pairs(self, batch: PackedBatch, logps: PairLogps) -> PairScores | None:
+        if not logps.has_rejected:
+            return None
+        return _scores(batch, logps.chosen, logps.rejected, logps.chosen_tokens, logps.rejected_tokens)
 
 
 class UnpairedView(View[UnpairedLogps]):
@@ -81,6 +90,18 @@ class UnpairedView(View[UnpairedLogps]):
         self, policy: UnpairedLogps, output: ObjectiveOutput, weight: Tensor
     ) -> Mapping[str, Ratio | Difference]:
         return unpaired_ratios(policy, output, weight)
+
+    def pairs(self, batch: PackedBatch, logps: UnpairedLogps) -> PairScores | None:
+        if logps.pairs is None:
+            return None
+        chosen, rejected = logps.pairs
+        return _scores(batch, logps.logps[chosen], logps.logps[rejected], logps.tokens[chosen], logps.tokens[rejected])
+
+
+def _scores(batch: PackedBatch, chosen: Tensor, rejected: Tensor, *tokens: Tensor) -> PairScores:
+    groups = batch.group[batch.chosen]
+    row_ids = tuple(batch.row_ids[place] for place in groups.tolist())
+    return PairScores(row_ids, batch.weight[groups], chosen, rejected, *tokens)
 
 
 def view_of(objective: Objective) -> View[PairLogps] | View[UnpairedLogps]:

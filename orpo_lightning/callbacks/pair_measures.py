@@ -1,0 +1,109 @@
+"""What each validation pair measures, beside the measures of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from orpo_lightning.callbacks.baseline import is_complete
+from orpo_lightning.records import PairScores, TokenizedRow
+from orpo_lightning.run_folder import PAIRS_FILE
+from orpo_lightning.summary.pairs import PairMeasures, cut_pairs, write_pairs
+
+
+class PairMeasuresFile(Callback):
+    """Writes the log-probabilities of each validation pair to ``val_pairs.csv``, at each validation of a fit and before
+    its first step. Without pairs there is no file.
+    """
+
+    def __init__(self) -> None:
+        self._scores: list[tuple[int, PairScores]] = []
+        self._places: dict[str, dict[str, int]] = {}
+        self._has_baseline = False
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the run before this one."""
+        self._places, self._has_baseline = {}, False
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the validation before this one."""
+        self._scores = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the pairs of a micro-batch."""
+        scores = outputs.get("pairs") if isinstance(outputs, dict) else None
+        if isinstance(scores, PairScores):
+            self._scores.append((dataloader_idx, scores))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the pairs of all ranks, in the order of the data."""
+        if trainer.sanity_checking and not is_complete(trainer):
+            return
+        step = trainer.global_step
+        pairs = _gathered([pair for number, scores in self._scores for pair in _rows(trainer, step, number, scores)])
+        self._scores = []
+        if pairs and trainer.is_global_zero:
+            self._has_baseline = True
+            write_pairs(Path(trainer.default_root_dir) / PAIRS_FILE, step, self._in_order(trainer, pairs))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the validations that a run which goes on does again, and those of another run."""
+        if trainer.is_global_zero:
+            starts_anew = trainer.global_step == 0 and not self._has_baseline
+            cut_pairs(Path(trainer.default_root_dir) / PAIRS_FILE, -1 if starts_anew else trainer.global_step)
+
+    def _in_order(self, trainer: Trainer, pairs: list[PairMeasures]) -> list[PairMeasures]:
+        names = _set_names(trainer)
+        rows: Any = getattr(trainer.datamodule, "rows", {})  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
+        for name in {pair.set for pair in pairs} - self._places.keys():
+            self._places[name] = _places(rows.get(f"validation/{name}" if name else "validation", ()))
+        return sorted(pairs, key=lambda pair: (names.index(pair.set), self._places[pair.set].get(pair.row_id, 0)))
+
+
+def _places(rows: Sequence[TokenizedRow]) -> dict[str, int]:
+    places: dict[str, int] = {}
+    for place, row in enumerate(rows):
+        places.setdefault(row.row_id, place)
+    return places
+
+
+def _set_names(trainer: Trainer) -> tuple[str, ...]:
+    names: tuple[str, ...] = getattr(trainer.datamodule, "val_names", ("",))  # type: ignore[attr-defined]  # as above
+    return names
+
+
+def _rows(trainer: Trainer, step: int, number: int, scores: PairScores) -> list[PairMeasures]:
+    parts = [
+        scores.chosen / scores.chosen_tokens,
+        scores.rejected / scores.rejected_tokens,
+        scores.chosen,
+        scores.rejected,
+        scores.chosen_tokens,
+        scores.rejected_tokens,
+        scores.weight,
+    ]
+    columns = zip(scores.row_ids, *(part.tolist() for part in parts), strict=True)
+    pairs = (PairMeasures(step, _set_names(trainer)[number], *values) for values in columns)
+    return [pair for pair in pairs if pair.weight]
+
+
+def _gathered(pairs: list[PairMeasures]) -> list[PairMeasures]:
+    """Those of all ranks."""
+    if not torch.distributed.is_initialized():
+        return pairs
+    found: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, pairs)
+    return [pair for of_rank in found for pair in of_rank]

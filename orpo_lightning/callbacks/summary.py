@@ -1,0 +1,113 @@
+"""What a person wants to know when a fit has ended."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from rich import get_console
+
+from orpo_lightning.callbacks.answers import answer_prompts, why_no_answers
+from orpo_lightning.callbacks.throughput import Throughput
+from orpo_lightning.run_folder import CURVES_FILE, METRICS_FILE, SUMMARY_FILE
+from orpo_lightning.summary.curves import draw_curves
+from orpo_lightning.summary.markdown import write_markdown
+from orpo_lightning.summary.run import Ending, Outcome, RunSummary, Speed
+from orpo_lightning.summary.terminal import print_summary
+
+
+class Summary(Callback):
+    """Ends a fit with an account of it: in the terminal, and with the curves in ``summary.md`` in the run folder.
+
+    Args:
+        enabled: whether to give it.
+        prompts: how many prompts of the validation data are answered before the first step and after the last; 0 for
+            none.
+        max_new_tokens: longest answer, tokens.
+    """
+
+    def __init__(self, enabled: bool = True, prompts: int = 2, max_new_tokens: int = 60) -> None:
+        for name, value, least in (("prompts", prompts, 0), ("max_new_tokens", max_new_tokens, 1)):
+            if value < least:
+                raise ValueError(f"summary.{name} = {value} is out of range; accepted: {least} or more")
+        self.enabled = enabled
+        self.prompts = prompts
+        self.max_new_tokens = max_new_tokens
+        self._started: float | None = None
+        self._has_trained = False
+
+    @rank_zero_only
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Start the clock."""
+        self._started, self._has_trained = time.perf_counter(), False
+
+    @rank_zero_only
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Answer the prompts before the first step."""
+        self._has_trained = True
+        if trainer.global_step == 0:
+            self._answer(trainer, pl_module)
+
+    @rank_zero_only
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Answer the prompts again, and give the account."""
+        if self._has_trained:
+            self._answer(trainer, pl_module)
+        total = _total_steps(trainer)
+        self._tell(trainer, pl_module, "complete" if total is None or trainer.global_step >= total else "stopped")
+
+    @rank_zero_only
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the account of a fit that was interrupted from the keyboard, as far as it came."""
+        if isinstance(exception, KeyboardInterrupt) and self._has_trained:
+            self._tell(trainer, pl_module, "interrupted")
+
+    def _is_wanted(self, trainer: Trainer) -> bool:
+        fast_dev_run: int = trainer.fast_dev_run  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
+        return self.enabled and not fast_dev_run
+
+    def _answer(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._is_wanted(trainer) and self.prompts and why_no_answers(trainer, pl_module) is None:
+            answer_prompts(trainer, pl_module, self.prompts, self.max_new_tokens)
+
+    def _tell(self, trainer: Trainer, pl_module: LightningModule, ending: Ending) -> None:
+        if not self._is_wanted(trainer):
+            return
+        folder = Path(trainer.default_root_dir)
+        why_not = why_no_answers(trainer, pl_module) if self.prompts else None
+        reports = getattr(trainer.datamodule, "reports", {})  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
+        outcome = Outcome(
+            objective=repr(getattr(pl_module, "objective", None) or type(pl_module).__name__).strip("'"),
+            ending=ending,
+            steps=trainer.global_step,
+            total_steps=_total_steps(trainer),
+            speed=self._speed(trainer),
+            reports=[str(report) for report in reports.values()],
+            notes=[why_not] if why_not else [],
+        )
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            draw_curves(folder / METRICS_FILE, folder / CURVES_FILE)
+            summary = RunSummary.of_run(folder, outcome)
+            write_markdown(summary, folder / SUMMARY_FILE)
+        except OSError as error:  # the training itself is done, and its results are in the folder
+            rank_zero_warn(f"the summary of the run could not be written: {error}")
+            return
+        print_summary(summary, get_console())
+
+    def _speed(self, trainer: Trainer) -> Speed:
+        seconds = time.perf_counter() - (self._started or time.perf_counter())
+        counted = next((each for each in trainer.callbacks if isinstance(each, Throughput)), None)  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
+        if counted is None:
+            return Speed(seconds)
+        totals = counted.totals
+        return Speed(seconds, totals.steps, totals.seconds, totals.pairs, totals.tokens, totals.peak_gb)
+
+
+def _total_steps(trainer: Trainer) -> int | None:
+    """Optimizer steps that were planned; None without an end."""
+    total = trainer.estimated_stepping_batches
+    return None if total == float("inf") else int(total)
