@@ -50,7 +50,7 @@ def test_every_config_runs_to_its_end_as_it_is(orpo_lightning, config):
     assert [int(row["step"]) for row in rows] == list(range(25))
     assert float(rows[-2]["train/loss"]) < float(rows[0]["train/loss"])
     assert float(rows[-1]["val/pref/margins"]) > 0
-    assert list((folder / "checkpoints").glob("*.ckpt"))
+    assert (folder / "checkpoints" / "last.ckpt").exists()
     assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["default_root_dir"] == f"runs/{config.stem}"
 
 
@@ -103,7 +103,7 @@ def test_the_lora_layer_goes_over_every_config(orpo_lightning, config):
         *("fit", "--config", config, "--config", CONFIGS / "model" / "lora.yaml", *QUIET),
         *("--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--model.policy.lora.r=2"),
     )
-    (checkpoint,) = Path("runs").glob("*/checkpoints/*.ckpt")
+    (checkpoint,) = Path("runs").glob("*/checkpoints/last.ckpt")
     weights = torch.load(checkpoint, weights_only=True)["state_dict"]
     assert weights
     assert all(".lora_" in name for name in weights)

@@ -12,7 +12,9 @@ PACKAGE = Path(__file__).parents[1] / "orpo_lightning"
 MAY_IMPORT = {
     "verbs": set(),
     "records": set(),
+    "signals": set(),
     "run_folder": set(),
+    "run_start": {"run_folder"},
     "cache_folder": set(),
     "loggers": {"run_folder"},
     "checkpoint_io": set(),
@@ -24,10 +26,10 @@ MAY_IMPORT = {
     "data": {"records", "packing", "cache_folder", "models.tokenizer"},
     "modules": {"records", "packing", "objectives", "metrics", "models"},
     "testing": {"records", "objectives", "metrics"},
-    "callbacks": {"run_folder", "data", "models"},
+    "callbacks": {"run_folder", "signals", "loggers", "data", "models"},
     "commands": {"run_folder", "records", "data", "models", "objectives", "cli"},
-    "cli": {"verbs", "run_folder", "loggers", "checkpoint_io", "callbacks", "models", "objectives"},
-    "__main__": {"verbs"},
+    "cli": {"verbs", "run_folder", "run_start", "loggers", "checkpoint_io", "callbacks", "models", "objectives"},
+    "__main__": {"verbs", "signals"},
     "__init__": {"data", "models", "modules", "objectives", "records"},
 }
 THIRD_PARTIES = {
