@@ -8,6 +8,7 @@ import os
 import re
 import sys
 
+from orpo_lightning.signals import ending_at_once
 from orpo_lightning.verbs import ENTRY_POINTS, HELP
 
 TRACEBACK_VARIABLE = "ORPO_LIGHTNING_TRACEBACK"
@@ -39,7 +40,8 @@ def main() -> None:
 def console() -> None:
     """What the installed command runs: :func:`main`, with errors of one line."""
     try:
-        main()
+        with ending_at_once():
+            main()
     except (ValueError, OSError, ModuleNotFoundError, ArithmeticError) as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise

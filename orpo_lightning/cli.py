@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +17,24 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from orpo_lightning.callbacks.baseline import Baseline
+from orpo_lightning.callbacks.checkpoints import Checkpoints
 from orpo_lightning.callbacks.data_report import DataReport
 from orpo_lightning.callbacks.describe_run import DescribeRun
 from orpo_lightning.callbacks.export import ExportModel
+from orpo_lightning.callbacks.measures import KeptMeasures
 from orpo_lightning.callbacks.pair_measures import PairMeasuresFile
 from orpo_lightning.callbacks.progress import StepProgress
+from orpo_lightning.callbacks.stop_on_signal import StopOnSignal
 from orpo_lightning.callbacks.summary import Summary
 from orpo_lightning.callbacks.throughput import Throughput
 from orpo_lightning.checkpoint_io import SafeCheckpointIO, refuse_address
 from orpo_lightning.loggers import MetricsFile
 from orpo_lightning.models.loading import hide_loading_bars
 from orpo_lightning.objectives import get_objective
-from orpo_lightning.run_folder import METRICS_FILE
+from orpo_lightning.run_start import RunStart, find_checkpoint, start_of_fit, start_of_other_rank
 from orpo_lightning.user_loggers import LoggerMaker, leave_folder_open
 from orpo_lightning.verbs import TRAINER_VERBS
 
@@ -48,7 +53,9 @@ class SaveConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write config.yaml, or, where a run goes on with other settings, a numbered sibling."""
-        text = self.parser.dump(self.config, skip_unset=False)
+        config = self.config.clone()
+        config.ckpt_path = None  # it is the configuration of the run, not of one of its parts
+        text = self.parser.dump(config, skip_unset=False)
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         path, number = folder / "config.yaml", 1
@@ -82,8 +89,17 @@ class CLI(LightningCLI):
         )
         parser.add_lightning_class_args(ExportModel, "export")
         parser.add_lightning_class_args(Summary, "summary")
+        parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.link_arguments("model.init_args.policy.name_or_path", "data.init_args.tokenizer")
         parser.link_arguments("model.init_args.policy.revision", "data.init_args.tokenizer_revision")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._start: RunStart | None = None
+        try:
+            super().__init__(*args, **kwargs)
+        finally:
+            if self._start is not None:
+                self._start.end()
 
     def before_instantiate_classes(self) -> None:
         """Take tensors and plain data alone from a checkpoint, and give a fit a folder of its own.
@@ -95,16 +111,17 @@ class CLI(LightningCLI):
             raise ValueError("weights_only = False would run any code that a checkpoint holds; accepted: True")
         config.weights_only = True  # for the strategies and plugins that read checkpoints in their own way
         refuse_address(config.ckpt_path or "")
-        if self.subcommand != "fit" or config.ckpt_path:
+        asked = Path(config.trainer.default_root_dir or ".")
+        if self.subcommand != "fit":
+            if config.ckpt_path:
+                config.ckpt_path = str(find_checkpoint(asked, str(config.ckpt_path), needed=True))
             return
-        asked = folder = Path(config.trainer.default_root_dir or ".")
-        number = 1
-        while (folder / METRICS_FILE).exists():
-            number += 1
-            folder = asked.with_name(f"{asked.name}-{number}") if asked.name else Path(f"run-{number}")
-        if folder != asked:
-            rank_zero_info(f"{asked} holds another run; this one is in {folder}")
-            config.trainer.default_root_dir = str(folder)
+        first = rank_zero_only.rank == 0  # type: ignore[attr-defined]  # it is set on the function
+        find = partial(start_of_fit, say=rank_zero_info) if first else start_of_other_rank
+        self._start = find(asked, config.ckpt_path and str(config.ckpt_path))
+        if self._start.folder != asked:
+            config.trainer.default_root_dir = str(self._start.folder)
+        config.ckpt_path = self._start.checkpoint and str(self._start.checkpoint)
 
     def instantiate_classes(self) -> None:
         """Make what is configured; loggers that are told no folder write into that of the run."""
@@ -127,10 +144,18 @@ class CLI(LightningCLI):
         fast_dev_run = trainer.fast_dev_run  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
         callbacks.append(DescribeRun(yaml.safe_load(self._configuration())))
         if self.subcommand == "fit" and not fast_dev_run:
-            trainer.loggers = [MetricsFile(trainer.default_root_dir), *trainer.loggers]
-            callbacks += [DataReport(), Baseline(), PairMeasuresFile(), Throughput()]
+            file = MetricsFile(trainer.default_root_dir)
+            trainer.loggers = [file, *trainer.loggers]
+            callbacks += [DataReport(), KeptMeasures(file), Baseline(), PairMeasuresFile(), Throughput()]
         callbacks.sort(key=lambda callback: isinstance(callback, Summary))  # it tells of what the others leave behind
         return trainer
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        if config.get("enable_checkpointing") is False:
+            callbacks = [each for each in callbacks if not isinstance(each, Checkpoints)]
+        if self._start is not None:
+            callbacks = [*callbacks, StopOnSignal(self._start.command_to_go_on(sys.argv[1:]))]
+        return super()._instantiate_trainer(config, callbacks)
 
     def _configuration(self) -> str:
         return str(self._parser(self.subcommand).dump(self.config.get(self.subcommand), skip_unset=False))

@@ -20,7 +20,9 @@ class MetricsFile(Logger):
     """Writes one row per optimizer step to ``metrics.csv``; what was logged is in the file when the call
     returns, so that a process that dies loses none of it.
 
-    When a run goes on in the same folder, the rows from its first step on are replaced and those before are kept.
+    Row s holds what was measured with the weights after s steps: a validation, and the batch of the step that goes on
+    from them. When a run goes on in the same folder, the rows from its first step on are replaced and those before are
+    kept.
 
     Args:
         folder: where to write the file.
@@ -42,6 +44,7 @@ class MetricsFile(Logger):
         self._columns: list[str] | None = None
         self._row: dict[str, str] = {}
         self._row_start = 0
+        self._start: tuple[int, dict[str, str]] | None = None
 
     @property
     def name(self) -> str:
@@ -58,6 +61,16 @@ class MetricsFile(Logger):
         """The folder."""
         return str(self.path.parent)
 
+    @property
+    def row(self) -> dict[str, str]:
+        """What has been logged for the latest step so far."""
+        return dict(self._row)
+
+    def go_on_from(self, step: int, row: Mapping[str, str]) -> None:
+        """Have the next call replace what is there from a step on, and start the row of that step with these values."""
+        self._start = (step, dict(row))
+        self._columns = None
+
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the configuration is in config.yaml."""
@@ -68,15 +81,24 @@ class MetricsFile(Logger):
         if step is None:
             raise ValueError("metrics.csv has a row per step: log with a step")
         if self._columns is None:
-            self._columns = self._keep_rows_before(step)
-        if self._row.get("step") != str(step):
-            self._row = {"step": str(step)}
+            first, row = self._start or (step, {})
+            self._columns = self._keep_rows_before(first)
+            if row:
+                self._write(row)
+        self._write({"step": str(step), **{name: str(value) for name, value in metrics.items()}})
+
+    def _write(self, values: Mapping[str, str]) -> None:
+        """Add values to the row of their step."""
+        assert self._columns is not None
+        step = values["step"]
+        if self._row.get("step") != step:
+            self._row = {}
             self._row_start = self.path.stat().st_size
-        self._row |= {name: str(value) for name, value in metrics.items()}
+        self._row |= values
         new = sorted(set(self._row) - set(self._columns))
         if new:
             self._columns = self._columns + new
-            self._rewrite(row for row in self._read() if row["step"] != str(step))
+            self._rewrite(row for row in self._read() if row["step"] != step)
             self._row_start = self.path.stat().st_size
         with self.path.open("r+", newline="", encoding="utf-8") as file:
             file.truncate(self._row_start)
@@ -85,10 +107,19 @@ class MetricsFile(Logger):
 
     def _keep_rows_before(self, step: int) -> list[str]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [row for row in self._read() if int(row["step"]) < step] if self.path.exists() else []
+        kept = [row for row in self._read() if int(row["step"]) < step] if self._ends_whole() else []
         self._columns = list(kept[0]) if kept else list(_INDEX)
         self._rewrite(kept)
         return self._columns
+
+    def _ends_whole(self) -> bool:
+        """Whether there is a file; a row at its end that a kill cut off is taken away."""
+        if not self.path.exists():
+            return False
+        with self.path.open("rb+") as file:
+            content = file.read()
+            file.truncate(content.rfind(b"\n") + 1)
+        return True
 
     def _read(self) -> list[dict[str, str]]:
         with self.path.open(newline="", encoding="utf-8") as file:

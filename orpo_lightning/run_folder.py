@@ -1,4 +1,4 @@
-"""What a run left in its folder, for the card of its model."""
+"""What is where in the folder of a run, and what a run left there for the card of its model."""
 
 from __future__ import annotations
 
@@ -18,6 +18,23 @@ SUMMARY_FILE = "summary.md"
 CURVES_FILE = "curves.png"
 OF_THE_MACHINE = ("time/", "memory/")
 """Beginnings of the names of what is logged about the machine, and differs between two equal runs."""
+MODEL_FOLDER = "model"
+CHECKPOINT_FOLDER = "checkpoints"
+LAST_CHECKPOINT = "last.ckpt"
+BEST_CHECKPOINTS = "best-step=*.ckpt"
+
+
+def run_of(checkpoint: Path) -> Path:
+    """The folder of the run that a checkpoint is of.
+
+    Example:
+        >>> str(run_of(Path("runs/orpo/checkpoints/last.ckpt")))
+        'runs/orpo'
+    """
+    folder = checkpoint.parent
+    if (folder.name or folder.resolve().name) != CHECKPOINT_FOLDER:
+        return folder
+    return folder.parent if folder.name else folder.resolve().parent
 
 
 def config_of(run: Path) -> str | None:
@@ -39,11 +56,12 @@ def config_of(run: Path) -> str | None:
 
 
 def metrics_of(run: Path, steps: int) -> dict[str, float]:
-    """The last value of each measure within the first optimizer steps of a run; none from a file of another kind.
+    """The last value of each measure of a run up to a step; none from a file of another kind.
 
     Args:
         run: the folder.
-        steps: how many steps count.
+        steps: how many optimizer steps count. What was measured of the weights after them counts, and is in the row of
+            that number; what was measured in training there is of the step that comes next.
     """
     path = run / METRICS_FILE
     if not path.is_file():
@@ -52,9 +70,16 @@ def metrics_of(run: Path, steps: int) -> dict[str, float]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                if int(row.pop("step")) < steps:
-                    measures = {name: value for name, value in row.items() if "/" in name and value}
-                    values |= {n: float(v) for n, v in measures.items() if not n.startswith(OF_THE_MACHINE)}
+                step = int(row.pop("step"))
+                if step <= steps:
+                    values |= {
+                        name: float(value)
+                        for name, value in row.items()
+                        if "/" in name
+                        and value
+                        and (step < steps or name.startswith("val/"))
+                        and not name.startswith(OF_THE_MACHINE)
+                    }
     except (ValueError, KeyError, TypeError, csv.Error):  # whatever another program keeps under that name
         return {}
     return values

@@ -12,7 +12,9 @@ PACKAGE = Path(__file__).parents[1] / "orpo_lightning"
 MAY_IMPORT = {
     "verbs": set(),
     "records": set(),
+    "signals": set(),
     "run_folder": set(),
+    "run_start": {"run_folder"},
     "cache_folder": set(),
     "loggers": {"run_folder"},
     "user_loggers": {"run_folder"},
@@ -26,10 +28,23 @@ MAY_IMPORT = {
     "modules": {"records", "packing", "objectives", "metrics", "models"},
     "testing": {"records", "objectives", "metrics"},
     "summary": {"run_folder"},
-    "callbacks": {"run_folder", "user_loggers", "records", "packing", "data", "models", "summary"},
+    "callbacks": {
+        "run_folder",
+        "signals",
+        "loggers",
+        "user_loggers",
+        "records",
+        "packing",
+        "data",
+        "models",
+        "summary",
+    },
     "commands": {"run_folder", "records", "data", "models", "objectives", "summary", "cli"},
-    "cli": {"verbs", "run_folder", "loggers", "user_loggers", "checkpoint_io", "callbacks", "models", "objectives"},
-    "__main__": {"verbs"},
+    "cli": {
+        *("verbs", "run_folder", "run_start", "loggers", "user_loggers", "checkpoint_io", "callbacks", "models"),
+        "objectives",
+    },
+    "__main__": {"verbs", "signals"},
     "__init__": {"data", "models", "modules", "objectives", "records"},
 }
 THIRD_PARTIES = {

@@ -6,13 +6,15 @@ import pytest
 
 from orpo_lightning.run_folder import config_of, metrics_of
 
-METRICS = "step,epoch,train/loss,val/loss\n0,0,3.0,\n1,0,2.0,5.0\n2,1,1.0,\n3,1,0.5,4.0\n"
+# validations after 2 and 4 steps
+METRICS = "step,epoch,train/loss,val/loss\n0,0,3.0,\n1,0,2.0,\n2,1,1.0,5.0\n3,1,0.5,\n4,1,,4.0\n"
 
 
 def test_the_last_value_of_each_measure_within_the_steps(tmp_path):
     (tmp_path / "metrics.csv").write_text(METRICS)
     assert metrics_of(tmp_path, steps=4) == {"train/loss": 0.5, "val/loss": 4.0}
     assert metrics_of(tmp_path, steps=3) == {"train/loss": 1.0, "val/loss": 5.0}
+    assert metrics_of(tmp_path, steps=2) == {"train/loss": 2.0, "val/loss": 5.0}
     assert metrics_of(tmp_path, steps=1) == {"train/loss": 3.0}
 
 

@@ -18,7 +18,7 @@ from orpo_lightning.models.logp_model import LogpModel
 from orpo_lightning.models.pretrained import PACKAGE
 from orpo_lightning.models.tokenizer import load_tokenizer
 from orpo_lightning.models.whole_folder import write_whole
-from orpo_lightning.run_folder import DATA_REPORT_FILE, OF_THE_MACHINE
+from orpo_lightning.run_folder import DATA_REPORT_FILE, MODEL_FOLDER, OF_THE_MACHINE
 
 
 class ExportModel(Callback):
@@ -29,7 +29,7 @@ class ExportModel(Callback):
         folder: its name in the run folder.
     """
 
-    def __init__(self, enabled: bool = True, folder: str = "model") -> None:
+    def __init__(self, enabled: bool = True, folder: str = MODEL_FOLDER) -> None:
         self.enabled = enabled
         self.folder = folder
 

@@ -20,6 +20,7 @@ from orpo_lightning.models.identity import base_weights, check_base, check_setti
 from orpo_lightning.models.loading import PolicyConfig, load_causal_lm
 from orpo_lightning.models.pretrained import PACKAGE, absolute, newest_checkpoint
 from orpo_lightning.models.tokenizer import Tokenizer, load_tokenizer
+from orpo_lightning.run_folder import run_of
 
 _POLICY = "policy.net."
 """What the names of the policy's weights begin with."""
@@ -63,8 +64,7 @@ class Checkpoint:
     @property
     def run(self) -> Path:
         """The folder of the run."""
-        folder = self.path.resolve().parent
-        return folder.parent if folder.name == "checkpoints" else folder
+        return run_of(self.path.resolve())
 
 
 def describe_policy(policy: PolicyConfig, net: PreTrainedModel, data: object) -> dict[str, Any]:

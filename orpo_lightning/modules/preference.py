@@ -26,7 +26,15 @@ from orpo_lightning.models.reference import Reference, make_reference, reference
 from orpo_lightning.models.reference_cache import ReferenceRun, Scorer, start_tolerance
 from orpo_lightning.modules.finite import NonFiniteError, RowLosses, rows_to_blame
 from orpo_lightning.modules.optimization import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule
-from orpo_lightning.modules.resume import check_contents, check_objective_of, class_path, rewind_to_step
+from orpo_lightning.modules.resume import (
+    check_contents,
+    check_epoch_of,
+    check_objective_of,
+    class_path,
+    log_as_of_step,
+    rewind_to_step,
+)
+from orpo_lightning.modules.validation_interval import check_validation_interval
 from orpo_lightning.modules.views import view_of
 from orpo_lightning.objectives import Objective
 from orpo_lightning.packing import PackedBatch
@@ -54,6 +62,9 @@ class PreferenceModule(LightningModule):
         True
     """
 
+    repeats_validation = True
+    """A run whose checkpoint was saved amid a validation starts it again."""
+
     def __init__(
         self,
         objective: Objective,
@@ -79,7 +90,7 @@ class PreferenceModule(LightningModule):
         self.eval_metrics: list[SplitMetrics] = []
         self._view: Any = view_of(objective)  # its types are those that the objective is called with
         self._step_losses: list[RowLosses] = []
-        self._objective_state: dict[str, Any] = {}
+        self._objective_state: dict[str, Any] | None = None
 
     @property
     def needs_rejected(self) -> bool:
@@ -176,17 +187,26 @@ class PreferenceModule(LightningModule):
         return weighted_sum(output.loss, weight.to(output.loss.dtype)) / total, policy
 
     def _finish_evaluation(self, stage: str) -> None:
-        if self._objective_state:
+        if self._objective_state is not None:
             self.objective.load_state_dict(self._objective_state)
+            self._objective_state = None
+        measured: dict[str, float] = {}
         for name, metrics in zip(self._evaluation_names, self.eval_metrics, strict=True):
-            self._log(metrics.compute(), f"{stage}/{name}" if name else stage)
+            prefix, values = f"{stage}/{name}" if name else stage, metrics.compute()
+            self._log(values, prefix, to_loggers=not self._is_fitting)
+            measured |= {f"{prefix}/{key}": value.item() for key, value in values.items()}
+        if self._is_fitting and not self.trainer.sanity_checking:
+            # Lightning would log what it measures of the weights after s steps as of step s - 1
+            for logger in self.trainer.loggers:
+                logger.log_metrics({**measured, "epoch": self.current_epoch}, step=self.global_step)
+                logger.save()
 
-    def _log(self, values: dict[str, Tensor], stage: str) -> None:
+    def _log(self, values: dict[str, Tensor], stage: str, to_loggers: bool = True) -> None:
         # summed over micro-batches and ranks already: every rank logs the same numbers under the same names
         shown = {"loss", "pref/accuracies"}
         for prog_bar in (True, False):
             chosen = {f"{stage}/{name}": value for name, value in values.items() if (name in shown) is prog_bar}
-            self.log_dict(chosen, prog_bar=prog_bar, batch_size=1)
+            self.log_dict(chosen, prog_bar=prog_bar, logger=to_loggers, batch_size=1)
 
     def setup(self, stage: str) -> None:
         """Refuse, before a model is loaded, what would train on something else than what was asked for."""
@@ -206,20 +226,7 @@ class PreferenceModule(LightningModule):
             if not getattr(self._data, "val", True):
                 raise ValueError("there is nothing to measure: data.val is null; set it to validation data")
             return
-        steps, trainer = self._steps_per_epoch, self.trainer
-        whole_epochs = trainer.val_check_interval in (1.0, None) and trainer.check_val_every_n_epoch is not None
-        if getattr(self._data, "val", None) and whole_epochs and 0 <= trainer.max_steps < steps:
-            rank_zero_warn(
-                f"no validation will run: it comes after an epoch of {steps} steps, and trainer.max_steps is "
-                f"{trainer.max_steps}; set trainer.val_check_interval to a number of micro-batches"
-            )
-        interval, batches = trainer.val_check_interval, steps * trainer.accumulate_grad_batches
-        if isinstance(interval, int) and interval > batches and trainer.check_val_every_n_epoch is not None:
-            # Lightning says so too, but after the log-probabilities of the reference are computed
-            raise ValueError(
-                f"trainer.val_check_interval = {interval} is more than the {batches} micro-batches of an epoch; "
-                f"accepted: 1 to {batches}, or set trainer.check_val_every_n_epoch = null to count over epochs"
-            )
+        check_validation_interval(self.trainer, self._steps_per_epoch, bool(getattr(self._data, "val", None)))
         if self.policy_config.has_dropout:
             rank_zero_warn("with dropout the loss depends on how a global batch is split over micro-batches and ranks")
 
@@ -241,6 +248,7 @@ class PreferenceModule(LightningModule):
                 f"takes {expected}: the accumulation must not change during training"
             )
         torch.manual_seed(batch.step.seed)
+        log_as_of_step(self.trainer, self.global_step)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log the gradient norm, before clipping, and stop on one that is not finite."""
@@ -289,11 +297,13 @@ class PreferenceModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the objective's state, what an export needs, and which frozen weights were used, without those."""
+        measuring = self._objective_state
         checkpoint["objective"] = {
             "class": class_path(self.objective),
             "repr": repr(self.objective),
-            "state": dict(self.objective.state_dict()),
+            "state": dict(self.objective.state_dict()) if measuring is None else measuring,
         }
+        checkpoint["amid_validation"] = measuring is not None
         checkpoint["policy"] = describe_policy(self.policy_config, self._policy.net, self._data)
         if self._is_fitting:
             checkpoint["steps_per_epoch"] = self._steps_per_epoch
@@ -322,18 +332,10 @@ class PreferenceModule(LightningModule):
         weights = self.state_dict()
         checkpoint["state_dict"].update({name: weights[name] for name in untrained(self, weights)})
         if self._is_fitting:
-            saved, steps = checkpoint["steps_per_epoch"], self._steps_per_epoch
-            if saved != steps:
-                raise ValueError(
-                    f"the checkpoint is of a run with {saved} optimizer steps an epoch, this run has {steps}: the "
-                    "training data, data.global_batch_size and trainer.limit_train_batches must be as they were"
-                )
-            rewind_to_step(checkpoint, steps, self.trainer.accumulate_grad_batches)
-            if checkpoint["global_step"] >= self._data.total_steps:
-                rank_zero_warn(
-                    f"nothing is left to train: the checkpoint is of step {checkpoint['global_step']}, and the run has "
-                    f"{self._data.total_steps}; raise trainer.max_epochs or trainer.max_steps"
-                )
+            check_epoch_of(checkpoint, self._steps_per_epoch, self._data.total_steps)
+            rewind_to_step(checkpoint, self._steps_per_epoch, self.trainer.accumulate_grad_batches)
+        elif self._trainer is not None:
+            log_as_of_step(self.trainer, checkpoint["global_step"])
 
     @property
     def _is_fitting(self) -> bool:

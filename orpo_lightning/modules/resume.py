@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lightning import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from orpo_lightning.models.checkpoint import require
@@ -50,6 +51,35 @@ def check_objective_of(saved: Mapping[str, Any], objective: Objective) -> None:
         rank_zero_warn(f"the run was of {saved['repr']} and goes on as {objective!r}")
 
 
+def check_epoch_of(checkpoint: Mapping[str, Any], steps_per_epoch: int, total_steps: int) -> None:
+    """Insist that epochs have as many steps as they had, and say so if nothing is left to train.
+
+    Args:
+        checkpoint: the loaded checkpoint.
+        steps_per_epoch: optimizer steps per epoch of the run that resumes.
+        total_steps: its optimizer steps in all.
+
+    Raises:
+        ValueError: the epochs are of another length.
+    """
+    saved = checkpoint["steps_per_epoch"]
+    if saved != steps_per_epoch:
+        raise ValueError(
+            f"the checkpoint is of a run with {saved} optimizer steps an epoch, this run has {steps_per_epoch}: the "
+            "training data, data.global_batch_size and trainer.limit_train_batches must be as they were"
+        )
+    if checkpoint["global_step"] >= total_steps:
+        rank_zero_warn(
+            f"nothing is left to train: the checkpoint is of step {checkpoint['global_step']}, and the run has "
+            f"{total_steps}; raise trainer.max_epochs or trainer.max_steps"
+        )
+
+
+def log_as_of_step(trainer: Trainer, step: int) -> None:
+    """Have the loggers count by the optimizer step; Lightning has a counter of its own, which not every resume sets."""
+    trainer.fit_loop.epoch_loop._batches_that_stepped = step
+
+
 def rewind_to_step(checkpoint: dict[str, Any], steps_per_epoch: int, accumulate: int) -> None:
     """Make the position in the epoch a function of the optimizer step.
 
@@ -77,9 +107,21 @@ def rewind_to_step(checkpoint: dict[str, Any], steps_per_epoch: int, accumulate:
         batches = step * accumulate - (unfinished if key == "completed" else 0)
         total[key] += 0 if over else batches - current[key]
         current[key] = batches
+    if 0 < step < steps_per_epoch:
+        batches_done["is_last_batch"] = False  # between two steps the batch that comes next has been fetched
+    if checkpoint.get("amid_validation"):
+        _reopen_validation(fit_loop)
     # the loggers count by it; saved inside a batch, Lightning adds that batch's step when it goes on
     stepped = checkpoint["global_step"] - (1 if unfinished else 0)
     fit_loop.get("epoch_loop.state_dict", {})["_batches_that_stepped"] = stepped
+
+
+def _reopen_validation(fit_loop: dict[str, Any]) -> None:
+    """Make Lightning run the validation that was cut short, from its first batch: what it had summed up is lost."""
+    progress = fit_loop["epoch_loop.val_loop.batch_progress"]
+    progress["is_last_batch"] = False
+    progress["current"] = dict.fromkeys(progress["current"], 0)
+    progress["total"] |= {"ready": 1, "started": 1, "processed": 0, "completed": 0}
 
 
 def _reopen_epoch(checkpoint: dict[str, Any], steps_per_epoch: int) -> None:

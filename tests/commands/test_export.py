@@ -36,7 +36,7 @@ def weights_of(name):
 def test_every_fit_ends_with_a_model_that_is_the_last_checkpoints(orpo_lightning):
     orpo_lightning("fit", "--config", CONFIGS / "dpo.yaml", *QUIET)
     run = Path("runs/dpo")
-    (file,) = (run / "checkpoints").glob("*.ckpt")
+    file = run / "checkpoints" / "last.ckpt"
     saved = torch.load(file, weights_only=True)["state_dict"]
     found = load_file(run / "model" / "model.safetensors")
     assert all(torch.equal(value, saved[f"policy.net.{name}"]) for name, value in found.items())

@@ -1,0 +1,216 @@
+"""The two checkpoints of a run: the last one, and the best by a measure of the validation."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
+
+from orpo_lightning.run_folder import BEST_CHECKPOINTS, CHECKPOINT_FOLDER, LAST_CHECKPOINT
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best checkpoint.
+
+    Args:
+        step: the optimizer steps that it is of.
+        score: its value of the measure.
+    """
+
+    step: int
+    score: float
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        return BEST_CHECKPOINTS.replace("*", str(self.step))
+
+
+class Checkpoints(Checkpoint):
+    """Keeps ``checkpoints/last.ckpt`` and the best checkpoint by a measure of the validation, at most two files.
+
+    They are saved between two optimizer steps, when all that was measured of the weights is in the loggers. The last
+    one is never older than the best; where they are of the same step they are one file under two names.
+
+    Args:
+        every_n_steps: save the last one after so many optimizer steps, and whenever the run ends or is stopped;
+            null: only then, and with every new best one. A file of smollm2 has 1.6 GB, one of an adapter a few MB.
+        monitor: the measure of the best one; where it is of several validation sets, it is that of the first. Where a
+            validation does not have it, or there is none, no best one is kept. null: none.
+        mode: whether the largest (max) or smallest (min) value is best; of equal ones the earlier is.
+
+    Example:
+        >>> Checkpoints(every_n_steps=10).monitor
+        'val/pref/accuracies'
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int | None = 50,
+        monitor: str | None = "val/pref/accuracies",
+        mode: Literal["max", "min"] = "max",
+    ) -> None:
+        if every_n_steps is not None and every_n_steps < 1:
+            raise ValueError(
+                f"checkpoint.every_n_steps = {every_n_steps} is out of range; accepted: 1 or more, or null"
+            )
+        if mode not in ("max", "min"):
+            raise ValueError(f"checkpoint.mode = {mode!r}; accepted: max, min")
+        self.every_n_steps = every_n_steps
+        self.monitor = monitor
+        self.mode = mode
+        self.best: Best | None = None
+        self.folder = Path(CHECKPOINT_FOLDER)
+        self._measured: Best | None = None
+        self._saved = 0
+        self._said = False
+
+    @property
+    def last_path(self) -> Path:
+        """Where the last one is."""
+        return self.folder / LAST_CHECKPOINT
+
+    @property
+    def best_path(self) -> Path | None:
+        """Where the best one is, if there is one."""
+        return self.folder / self.best.name if self.best else None
+
+    @property
+    def best_model_path(self) -> str:
+        """The same, where Lightning looks for it."""
+        return str(self.best_path or "")
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the folder, the same on all ranks."""
+        self._saved = 0
+        self.folder = Path(trainer.strategy.broadcast(str(Path(trainer.default_root_dir) / CHECKPOINT_FOLDER)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which one is the best."""
+        return {"monitor": self.monitor, "mode": self.mode, "best": self.best and asdict(self.best)}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take that back, if it was by the same measure and the file is still in this run's folder."""
+        if (state_dict["monitor"], state_dict["mode"]) != (self.monitor, self.mode):
+            rank_zero_info(
+                f"checkpoint.monitor is {self.monitor} ({self.mode}) from here on, and was {state_dict['monitor']} "
+                f"({state_dict['mode']}): the best checkpoint is looked for anew"
+            )
+            return
+        best = Best(**state_dict["best"]) if state_dict["best"] else None
+        self.best = best if best and (self.folder / best.name).exists() else None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let a run that had stopped early when it was interrupted end where it would have ended."""
+        if any(each.wait_count >= max(1, each.patience) for each in trainer.early_stopping_callbacks):
+            trainer.should_stop = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Nothing is to be saved before a step was taken."""
+        self._saved, self._measured = trainer.global_step, None
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the measure, until the weights can be saved."""
+        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING or self.monitor is None:
+            return
+        name = self._name_in(trainer.callback_metrics)
+        if name is not None:
+            self._measured = Best(trainer.global_step, float(trainer.callback_metrics[name]))
+        elif not self._said:
+            self._said = True
+            names = ", ".join(each for each in trainer.callback_metrics if each.startswith("val/")) or "nothing"
+            rank_zero_info(
+                f"no best checkpoint is kept: the validation has no {self.monitor}; to choose one by another measure "
+                f"set checkpoint.monitor and checkpoint.mode. It has {names}"
+            )
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Save what is due, between two steps."""
+        step = trainer.global_step
+        if batch_idx % trainer.accumulate_grad_batches == 0 and step != self._saved:
+            self.save(trainer, last=self.every_n_steps is not None and step % self.every_n_steps == 0)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the last one."""
+        self.save_where_it_stops(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say where they are."""
+        best = f", the best by {self.monitor} ({self.best.score:.4g}): {self.best_path}" if self.best else ""
+        if self.last_path.exists():
+            rank_zero_info(f"the last checkpoint: {self.last_path}{best}")
+
+    def save_where_it_stops(self, trainer: Trainer) -> None:
+        """Save the last one, unless that has been done since the last step."""
+        if trainer.global_step != self._saved:
+            self.save(trainer, last=True)
+
+    def save(self, trainer: Trainer, last: bool) -> None:
+        """Save the best one if this step's is, and the last one if asked for; on all ranks.
+
+        Args:
+            trainer: amid a fit, between two steps.
+            last: whether to save the last one in any case.
+        """
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
+            return
+        better = self._measured is not None and trainer.strategy.broadcast(self._is_better())
+        self._saved = trainer.global_step if last or better else self._saved
+        if better:
+            self.best = self._measured
+            assert self.best_path is not None
+            trainer.save_checkpoint(self.best_path, weights_only=False)
+        self._measured = None
+        # not to be older than the best one
+        if (better and not self._link(trainer)) or (last and not better):
+            trainer.save_checkpoint(self.last_path, weights_only=False)
+        if last or better:
+            self._remove_others(trainer)
+
+    def _is_better(self) -> bool:
+        if self._measured is None or math.isnan(self._measured.score):
+            return False
+        if self.best is None:
+            return True
+        difference = self._measured.score - self.best.score
+        return difference > 0 if self.mode == "max" else difference < 0
+
+    def _name_in(self, metrics: Mapping[str, Any]) -> str | None:
+        """The measure, or that of the first validation set."""
+        assert self.monitor is not None
+        stage, _, rest = self.monitor.partition("/")
+        of_sets = (name for name in metrics if name.startswith(f"{stage}/") and name.endswith(f"/{rest}"))
+        return self.monitor if self.monitor in metrics else next(of_sets, None)
+
+    def _link(self, trainer: Trainer) -> bool:
+        """Give the best one the name of the last one too; not all file systems can, and no folder."""
+        assert self.best_path is not None
+        linked = False
+        if trainer.is_global_zero:
+            part = self.last_path.with_name(f"{LAST_CHECKPOINT}.part")
+            try:
+                part.unlink(missing_ok=True)
+                os.link(self.best_path, part)
+                os.replace(part, self.last_path)
+                linked = True
+            except OSError:
+                part.unlink(missing_ok=True)
+        return trainer.strategy.broadcast(linked)
+
+    def _remove_others(self, trainer: Trainer) -> None:
+        """Remove best ones that are it no longer, of steps that are cut too."""
+        if not trainer.is_global_zero:
+            return
+        for path in self.folder.glob(BEST_CHECKPOINTS):
+            if path != self.best_path:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -1,0 +1,32 @@
+"""When a fit validates, refused where that is never."""
+
+from __future__ import annotations
+
+from lightning import Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+
+
+def check_validation_interval(trainer: Trainer, steps_per_epoch: int, has_data: bool) -> None:
+    """Refuse an interval that no epoch has, and say so where a run ends before its first validation.
+
+    Args:
+        trainer: that of the fit.
+        steps_per_epoch: its optimizer steps per epoch.
+        has_data: whether there is validation data.
+
+    Raises:
+        ValueError: names the interval and what it can be. Lightning says so too, but after the log-probabilities of a
+            reference are computed.
+    """
+    interval, batches = trainer.val_check_interval, steps_per_epoch * trainer.accumulate_grad_batches
+    in_epochs = trainer.check_val_every_n_epoch is not None
+    if has_data and interval in (1.0, None) and in_epochs and 0 <= trainer.max_steps < steps_per_epoch:
+        rank_zero_warn(
+            f"no validation will run: it comes after an epoch of {steps_per_epoch} steps, and trainer.max_steps is "
+            f"{trainer.max_steps}; set trainer.val_check_interval to a number of micro-batches"
+        )
+    if isinstance(interval, int) and interval > batches and in_epochs:
+        raise ValueError(
+            f"trainer.val_check_interval = {interval} is more than the {batches} micro-batches of an epoch; "
+            f"accepted: 1 to {batches}, or set trainer.check_val_every_n_epoch = null to count over epochs"
+        )

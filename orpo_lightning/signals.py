@@ -1,0 +1,99 @@
+"""Signals that ask a process to end. Imports nothing that takes time, so that they are answered from the start."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn
+
+AGAIN = 75
+"""Exit code of a fit that was stopped and saved (EX_TEMPFAIL): the same command with ``--ckpt_path last`` goes on."""
+
+_STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+def exit_code(number: int) -> int:
+    """The exit code of a fit that a signal has stopped, when it has saved: that of Ctrl-C stays its own.
+
+    Example:
+        >>> exit_code(signal.SIGTERM), exit_code(signal.SIGUSR1), exit_code(signal.SIGINT)
+        (75, 75, 130)
+    """
+    return 130 if number == signal.SIGINT else AGAIN
+
+
+def unsaved_exit_code(number: int) -> int:
+    """The ordinary exit code of a process that a signal has ended.
+
+    Example:
+        >>> unsaved_exit_code(signal.SIGTERM)
+        143
+    """
+    return 128 + number
+
+
+def name_of(number: int) -> str:
+    """What a user calls a signal.
+
+    Example:
+        >>> name_of(15), name_of(2)
+        ('SIGTERM', 'Ctrl-C')
+    """
+    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+
+
+class StopSignals:
+    """Notes signals while they are listened to, so that a step can be finished; a second Ctrl-C ends the process."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._before: dict[signal.Signals, Any] = {}
+
+    def listen(self) -> None:
+        """Note signals from now on."""
+        self.received = 0
+        self._before = _set(dict.fromkeys(_STOPPING, self._note))
+
+    def stop_listening(self) -> None:
+        """Leave them to whom they were left before."""
+        _set(self._before)
+        self._before = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received and number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
+        self.received = self.received or number
+        say(f"{name_of(number)}: the run saves after this step and stops (Ctrl-C stops it at once)")
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Within it, a signal ends the process with a line and its ordinary exit code."""
+    before = _set(dict.fromkeys(_STOPPING, _end))
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    say(f"stopped by {name_of(number)} outside of training: there was nothing to save")
+    raise SystemExit(unsaved_exit_code(number))
+
+
+def _set(handlers: Mapping[signal.Signals, Any]) -> dict[signal.Signals, Any]:
+    """Set handlers; returns those that were there."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}  # others may not
+    return {number: signal.signal(number, handler) for number, handler in handlers.items()}
+
+
+def say(line: str) -> None:
+    """Print a line amid whatever is being printed: what interrupts a print cannot print itself."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        os.write(2, f"\norpo-lightning: {line}\n".encode())

@@ -1,0 +1,98 @@
+"""A run that is killed at any moment and started again by the same command ends where one that was not ends (P7)."""
+
+import csv
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from killed_runs import MOMENTS, killed_and_resumed
+
+KILL = -9
+BASE = [
+    "fit",
+    *("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"),
+    *("--data.limit=36", "--data.global_batch_size=8", "--trainer.accumulate_grad_batches=2"),
+    *("--trainer.max_epochs=2", "--trainer.val_check_interval=4", "--trainer.num_sanity_val_steps=-1"),
+    *("--model.optimizer.lr=1e-2", "--ckpt_path=last"),
+]
+SGD = ["--model.optimizer.algorithm=torch.optim.SGD"]
+STEPS = 10
+RUNS = {
+    "orpo": ["--model.objective=ORPO", "--checkpoint.every_n_steps=1"],
+    "dpo": ["--model.objective=DPO", "--checkpoint.every_n_steps=2"],
+    "lora": [
+        *("--model.objective=DPO", "--model.policy.lora.r=4", "--checkpoint.every_n_steps=1"),
+        "--model.policy.lora.dropout=0.1",
+    ],
+}
+
+
+def rows_of(run):
+    """metrics.csv without what depends on the machine."""
+    with (Path(run) / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{name: cell for name, cell in row.items() if not name.startswith(("time/", "memory/"))} for row in rows]
+
+
+def assert_equal_runs(found, expected):
+    ours, theirs = (torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (found, expected))
+    assert ours["state_dict"].keys() == theirs["state_dict"].keys()
+    for name, weight in theirs["state_dict"].items():
+        assert torch.equal(ours["state_dict"][name], weight), name
+    for moments, wanted in zip(_tensors(ours["optimizer_states"]), _tensors(theirs["optimizer_states"]), strict=True):
+        assert torch.equal(moments, wanted)
+    assert rows_of(found) == rows_of(expected)
+    assert [*rows_of(found)[0]] == [*rows_of(expected)[0]]
+    assert files_of(found) == files_of(expected)
+    for name in ("model/model.safetensors", "config.yaml", "data_report.json"):
+        left, right = ((run / name).read_bytes() for run in (found, expected))
+        assert left.replace(b"parts", b"straight") == right, name
+
+
+def _tensors(value):
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(each)
+
+
+def files_of(run):
+    return sorted(str(path.relative_to(run)) for path in run.rglob("*") if path.is_file())
+
+
+def compare(tmp_path, options, kills, steps=STEPS):
+    command = [*BASE, *options]
+    (straight, parts), said = killed_and_resumed(
+        tmp_path,
+        ([*command, "--trainer.default_root_dir=straight"], []),
+        ([*command, "--trainer.default_root_dir=parts"], kills),
+    )
+    assert straight == [0]
+    assert len(parts) == len(kills) + 1, said
+    assert parts[-1] == 0, said
+    assert_equal_runs(tmp_path / "parts", tmp_path / "straight")
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["parts", "straight"]
+    assert [int(row["step"]) for row in rows_of(tmp_path / "straight")] == list(range(steps))
+    return [end == KILL for end in parts[:-1]]
+
+
+def test_killed_before_the_first_checkpoint_amid_a_write_and_in_a_validation(tmp_path):
+    assert all(compare(tmp_path, RUNS["orpo"], [("loading", 1, 0), ("writing", 2, 0), ("validation", 12, 0)]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1])
+@pytest.mark.parametrize("name", RUNS)
+def test_killed_at_twenty_random_moments(tmp_path, name, seed):
+    draw = random.Random(seed)
+    kills = [
+        (moment, draw.randint(1, most), draw.choice([0, 0, draw.uniform(0, 0.05)]))
+        for moment, most in MOMENTS.items()
+        for _ in range(3)
+    ]
+    draw.shuffle(kills)
+    killed = compare(tmp_path, [*RUNS[name], "--trainer.max_epochs=6"], [*kills, ("end", 1, 0)], steps=30)
+    assert sum(killed) >= 20
+    assert {moment for (moment, *_), hit in zip(kills, killed, strict=False) if hit} == MOMENTS.keys()
