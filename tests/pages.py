@@ -33,12 +33,21 @@ class Page:
     def snippets(self):
         return [block for block in self.blocks("python") if block not in self.files.values()]
 
+    @property
+    def sessions(self):
+        """What is typed into an interpreter, with what it answers."""
+        return "\n".join(self.blocks("pycon"))
+
     def rows(self, header):
-        """The cells of the table with this header."""
-        table = re.search(rf"^\| {re.escape(header)} \|$\n^\|[-|]+\|$\n((?:^\|.*\|$\n?)+)", self.text, re.MULTILINE)
-        assert table, f"{self.path} has no table: {header}"
-        return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table[1].splitlines()]
+        """The cells of the tables with this header."""
+        tables = re.findall(rf"^\| {re.escape(header)} \|\n\|[-|]+\|\n((?:\|.*\|\n)+)", self.text, re.MULTILINE)
+        assert tables, f"{self.path} has no table: {header}"
+        return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in "".join(tables).splitlines()]
 
 
 README = Page(ROOT / "README.md")
 DOCS = [Page(path) for path in sorted((ROOT / "docs").glob("*.md"))]
+
+
+def page_named(stem):
+    return next(page for page in DOCS if page.path.stem == stem)

@@ -1,6 +1,7 @@
 """Every command and snippet of every page under docs/ runs, in a folder as a reader has it."""
 
 import contextlib
+import doctest
 import importlib
 import json
 import shlex
@@ -8,7 +9,7 @@ import shutil
 import sys
 
 import pytest
-from pages import DOCS, ROOT
+from pages import DOCS, ROOT, page_named
 
 from orpo_lightning.__main__ import main
 from orpo_lightning.testing import check_objective
@@ -82,6 +83,15 @@ def test_the_snippets_of_a_page_run_one_after_the_other(folder, monkeypatch, pag
         exec(compile(snippet, str(page.path), "exec"), vars(module))
 
 
+@pytest.mark.parametrize("page", [page for page in DOCS if page.sessions], ids=lambda page: page.path.stem)
+def test_an_interpreter_answers_as_the_page_says(page):
+    session = doctest.DocTestParser().get_doctest(page.sessions, {}, page.path.name, str(page.path), 0)
+    answers = []
+    doctest.DocTestRunner().run(session, out=answers.append)
+    assert session.examples
+    assert not answers, "".join(answers)
+
+
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: page.path.stem)
 def test_every_file_that_a_page_has_its_reader_write_is_used_there(page):
     for name in page.files:
@@ -92,7 +102,7 @@ def test_every_file_that_a_page_has_its_reader_write_is_used_there(page):
 
 @pytest.mark.parametrize("name", ["my_losses", "against_reference", "likelihood", "ranks", "memory", "single"])
 def test_the_objectives_of_the_page_keep_the_contract(name, tmp_path, monkeypatch):
-    page = next(page for page in DOCS if page.path.stem == "extending")
+    page = page_named("extending")
     (tmp_path / f"{name}_of_docs.py").write_text(page.files[f"{name}.py"])
     monkeypatch.syspath_prepend(str(tmp_path))
     module = importlib.import_module(f"{name}_of_docs")
