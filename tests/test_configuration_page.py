@@ -84,6 +84,14 @@ def test_a_layer_adds_a_callback_to_those_before_it(printed, monkeypatch):
     assert [each["class_path"].rpartition(".")[2] for each in found] == ["LearningRateMonitor", "EarlyStopping"]
 
 
+def test_the_settings_that_a_resumed_run_refuses_are_on_the_page():
+    from orpo_lightning.modules.settings import SETTINGS
+
+    refused = re.findall(r"`([\w.]+)`", PAGE.text.partition("Refused are ")[2].partition(" Everything else")[0])
+    named = [name for each in SETTINGS if each.refused for name in re.split(r", as .*| or ", each.name) if name]
+    assert sorted(refused) == sorted(named)
+
+
 def test_the_script_for_a_queue_is_a_script():
     (script,) = PAGE.blocks("sh")
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
