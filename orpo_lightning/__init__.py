@@ -6,8 +6,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from orpo_lightning.data.columns import RowError as RowError
     from orpo_lightning.data.datamodule import PreferenceDataModule as PreferenceDataModule
     from orpo_lightning.data.filters import Filter as Filter
+    from orpo_lightning.data.row_format import Format as Format
     from orpo_lightning.data.sources import SourceConfig as SourceConfig
     from orpo_lightning.models.adapters import LoraConfig as LoraConfig
     from orpo_lightning.models.loading import PolicyConfig as PolicyConfig, ReferenceConfig as ReferenceConfig
@@ -37,8 +39,10 @@ if TYPE_CHECKING:
 
 
 _HOMES = {
+    "orpo_lightning.data.columns": ("RowError",),
     "orpo_lightning.data.datamodule": ("PreferenceDataModule",),
     "orpo_lightning.data.filters": ("Filter",),
+    "orpo_lightning.data.row_format": ("Format",),
     "orpo_lightning.data.sources": ("SourceConfig",),
     "orpo_lightning.models.adapters": ("LoraConfig",),
     "orpo_lightning.models.loading": ("PolicyConfig", "ReferenceConfig"),

@@ -3,9 +3,9 @@
 import orpo_lightning
 
 NAMES = """
-    CPO DPO IPO KTO ORPO SFT Filter HingeDPO LoraConfig Message NonFiniteError Objective ObjectiveOutput OptimizerConfig
-    PairLogps PolicyConfig PreferenceDataModule PreferenceModule ReferenceConfig RobustDPO ScheduleConfig SimPO
-    SourceConfig TextRow get_objective list_objectives
+    CPO DPO IPO KTO ORPO SFT Filter Format HingeDPO LoraConfig Message NonFiniteError Objective ObjectiveOutput
+    OptimizerConfig PairLogps PolicyConfig PreferenceDataModule PreferenceModule ReferenceConfig RobustDPO RowError
+    ScheduleConfig SimPO SourceConfig TextRow get_objective list_objectives
 """
 
 

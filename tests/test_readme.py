@@ -1,35 +1,20 @@
-"""Every command and snippet of the README and of the pages under docs/ runs."""
+"""Every command and snippet of the README runs; those of the pages under docs/ do in test_docs.py."""
 
 import json
 import re
 import shlex
 import shutil
 import sys
-from pathlib import Path
 
 import pytest
+from pages import README as PAGE, ROOT
 
 from orpo_lightning import objectives
 from orpo_lightning.__main__ import main
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-PAGES = [README, *(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))]
-
-
-def blocks(page, language):
-    return re.findall(rf"^```{language}\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
-
-
-COMMANDS = [line for page in PAGES for block in blocks(page, "bash") for line in block.splitlines()]
-SNIPPETS = blocks(README, "python")
-# a block whose first line is a file name is that file
-FILES = {
-    match[1]: block
-    for page in PAGES
-    for block in [*blocks(page, "python"), *blocks(page, "yaml")]
-    if (match := re.match(r"# ([\w.]+)\n", block))
-}
+README = PAGE.text
+COMMANDS = PAGE.commands
+SNIPPETS = PAGE.blocks("python")
 RUN_BY_CI_ITSELF = ["make install", "make test"]
 
 
@@ -55,10 +40,6 @@ def folder(tmp_path, monkeypatch, runs, only_built_in_objectives):
     pairs = [{"prompt": f"{i} and {i}?", "chosen": f"{2 * i}.", "rejected": f"{i}."} for i in range(16)]
     pairs.append({**pairs[0], "chosen": ""})
     (tmp_path / "my_pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
-    questions = [{"question": pair.pop("prompt"), **pair} for pair in pairs]
-    (tmp_path / "my_questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions))
-    for name, content in FILES.items():
-        (tmp_path / name).write_text(content)
     (tmp_path / "my_losses.py").write_text(next(snippet for snippet in SNIPPETS if "class SquaredMargin" in snippet))
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -66,9 +47,8 @@ def folder(tmp_path, monkeypatch, runs, only_built_in_objectives):
 
 def test_the_readme_has_the_commands_and_snippets_that_are_tested_here():
     assert COMMANDS[:2] == RUN_BY_CI_ITSELF
-    assert len(COMMANDS) == 22
+    assert len(COMMANDS) == 17
     assert len(SNIPPETS) == 5
-    assert set(FILES) == {"mixture.yaml", "my_filters.py", "filters.yaml"}
 
 
 def slow_where_it_takes_minutes(command):

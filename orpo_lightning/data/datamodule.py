@@ -39,7 +39,8 @@ class PreferenceDataModule(LightningDataModule):
         train: training data: a source, or a list of sources, each with a ``weight`` that says how often an epoch goes
             over its rows.
         val: validation data: a source, or sources by name, logged under ``val/NAME/``; None (null) for none.
-        format: of the rows of all sources: text, messages, hh_rlhf, sharegpt or unpaired; None is told from the rows.
+        format: of the rows of all sources: text, messages, hh_rlhf, sharegpt, unpaired, or the path of a
+            :class:`~orpo_lightning.Format` of your own; None is told from the rows.
         columns: our name of a column to that of the data, where they differ, in all sources.
         filters: rules that drop rows, in this order, after those for empty and identical responses: Duplicates,
             SharedPrompts, SmallMargin, or the path of a :class:`~orpo_lightning.Filter` of your own.

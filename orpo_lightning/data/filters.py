@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import re
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 
+from orpo_lightning.data.user_code import snake_case, sources_of
 from orpo_lightning.records import TextRow
 
 
@@ -32,7 +31,7 @@ class Filter(ABC):
     @property
     def name(self) -> str:
         """What the rows it drops are counted under."""
-        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower()
+        return snake_case(type(self))
 
     @property
     def rule(self) -> str:
@@ -67,15 +66,7 @@ class Filter(ABC):
             raise ValueError(
                 f"filter {cls.__name__}: store each argument of __init__ under its name ({error})"
             ) from None
-        code = {_code_of(base) for base in cls.__mro__ if issubclass(base, Filter)}
-        return f"{cls.__module__}.{cls.__qualname__}({arguments!r}) {sorted(code)}"
-
-
-def _code_of(cls: type[Filter]) -> str:
-    try:
-        return inspect.getsource(sys.modules[cls.__module__])
-    except (OSError, TypeError, KeyError):  # typed into an interpreter
-        return repr(cls.__call__.__code__.co_code)
+        return f"{cls.__module__}.{cls.__qualname__}({arguments!r}) {sources_of(cls, Filter)}"
 
 
 def prompt_key(row: TextRow) -> str:

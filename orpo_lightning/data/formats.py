@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from orpo_lightning.data.columns import (
@@ -20,6 +19,7 @@ from orpo_lightning.data.columns import (
     value_of,
     weight_of,
 )
+from orpo_lightning.data.row_format import RowFormat, own_format
 from orpo_lightning.records import Message, Role, TextResponse, TextRow
 
 _TURN = re.compile(r"\n\n(Human|Assistant):")
@@ -29,23 +29,6 @@ _SHAREGPT_ROLES = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system",
     "observation": "tool", "tool": "tool",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class RowFormat:
-    """A format of rows.
-
-    Args:
-        name: how it is called in configurations, reports and errors.
-        columns: what its rows hold, in words.
-        matches: whether a row is of this format, told from one row.
-        parse: a row and its id to text; raises :class:`RowError` for a row that is broken.
-    """
-
-    name: str
-    columns: str
-    matches: Callable[[Row], bool]
-    parse: Callable[[Row, str], TextRow]
 
 
 def find_format(rows: Iterable[Row], source: str, name: str | None = None) -> RowFormat:
@@ -76,14 +59,17 @@ def find_format(rows: Iterable[Row], source: str, name: str | None = None) -> Ro
 
 
 def format_named(name: str) -> RowFormat:
-    """The format of a name.
+    """The format of a name, or of the path of a :class:`~orpo_lightning.Format` of a user (``my_formats.Ranked``).
 
     Raises:
         ValueError: there is none; lists those that there are.
     """
+    if "." in name:
+        return own_format(name)
     found = next((row_format for row_format in FORMATS if row_format.name == name), None)
     if found is None:
-        raise ValueError(f"data.format = {name!r}; accepted: {', '.join(each.name for each in FORMATS)}")
+        known = ", ".join(each.name for each in FORMATS)
+        raise ValueError(f"data.format = {name!r}; accepted: {known}, or the path of a format of your own")
     return found
 
 

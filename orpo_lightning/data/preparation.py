@@ -12,7 +12,7 @@ from itertools import chain, islice
 from orpo_lightning.data.cache import Prepared, cached, content_key
 from orpo_lightning.data.columns import Row, RowError, rename_columns
 from orpo_lightning.data.filters import ALWAYS, Filter, prompt_key, row_key
-from orpo_lightning.data.formats import find_format
+from orpo_lightning.data.formats import find_format, format_named
 from orpo_lightning.data.lengths import LENGTH_REASONS, LengthLimits
 from orpo_lightning.data.report import SplitReport
 from orpo_lightning.data.sources import Source, SourceConfig, columns_of, open_source
@@ -70,6 +70,7 @@ class Preparation:
                 source.digest,
                 repr((config.format, sorted(columns.items()), self.limits, self.limit)),
                 tokenizer_identity(self.tokenizer),
+                "" if config.format is None else format_named(config.format).identity,
                 *(rule.identity() for rule in filters),
             ]
         )

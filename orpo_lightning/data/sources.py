@@ -32,7 +32,7 @@ class SourceConfig:
         config: configuration of a hub data set.
         data_dir: folder inside a hub data set.
         revision: branch, tag or commit of a hub data set.
-        format: of the rows; None is told from them.
+        format: of the rows, or the path of a :class:`~orpo_lightning.Format` of your own; None is told from them.
         columns: our name of a column to that of the data, where they differ.
         weight: how often an epoch goes over the rows: 0.5 takes a half of them, drawn once, 2 takes each twice.
     """
