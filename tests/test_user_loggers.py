@@ -78,7 +78,7 @@ def test_weights_and_biases_gets_the_whole_configuration_the_data_report_and_ste
     assert run.project == "preferences"
     assert {name: run.config[name] for name in saved_config()} == saved_config()
     report = run.config["data_report"]
-    assert report["train"]["read"] == 64
+    assert report["train"]["read"] == 250
     assert report["validation"]["kept"] == 16
     # every measure has the optimizer step as its x axis
     assert run.axes["*"] == "trainer/global_step"
@@ -98,7 +98,7 @@ def test_tensorboard_gets_the_configuration_flat_and_steps(fit):
     found = hparams_of(events)
     assert set(found) >= set(names(saved_config()))
     assert found["model/init_args/objective/init_args/lambda_"] == pytest.approx(0.1)
-    assert found["data_report/train/read"] == 64
+    assert found["data_report/train/read"] == 250
     nested = yaml.safe_load((RUN / "tensorboard" / "version_0" / "hparams.yaml").read_text())
     assert {name: nested[name] for name in saved_config()} == saved_config()
     kept = rows_of()
@@ -113,8 +113,8 @@ def test_a_list_of_loggers_is_served_and_each_has_a_folder(fit, tmp_path):
     fit("--config", layer)
     hparams = yaml.safe_load((RUN / "csv" / "version_0" / "hparams.yaml").read_text())
     assert {name: hparams[name] for name in saved_config()} == saved_config()
-    assert hparams["data_report"]["train"]["read"] == 64
-    assert hparams_of(events_of(RUN / "tensorboard" / "version_0"))["data_report/train/read"] == 64
+    assert hparams["data_report"]["train"]["read"] == 250
+    assert hparams_of(events_of(RUN / "tensorboard" / "version_0"))["data_report/train/read"] == 250
     with (RUN / "csv" / "version_0" / "metrics.csv").open() as file:
         logged = [row for row in csv.DictReader(file) if row["train/loss"]]
     assert [row["step"] for row in logged] == [row["step"] for row in rows_of()]
