@@ -54,7 +54,7 @@ def _sentence(error: Exception) -> str:
     if "Union subtypes" not in message:
         return message
     # one for each type that the value might have had, and among them what that of ours has to say
-    reasons: list[str] = re.findall(r"^ *- (.+)$", message, flags=re.MULTILINE)
+    reasons: list[str] = re.findall(r"^ *- (?:Problem with given .+:\n *)?(.+)$", message, flags=re.MULTILINE)
     ours = [each for each in reasons if not each.startswith(_OF_THE_PARSER)]
     return (ours or reasons or [message])[0]
 

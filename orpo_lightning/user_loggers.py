@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +12,8 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from orpo_lightning.run_folder import WANDB_ID_FILE
+
+WANDB_HELP = "WandbLogger needs the package wandb, which is not installed: pip install 'orpo-lightning[wandb]'"
 
 
 def leave_folder_open(parser: ArgumentParser) -> None:
@@ -49,8 +52,14 @@ class LoggerMaker:
         self.goes_on = goes_on
 
     def __call__(self, cls: type[Logger], **settings: Any) -> Logger:
-        """Make one."""
+        """Make one.
+
+        Raises:
+            ModuleNotFoundError: it is that of Weights & Biases, whose package is not installed.
+        """
         if issubclass(cls, WandbLogger):
+            if importlib.util.find_spec("wandb") is None:
+                raise ModuleNotFoundError(WANDB_HELP)
             settings = self._complete_wandb(settings)
         elif "save_dir" in settings and settings["save_dir"] is None:
             settings["save_dir"] = str(self.run / cls.__name__.lower().removesuffix("logger"))

@@ -192,6 +192,13 @@ def test_dpo_stops_early_where_the_accuracy_does_not_rise(orpo_lightning):
     assert int(metrics("to-its-end")[-1]["step"]) == 32
 
 
+def test_dpo_goes_on_with_a_warning_where_there_are_several_validation_sets(orpo_lightning):
+    sets = ["--data.val", "{first: sample, second: sample}"]
+    with pytest.warns(RuntimeWarning, match="metric `val/pref/accuracies` which is not available"):
+        orpo_lightning("fit", "--config", path_of("dpo"), *sets, "--trainer.max_epochs=1", *QUIET)
+    assert metrics("runs/dpo")[-1]["val/second/pref/accuracies"]
+
+
 @pytest.mark.parametrize("path", TINY, ids=name_of)
 def test_the_layers_that_need_no_hub_go_over_each(orpo_lightning, path):
     layers = layered("model/lora", "data/sample", "trainer/cpu")

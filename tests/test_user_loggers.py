@@ -1,6 +1,7 @@
 """Loggers that a user asks for: the real clients, offline, and what they wrote read back."""
 
 import csv
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from wandb_file import OfflineRun
 
+from orpo_lightning.__main__ import console
 from orpo_lightning.run_folder import WANDB_ID_FILE
-from orpo_lightning.user_loggers import LoggerMaker, keep_wandb_id
+from orpo_lightning.user_loggers import WANDB_HELP, LoggerMaker, keep_wandb_id
 
 CONFIG = Path(__file__).parents[1] / "configs" / "orpo.yaml"
 RUN = Path("runs/orpo")
@@ -204,6 +206,19 @@ def test_the_folder_of_the_environment_is_that_of_weights_and_biases(resumed, mo
     assert resumed(WandbLogger, save_dir=None).save_dir == str(tmp_path / "all")
     assert resumed(WandbLogger, save_dir="mine").save_dir == "mine"
     assert resumed(WandbLogger, save_dir=None, dir="alias").save_dir == "alias"
+
+
+def test_without_the_package_of_weights_and_biases_the_command_says_how_to_get_it(orpo_lightning, monkeypatch):
+    present = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "wandb" else present(name, *rest)
+    )
+    monkeypatch.setattr("orpo_lightning.__main__.main", lambda: orpo_lightning("fit", "--config", CONFIG, *WANDB))
+    with pytest.raises(SystemExit) as error:
+        console()
+    assert str(error.value).splitlines()[0] == f"orpo-lightning: {WANDB_HELP}"
+    assert "pip install 'orpo-lightning[wandb]'" in WANDB_HELP
+    assert not RUN.exists()
 
 
 def test_a_logger_without_an_id_leaves_no_trace(tmp_path):
