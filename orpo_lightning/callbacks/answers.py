@@ -60,19 +60,9 @@ def answer_prompts(trainer: Trainer, pl_module: LightningModule, count: int, max
     asked = _first_prompts(data, tokenizer, count, room)
     if not asked:
         return
-    modes = {module: module.training for module in policy.modules()}
-    try:
-        with trainer.precision_plugin.forward_context():
-            completions = generate(
-                policy.net,
-                tokenizer,
-                [each.ids for each in asked],
-                [each.row_id for each in asked],
-                Sampling(max_new_tokens),
-            )
-    finally:
-        for module, training in modes.items():  # not all in one mode, it may be
-            module.training = training
+    prompts, row_ids = [each.ids for each in asked], [each.row_id for each in asked]
+    with trainer.precision_plugin.forward_context():
+        completions = generate(policy.net, tokenizer, prompts, row_ids, Sampling(max_new_tokens))
     step = trainer.global_step
     answers = [
         Answer(step, each.row_id, each.text, completion.text, completion.finish_reason == "eos")

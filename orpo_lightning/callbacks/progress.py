@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import time
 from collections import deque
 from datetime import timedelta
@@ -40,6 +42,7 @@ class StepProgress(ProgressBar):
         super().__init__()
         self._is_enabled = True
         self._progress: Progress | None = None
+        self._handlers: list[logging.StreamHandler[Any]] = []
         self._training: TaskID | None = None
         self._evaluation: TaskID | None = None
         self._step = 0
@@ -85,11 +88,11 @@ class StepProgress(ProgressBar):
         self._last = now
         if self._progress is not None and self._training is not None:
             shown = {name: value for name, value in _measures(trainer).items() if name in _IN_BAR}
-            text = "  ".join([*_texts(shown or _others(trainer)), self._rate, self._left])
+            text = "  ".join([*_texts(shown or _others(trainer)), self._rate, self._left]).rstrip()
             self._progress.update(self._training, completed=self._step, text=text)
         elif self._is_due:
             words = [f"step {self._count}", *_texts(_measures(trainer) or _others(trainer))]
-            self._say("  ".join([*words, self._rate, self._left]))
+            self._say("  ".join([*words, self._rate, self._left]).rstrip())
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the bar as it is, above what is printed next."""
@@ -151,12 +154,19 @@ class StepProgress(ProgressBar):
                 console=console,
                 expand=True,
             )
+            stream = sys.stderr
             self._progress.start()
+            # what is logged goes above the bar, not into it: the handlers hold the stream from before
+            self._handlers = [each for each in _log_handlers() if each.stream is stream]
+            for handler in self._handlers:
+                handler.setStream(sys.stderr)
         return self._progress
 
     def _stop(self) -> None:
         if self._progress is not None:
             self._progress.stop()
+            for handler in self._handlers:
+                handler.setStream(sys.stderr)
         self._progress = self._training = self._evaluation = None
 
     def _begin_evaluation(self, description: str, batches: float) -> None:
@@ -188,12 +198,12 @@ class StepProgress(ProgressBar):
     @property
     def _rate(self) -> str:
         seconds = sum(self._durations) / len(self._durations)
-        return f"{_short(seconds)} s/step"
+        return f"{seconds:.{3 if seconds < 1 else 2 if seconds < 10 else 1}f} s/step"
 
     @property
     def _left(self) -> str:
         done = self._step - self._first_step
-        if self._total is None or not done:
+        if self._total is None or not 0 < done < self._total - self._first_step:
             return ""
         # over the whole run, so that validations are in it
         seconds = (time.monotonic() - self._started) / done * (self._total - self._step)
@@ -207,6 +217,11 @@ class StepProgress(ProgressBar):
 
 def _of(done: int, total: int | None) -> str:
     return f"{done}" if total is None else f"{done}/{total}"
+
+
+def _log_handlers() -> list[logging.StreamHandler[Any]]:
+    loggers = [logging.root, *map(logging.getLogger, logging.root.manager.loggerDict)]
+    return [each for logger in loggers for each in logger.handlers if isinstance(each, logging.StreamHandler)]
 
 
 def _measures(trainer: Trainer) -> dict[str, float]:

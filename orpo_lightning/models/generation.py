@@ -88,7 +88,9 @@ def generate(
     pad = ends[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     completions: dict[int, Completion] = {}
-    training, own_config = net.training, net.generation_config
+    modes = {module: module.training for module in net.modules()}  # some may be kept in another one than the rest
+    # an adapter hands its config to the model below it, which would keep it
+    own_configs = {module: module.generation_config for module in modes if "generation_config" in vars(module)}
     try:
         net.eval()
         # in place of the model's own config: its penalties and limits would fill whatever this one leaves open
@@ -103,8 +105,11 @@ def generate(
                     completions[i] = _completion(new, ends, tokenizer)
                 progress(len(rows))
     finally:
-        net.generation_config = own_config
-        net.train(training)
+        vars(net).pop("generation_config", None)
+        for module, own_config in own_configs.items():
+            module.generation_config = own_config
+        for module, training in modes.items():
+            module.training = training
     return [completions[i] for i in range(len(prompts))]
 
 

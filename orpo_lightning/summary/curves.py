@@ -112,7 +112,7 @@ def curves_figure(series: dict[str, Series]) -> Figure | None:
 
     columns = min(len(panels), 3 if len(panels) > 4 else 2)
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(3.9 * columns, 3.0 * rows), layout="constrained")
+    figure = Figure(figsize=(3.9 * columns, 3.2 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     last = max(int(each.steps.max()) for each in series.values())
     for place, panel in enumerate(panels, start=1):
@@ -148,10 +148,12 @@ def _draw(axes: Axes, panel: _Panel, series: dict[str, Series], last: int) -> No
                 markeredgecolor="white",
                 linewidth=1.4,
                 linestyle="--",
-                label=_joined([curve.label, f"validation {set_name}".strip()]),
+                label=_joined([curve.label, f"val/{set_name}" if set_name else "validation"]),
             )
     axes.set_title(panel.title, fontsize=10)
-    axes.set_xlabel("optimizer steps", fontsize=9)
+    longest = max((len(series[name].steps) for name in series if name.startswith("train/")), default=0)
+    mean = f" (training: mean of {_window(longest)})" if longest >= _MANY_STEPS else ""
+    axes.set_xlabel(f"optimizer steps{mean}", fontsize=9)
     axes.set_ylabel(panel.unit, fontsize=9)
     axes.set_xlim(-0.03 * max(last, 1), 1.03 * max(last, 1))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
@@ -159,7 +161,8 @@ def _draw(axes: Axes, panel: _Panel, series: dict[str, Series], last: int) -> No
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(y=0.12)
-    axes.legend(fontsize=7.5, framealpha=0.85, edgecolor="none", handlelength=2.4)
+    # below the axes, where it hides no curve
+    axes.legend(fontsize=7.5, frameon=False, handlelength=2.6, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.19))
 
 
 def _draw_training(axes: Axes, each: Series, curve: _Curve) -> None:
@@ -167,10 +170,13 @@ def _draw_training(axes: Axes, each: Series, curve: _Curve) -> None:
     if len(each.steps) < _MANY_STEPS:
         axes.plot(each.steps, each.values, color=curve.color, linewidth=1.1, alpha=0.55, label=label)
         return
-    window = max(2, len(each.steps) // 20)
     axes.plot(each.steps, each.values, color=curve.color, linewidth=0.6, alpha=0.25)
-    smooth = running_mean(each.values, window)
-    axes.plot(each.steps, smooth, color=curve.color, linewidth=1.3, label=f"{label}, mean of {window} steps")
+    smooth = running_mean(each.values, _window(len(each.steps)))
+    axes.plot(each.steps, smooth, color=curve.color, linewidth=1.3, label=label)
+
+
+def _window(steps: int) -> int:
+    return max(2, steps // 20)
 
 
 def running_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:

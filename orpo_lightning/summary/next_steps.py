@@ -36,16 +36,15 @@ def next_steps(folder: Path, config: Mapping[str, Any], *, is_complete: bool) ->
         is_complete: whether it came to its end.
     """
     steps = []
+    has_checkpoint = any((folder / "checkpoints").glob("*.ckpt"))
     if (folder / CONFIG_FILE).exists() and config:
         again = (_COMMAND, "fit", "--config", short_path(folder / CONFIG_FILE))
-        if not is_complete and any((folder / "checkpoints").glob("*.ckpt")):
+        if has_checkpoint and not is_complete:
             steps.append(NextStep("go on where this run stopped", (*again, "--ckpt_path", "last")))
         steps += _other_runs(folder, config, again)
-    model = folder / "model"
-    if not model.is_dir() and any((folder / "checkpoints").glob("*.ckpt")):
-        model = folder
-    if model.is_dir() and (model != folder or any((folder / "checkpoints").glob("*.ckpt"))):
-        generate = (_COMMAND, "generate", "--model", short_path(model))
+    has_model = (folder / "model").is_dir()
+    if has_model or has_checkpoint:
+        generate = (_COMMAND, "generate", "--model", short_path(folder / "model" if has_model else folder))
         files = ("--prompts", "prompts.txt", "--out", "generated.jsonl")
         steps.append(NextStep("answer prompts of your own, one a line in prompts.txt", (*generate, *files)))
     return steps

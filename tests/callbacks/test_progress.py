@@ -1,7 +1,9 @@
 """How far a run is: a bar that fits into 80 columns, and lines where there is no terminal."""
 
 import io
+import logging
 import re
+import sys
 
 import pytest
 import rich
@@ -48,7 +50,7 @@ def test_a_pipe_gets_a_line_for_each_step_of_a_short_run_and_each_validation(con
     found = fit(num_sanity_val_steps=-1, accumulate_grad_batches=2)
     lines = lines_of(pipe)
     assert re.fullmatch(r"before training  acc \d\.\d\d  margin -?\d\.\d{3}", lines[0])
-    shape = r"step \d/6  loss \d+\.\d{3}  acc \d\.\d\d  margin -?\d\.\d{3}  \d+\.\d+ s/step  \d:\d\d:\d\d left"
+    shape = r"step \d/6  loss \d+\.\d{3}  acc \d\.\d\d  margin -?\d\.\d{3}  \d+\.\d+ s/step(  \d:\d\d:\d\d left)?"
     assert [line[:9] for line in lines if re.fullmatch(shape, line)] == [f"step {i}/6 " for i in range(1, 7)]
     assert [line[:20] for line in lines if line.startswith("validation")] == [
         "validation, step 3/6",
@@ -161,6 +163,25 @@ def test_another_module_is_shown_with_what_it_wants_to_show(console, is_terminal
 class _Tested(_Toy):
     def test_step(self, batch, batch_idx):
         self.validation_step(batch, batch_idx)
+
+
+def test_what_is_logged_while_the_bar_is_there_goes_above_it(console):
+    terminal = console(is_terminal=True)
+    handler = logging.StreamHandler(sys.stderr)
+    logger = logging.getLogger("a_test")
+    logger.addHandler(handler)
+
+    class Logs(Callback):
+        def on_train_batch_end(self, trainer, *args):
+            logger.warning("half-way")
+
+    before = handler.stream
+    try:
+        fit(validation=None, callbacks=[Logs()], max_epochs=1)
+    finally:
+        logger.removeHandler(handler)
+    assert terminal.file.getvalue().count("half-way\n") == 3
+    assert handler.stream is before
 
 
 def test_other_ranks_show_nothing(console):

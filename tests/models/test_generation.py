@@ -133,6 +133,18 @@ def test_the_model_and_the_random_state_are_left_as_they_were(tokenizer):
     assert net.generation_config is config
 
 
+def test_a_model_with_an_adapter_is_left_as_it_was_to_its_last_part(tokenizer):
+    base = tiny_model("llama")
+    config = base.generation_config
+    net = get_peft_model(base, LoraConfig(r=4, task_type="CAUSAL_LM")).train()
+    base.model.layers[0].eval()
+    modes = {name: module.training for name, module in net.named_modules()}
+    answers(net, tokenizer)
+    assert base.generation_config is net.generation_config is config
+    assert {name: module.training for name, module in net.named_modules()} == modes
+    assert len(set(modes.values())) == 2
+
+
 def test_the_longest_prompts_go_first_and_progress_is_told(tokenizer, monkeypatch):
     net, widths, done = tiny_model("llama"), [], []
     plain = net.generate

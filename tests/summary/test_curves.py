@@ -71,7 +71,7 @@ def test_validation_sets_have_curves_of_their_own(tmp_path):
     names = ["train/pref/margins", "val/helpful/pref/margins", "val/harmless/pref/margins"]
     (axes,) = curves_figure(read_series(write_metrics(tmp_path / "metrics.csv", names))).axes
     lines = [line for line in axes.get_lines() if not line.get_label().startswith("_")]
-    assert [line.get_label() for line in lines] == ["training", "validation harmless", "validation helpful"]
+    assert [line.get_label() for line in lines] == ["training", "val/harmless", "val/helpful"]
     assert len({line.get_marker() for line in lines}) == 3
 
 
@@ -79,7 +79,7 @@ def test_of_a_long_training_the_running_mean_is_drawn_over_the_values(tmp_path):
     path = write_metrics(tmp_path / "metrics.csv", ["train/loss"], steps=200)
     (axes,) = curves_figure(read_series(path)).axes
     raw, smooth = axes.get_lines()
-    assert smooth.get_label() == "training, mean of 10 steps"
+    assert axes.get_xlabel() == "optimizer steps (training: mean of 10)"
     assert smooth.get_ydata()[50] == pytest.approx(np.mean(raw.get_ydata()[41:51]))
 
 
