@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from orpo_lightning.data.batching import BatchPlan, PlanSampler
 from orpo_lightning.data.filters import Filter
+from orpo_lightning.data.fingerprint import fingerprint_of_rows
 from orpo_lightning.data.lengths import LENGTH_REASONS, LengthLimits, Overlong
 from orpo_lightning.data.mismatch import MismatchedRows, with_mismatched
 from orpo_lightning.data.preparation import Preparation
@@ -113,6 +115,7 @@ class PreferenceDataModule(LightningDataModule):
         self.reports: dict[str, SplitReport] = {}
         self._rows: dict[str, Sequence[TokenizedRow]] = {}
         self._mismatched: dict[str, MismatchedRows] = {}
+        self._fingerprints: dict[str, str] = {}
 
     @property
     def rows(self) -> Mapping[str, Sequence[TokenizedRow]]:
@@ -136,6 +139,7 @@ class PreferenceDataModule(LightningDataModule):
             prompts = frozenset().union(*(split.prompt_keys for split in splits.values()))
             splits = {"train": load_training(how, self.train, prompts, self._seed), **splits}
         self._rows = {name: split.rows for name, split in splits.items()}
+        self._fingerprints = {}
         self.reports = {name: report for split in splits.values() for name, report in split.reports.items()}
         if self.trainer is not None:
             self._tell()
@@ -170,6 +174,19 @@ class PreferenceDataModule(LightningDataModule):
     def _seed(self) -> int:
         # Lightning's seed_everything leaves its seed in the environment, for the other ranks too
         return int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
+
+    def settings(self) -> dict[str, Any]:
+        """What the order of the data depends on, and which data it is, for a checkpoint."""
+        if not self._fingerprints:
+            self._fingerprints = {split: fingerprint_of_rows(rows) for split, rows in self._rows.items()}
+        validation = [found for split, found in self._fingerprints.items() if split != "train"]
+        return {
+            "data.train, as tokenized rows": self._fingerprints["train"],
+            "data.val, as tokenized rows": ", ".join(validation),
+            "data.global_batch_size": self.global_batch_size,
+            "data.shuffle": self.shuffle,
+            "data.seed or seed_everything": self._seed,
+        }
 
     @property
     def steps_per_epoch(self) -> int:

@@ -88,7 +88,7 @@ class Mixture(LazyRows):
     """The drawn rows of several sources, one source after the other."""
 
     def __init__(self, parts: Sequence[tuple[Sequence[TokenizedRow], Sequence[int]]]) -> None:
-        self._parts = parts
+        self.parts = parts
         self._ends = list(accumulate(len(drawn) for _, drawn in parts))
 
     def __len__(self) -> int:
@@ -97,10 +97,10 @@ class Mixture(LazyRows):
     @property
     def segments(self) -> Segments:
         """The sizes of all rows."""
-        return Segments.joined([Segments.of(rows).take(drawn) for rows, drawn in self._parts])
+        return Segments.joined([Segments.of(rows).take(drawn) for rows, drawn in self.parts])
 
     def row(self, index: int) -> TokenizedRow:
         """The row at a place from 0 on."""
         part = bisect.bisect_right(self._ends, index)
-        rows, drawn = self._parts[part]
+        rows, drawn = self.parts[part]
         return rows[drawn[index - (self._ends[part - 1] if part else 0)]]

@@ -77,16 +77,21 @@ def describe_policy(policy: PolicyConfig, net: PreTrainedModel, data: object) ->
     """
     tokenizer, revision = tokenizer_of(data, policy)
     return {
-        "config": {
-            **asdict(policy),
-            "name_or_path": absolute(policy.name_or_path),
-            "lora": {**asdict(policy.lora), "adapter": policy.lora.adapter and absolute(policy.lora.adapter)},
-        },
+        "config": plain_policy(policy),
         "tokenizer": absolute(tokenizer),
         "tokenizer_revision": revision,
         "version": importlib.metadata.version(PACKAGE),
         "settings": settings_of(net),
         "dtype": str(net.dtype).removeprefix("torch."),
+    }
+
+
+def plain_policy(policy: PolicyConfig) -> dict[str, Any]:
+    """The settings of a policy as plain data, with paths that mean the same in every working directory."""
+    return {
+        **asdict(policy),
+        "name_or_path": absolute(policy.name_or_path),
+        "lora": {**asdict(policy.lora), "adapter": policy.lora.adapter and absolute(policy.lora.adapter)},
     }
 
 

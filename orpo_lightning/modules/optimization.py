@@ -92,6 +92,20 @@ def build_optimizer(
             f"model.optimizer.algorithm = {config.algorithm!r} is not an optimizer class that can be imported; "
             "an example: torch.optim.AdamW"
         )
+    options = dict(config.options)
+    if fused and "fused" in inspect.signature(cls).parameters and "foreach" not in options:
+        options.setdefault("fused", True)
+    make: Callable[..., Optimizer] = cls
+    return make(parameter_groups(config, parameters), lr=config.lr, **options)
+
+
+def parameter_groups(config: OptimizerConfig, parameters: Iterable[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
+    """The parameters that require gradients, in up to two groups: with and without weight decay.
+
+    Args:
+        config: the optimizer.
+        parameters: the parameters by name.
+    """
     decayed: list[nn.Parameter] = []
     exempt: list[nn.Parameter] = []
     for name, parameter in parameters:
@@ -99,24 +113,30 @@ def build_optimizer(
             # norms have one dimension; the biases of experts have two
             (exempt if parameter.ndim <= 1 or name.endswith("bias") else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": exempt, "weight_decay": 0.0}]
-    options = dict(config.options)
-    if fused and "fused" in inspect.signature(cls).parameters and "foreach" not in options:
-        options.setdefault("fused", True)
-    make: Callable[..., Optimizer] = cls
-    return make([group for group in groups if group["params"]], lr=config.lr, **options)
+    return [group for group in groups if group["params"]]
 
 
 def build_schedule(config: ScheduleConfig, optimizer: Optimizer, total_steps: int) -> LambdaLR:
     """The learning-rate scheduler, to be stepped once per optimizer step."""
+    return LambdaLR(optimizer, lambda step: rate_factor(config, total_steps, step))
+
+
+def rate_factor(config: ScheduleConfig, total_steps: int, step: int) -> float:
+    """The learning rate of a step as a factor of its peak.
+
+    Args:
+        config: the schedule.
+        total_steps: optimizer steps of the run.
+        step: which of them, from 0 on.
+
+    Example:
+        >>> [rate_factor(ScheduleConfig("linear", warmup=2), 4, step) for step in range(4)]
+        [0.5, 1.0, 1.0, 0.5]
+    """
     warmup = math.ceil(config.warmup * total_steps) if config.warmup < 1 else int(config.warmup)
-    shape = _SHAPES[config.name]
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        return shape(step, warmup, total_steps)
-
-    return LambdaLR(optimizer, factor)
+    if step < warmup:
+        return (step + 1) / warmup
+    return _SHAPES[config.name](step, warmup, total_steps)
 
 
 def _constant(step: int, warmup: int, total: int) -> float:

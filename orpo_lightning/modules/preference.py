@@ -24,16 +24,10 @@ from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig, load_ca
 from orpo_lightning.models.logp_model import Layout, LogpModel
 from orpo_lightning.models.reference import Reference, make_reference, reference_mode
 from orpo_lightning.models.reference_cache import ReferenceRun, Scorer, start_tolerance
+from orpo_lightning.modules import resume
 from orpo_lightning.modules.finite import NonFiniteError, RowLosses, rows_to_blame
 from orpo_lightning.modules.optimization import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule
-from orpo_lightning.modules.resume import (
-    check_contents,
-    check_epoch_of,
-    check_objective_of,
-    class_path,
-    log_as_of_step,
-    rewind_to_step,
-)
+from orpo_lightning.modules.settings import check_changes, honour_rates, settings_of_run
 from orpo_lightning.modules.validation_interval import check_validation_interval
 from orpo_lightning.modules.views import view_of
 from orpo_lightning.objectives import Objective
@@ -248,7 +242,7 @@ class PreferenceModule(LightningModule):
                 f"takes {expected}: the accumulation must not change during training"
             )
         torch.manual_seed(batch.step.seed)
-        log_as_of_step(self.trainer, self.global_step)
+        resume.log_as_of_step(self.trainer, self.global_step)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log the gradient norm, before clipping, and stop on one that is not finite."""
@@ -299,7 +293,7 @@ class PreferenceModule(LightningModule):
         """Keep the objective's state, what an export needs, and which frozen weights were used, without those."""
         measuring = self._objective_state
         checkpoint["objective"] = {
-            "class": class_path(self.objective),
+            "class": resume.class_path(self.objective),
             "repr": repr(self.objective),
             "state": dict(self.objective.state_dict()) if measuring is None else measuring,
         }
@@ -307,6 +301,7 @@ class PreferenceModule(LightningModule):
         checkpoint["policy"] = describe_policy(self.policy_config, self._policy.net, self._data)
         if self._is_fitting:
             checkpoint["steps_per_epoch"] = self._steps_per_epoch
+            checkpoint["settings"] = settings_of_run(self)
         if self.reference is not None:
             checkpoint["reference"] = self.reference.fingerprint
         checkpoint["base"] = self._base_fingerprint
@@ -315,27 +310,26 @@ class PreferenceModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take back the objective's state, insist on the same frozen weights, and find the place in the epoch."""
-        check_contents(checkpoint, goes_on=self._is_fitting)
+        resume.check_contents(checkpoint, goes_on=self._is_fitting)
         if self._is_fitting:
-            check_objective_of(checkpoint["objective"], self.objective)
+            resume.check_objective_of(checkpoint["objective"], self.objective)
         self.objective.load_state_dict(checkpoint["objective"]["state"])
         if self.reference is not None:
-            found = self.reference.fingerprint
-            if checkpoint.get("reference", found) != found:
-                raise ValueError(
-                    f"the checkpoint was trained against another reference (its weights have the fingerprint "
-                    f"{checkpoint['reference']}, these have {found}); set model.reference.name_or_path to that model"
-                )
+            resume.check_reference_of(checkpoint, self.reference.fingerprint)
             self.reference.policy_moves()
         check_base(checkpoint["base"], self._base_fingerprint)
+        if self._is_fitting:
+            resume.check_epoch_of(checkpoint, self._steps_per_epoch, self._data.total_steps)
+            check_changes(checkpoint["settings"], settings_of_run(self), checkpoint["global_step"])
         check_settings(checkpoint["policy"]["settings"], settings_of(self._policy.net))
         weights = self.state_dict()
         checkpoint["state_dict"].update({name: weights[name] for name in untrained(self, weights)})
         if self._is_fitting:
-            check_epoch_of(checkpoint, self._steps_per_epoch, self._data.total_steps)
-            rewind_to_step(checkpoint, self._steps_per_epoch, self.trainer.accumulate_grad_batches)
+            resume.rewind_to_step(checkpoint, self._steps_per_epoch, self.trainer.accumulate_grad_batches)
+            if type(self).configure_optimizers is PreferenceModule.configure_optimizers:
+                honour_rates(checkpoint, self)
         elif self._trainer is not None:
-            log_as_of_step(self.trainer, checkpoint["global_step"])
+            resume.log_as_of_step(self.trainer, checkpoint["global_step"])
 
     @property
     def _is_fitting(self) -> bool:

@@ -27,7 +27,7 @@ def check_contents(checkpoint: Mapping[str, Any], goes_on: bool) -> None:
     Raises:
         ValueError: says what is missing.
     """
-    place = ("steps_per_epoch", "global_step", "loops.fit_loop") if goes_on else ()
+    place = ("steps_per_epoch", "settings", "global_step", "loops.fit_loop") if goes_on else ()
     names = ("objective.class", "objective.repr", "objective.state", "policy.settings", "base", "state_dict", *place)
     require(checkpoint, names, "the checkpoint")
 
@@ -49,6 +49,23 @@ def check_objective_of(saved: Mapping[str, Any], objective: Objective) -> None:
         )
     if saved["repr"] != repr(objective):
         rank_zero_warn(f"the run was of {saved['repr']} and goes on as {objective!r}")
+
+
+def check_reference_of(checkpoint: Mapping[str, Any], found: str) -> None:
+    """Insist that a run goes on against the same reference.
+
+    Args:
+        checkpoint: the loaded checkpoint.
+        found: fingerprint of the reference of the run that resumes.
+
+    Raises:
+        ValueError: it is another one.
+    """
+    if checkpoint.get("reference", found) != found:
+        raise ValueError(
+            f"the checkpoint was trained against another reference (its weights have the fingerprint "
+            f"{checkpoint['reference']}, these have {found}); set model.reference.name_or_path to that model"
+        )
 
 
 def check_epoch_of(checkpoint: Mapping[str, Any], steps_per_epoch: int, total_steps: int) -> None:

@@ -1,0 +1,30 @@
+"""A callback that sends a signal to its own process, as a scheduler or a user would."""
+
+import os
+import signal
+
+from lightning.pytorch.callbacks import Callback
+
+
+class SignalAt(Callback):
+    """Sends a signal in a hook.
+
+    Args:
+        number: the signal's name.
+        hook: one of the callback hooks.
+        step: after so many optimizer steps.
+        skip: leave out so many calls of the hook in that step.
+        rank: the process that gets it.
+    """
+
+    def __init__(
+        self, number: str = "SIGUSR1", hook: str = "on_train_batch_end", step: int = 1, skip: int = 0, rank: int = 0
+    ) -> None:
+        self.number, self.step, self.skip, self.rank = signal.Signals[number], step, skip, rank
+        setattr(self, hook, self._send)
+
+    def _send(self, trainer, *args, **kwargs):
+        if trainer.global_step == self.step and trainer.global_rank == self.rank:
+            self.skip -= 1
+            if self.skip == -1:
+                os.kill(os.getpid(), self.number)

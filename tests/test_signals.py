@@ -1,0 +1,174 @@
+"""A run that is asked to stop finishes its step, saves, says how to go on, and exits with a code for scripts."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from test_kill import assert_equal_runs
+
+from orpo_lightning.signals import StopSignals
+
+BASE = [
+    *("fit", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"),
+    *("--data.limit=36", "--data.global_batch_size=8", "--trainer.accumulate_grad_batches=2"),
+    *("--trainer.max_epochs=2", "--trainer.val_check_interval=4", "--trainer.num_sanity_val_steps=-1"),
+    *("--model.optimizer.lr=1e-2", "--checkpoint.every_n_steps=100", "--ckpt_path=last"),
+]
+
+
+def send(hook, step, number="SIGTERM", **options):
+    return [
+        *("--trainer.callbacks=interrupting.SignalAt", f"--trainer.callbacks.number={number}"),
+        *(f"--trainer.callbacks.hook={hook}", f"--trainer.callbacks.step={step}"),
+        *(f"--trainer.callbacks.{name}={value}" for name, value in options.items()),
+    ]
+
+
+@pytest.fixture
+def straight(tmp_path_factory, orpo_lightning):
+    """The run that nothing stops."""
+    orpo_lightning(*BASE, "--trainer.default_root_dir=straight")
+    return Path("straight")
+
+
+@pytest.fixture
+def stopped(orpo_lightning):
+    """The exit code of a run that gets a signal, and the steps in its checkpoint."""
+
+    def run(*options):
+        with pytest.raises(SystemExit) as stop:
+            orpo_lightning(*BASE, "--trainer.default_root_dir=parts", *options)
+        last = Path("parts/checkpoints/last.ckpt")
+        return stop.value.code, torch.load(last, weights_only=True)["global_step"] if last.exists() else None
+
+    return run
+
+
+PLACES = {
+    "after a micro-batch, amid an accumulation": (send("on_train_batch_end", 3, skip=1), 4),
+    "before a step": (send("on_before_optimizer_step", 3), 4),
+    "in a validation within an epoch": (send("on_validation_batch_start", 2, skip=1), 2),
+    "in the first batch of a validation": (send("on_validation_batch_start", 4), 4),
+    "between epochs": (send("on_train_epoch_end", 5), 5),
+    "in the last step": (send("on_before_optimizer_step", 9), 10),
+}
+
+
+@pytest.mark.parametrize(("options", "steps"), PLACES.values(), ids=PLACES)
+def test_a_run_that_is_stopped_and_goes_on_ends_bit_for_bit_where_it_would_have(
+    orpo_lightning, straight, stopped, capfd, options, steps
+):
+    assert stopped(*options) == (75, steps)
+    said = capfd.readouterr().err
+    assert (
+        f"stopped by SIGTERM after {steps} steps, saved in parts/checkpoints/last.ckpt; to go on: orpo-lightning fit"
+        in said
+    )
+    assert "--ckpt_path last\n" in said
+    assert not Path("parts/model").exists()
+    orpo_lightning(*BASE, "--trainer.default_root_dir=parts")
+    Path("parts/config-2.yaml").replace("parts/config.yaml")  # it had a callback that sent signals
+    assert_equal_runs(Path("parts"), straight)
+
+
+@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 75), ("SIGUSR1", 75), ("SIGINT", 130)])
+def test_the_exit_code_is_that_of_a_temporary_failure_and_after_ctrl_c_its_own(stopped, number, code):
+    assert stopped(*send("on_train_batch_end", 1, number)) == (code, 1)
+
+
+@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_before_the_first_step_there_is_nothing_to_save(stopped, capfd, number, code):
+    assert stopped(*send("on_validation_batch_start", 0, number)) == (code, None)
+    assert "after 0 steps; nothing is saved" in capfd.readouterr().err
+
+
+def test_without_checkpoints_the_exit_code_is_the_ordinary_one(stopped):
+    assert stopped(*send("on_train_batch_end", 1), "--trainer.enable_checkpointing=false") == (143, None)
+
+
+def test_handlers_are_as_they_were_when_a_run_has_ended(orpo_lightning, stopped):
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)]
+    stopped(*send("on_train_batch_end", 1))
+    orpo_lightning(*BASE, "--trainer.default_root_dir=other", "--trainer.max_steps=1")
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)] == before
+
+
+def test_under_slurm_lightnings_own_requeueing_stays_out_of_the_way(stopped, monkeypatch):
+    for name, value in (
+        ("SLURM_NTASKS", "1"),
+        ("SLURM_JOB_ID", "7"),
+        ("SLURM_JOB_NAME", "train"),
+        ("SLURM_PROCID", "0"),
+    ):
+        monkeypatch.setenv(name, value)
+    for name in ("SLURM_LOCALID", "SLURM_NODEID"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("SLURM_NODELIST", "localhost")
+    assert stopped(*send("on_train_batch_end", 1, "SIGUSR1")) == (75, 1)
+    assert not list(Path("parts").rglob("hpc_ckpt*"))
+
+
+def test_the_command_to_go_on_names_the_file_of_a_numbered_sibling(orpo_lightning, capfd):
+    options = [option for option in BASE if not option.startswith("--ckpt_path")]
+    orpo_lightning(*options, "--trainer.max_steps=1")
+    capfd.readouterr()
+    with pytest.raises(SystemExit):
+        orpo_lightning(*options, "--trainer.default_root_dir=./", *send("on_train_batch_end", 1))
+    assert "--ckpt_path run-2/checkpoints/last.ckpt\n" in capfd.readouterr().err
+
+
+def start(tmp_path, *options, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-m", "orpo_lightning", *BASE, "--trainer.default_root_dir=parts", *options],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | environment,
+    )
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_while_it_loads_a_signal_ends_the_process_at_once_with_a_line(tmp_path, number, code):
+    process = start(tmp_path)
+    time.sleep(1.5)  # it imports
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code, said
+    assert "outside of training: there was nothing to save" in said
+    assert "Traceback" not in said
+
+
+TWICE = """
+import os, signal, sys
+from orpo_lightning.signals import StopSignals
+signals = StopSignals()
+signals.listen()
+os.kill(os.getpid(), signal.SIGINT)
+assert signals.received == signal.SIGINT
+print("once", flush=True)
+os.kill(os.getpid(), signal.SIGINT)
+print("twice", flush=True)
+"""
+
+
+def test_a_second_ctrl_c_ends_the_process_at_once():
+    done = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGINT
+    assert done.stdout == "once\n"
+    assert "Ctrl-C: the run saves after this step and stops (Ctrl-C stops it at once)" in done.stderr
+
+
+def test_the_first_signal_is_the_one_that_counts():
+    signals = StopSignals()
+    signals.listen()
+    try:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.received == signal.SIGUSR1
+    finally:
+        signals.stop_listening()
