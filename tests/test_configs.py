@@ -271,7 +271,8 @@ def test_a_command_for_the_hub_and_a_gpu_runs_here_with_another_model_local_rows
         *("--trainer.accelerator=cpu", "--trainer.max_epochs=1", *QUIET),
     )
     found = metrics("runs/orpo")
-    assert [row["step"] for row in found] == ["0", "1", "2", "3"]  # 40 pairs, 16 a step, and what was measured after them
+    # 40 pairs, 16 a step, and what was measured after them
+    assert [row["step"] for row in found] == ["0", "1", "2", "3"]
     assert found[-1]["val/pref/accuracies"]
 
 
