@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,13 @@ class SafeCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any = None) -> None:
-        """Write a checkpoint beside its place and rename it when it is on the disk."""
+        """Write a checkpoint beside its place and rename it when it is on the disk.
+
+        A run that cannot be kept any more stops: what it goes on to compute would be lost.
+
+        Raises:
+            OSError: it cannot be written, as on a full disk; what was in its place is as it was.
+        """
         if storage_options is not None or "file" not in get_filesystem(path).protocol:
             super().save_checkpoint(checkpoint, path, storage_options)  # other file systems have renames of their own
             return
@@ -60,6 +68,16 @@ class SafeCheckpointIO(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(unfinished, place)
+        except (OSError, RuntimeError) as error:
+            reason = _reason(error)
+            if reason is None:
+                raise
+            unfinished.unlink(missing_ok=True)  # the room that it takes is free again
+            raise OSError(
+                f"{place} cannot be written: {reason}; it needs {_megabytes(_size_of(checkpoint))}, free are "
+                f"{_megabytes(shutil.disk_usage(place.parent).free)}. What was there before is as it was: make room, "
+                "then go on with --ckpt_path last"
+            ) from error
         finally:
             unfinished.unlink(missing_ok=True)
 
@@ -89,3 +107,23 @@ class SafeCheckpointIO(TorchCheckpointIO):
         if not isinstance(loaded, dict) or _MARK not in loaded:
             raise ValueError(f"{path} is no checkpoint of a run; accepted: a .ckpt file that a fit wrote")
         return loaded
+
+
+def _reason(error: BaseException | None) -> str | None:
+    """What the system says; torch has an error of its own when a write fails, raised while that one is handled."""
+    while error is not None and not (isinstance(error, OSError) and error.strerror):
+        error = error.__cause__ or error.__context__
+    return None if error is None else error.strerror
+
+
+def _size_of(value: object) -> int:
+    """Bytes of all tensors in a checkpoint."""
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, Mapping):
+        return sum(map(_size_of, value.values()))
+    return sum(map(_size_of, value)) if isinstance(value, list | tuple) else 0
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 from lightning.pytorch.callbacks import Callback
 
@@ -28,3 +29,15 @@ class SignalAt(Callback):
             self.skip -= 1
             if self.skip == -1:
                 os.kill(os.getpid(), self.number)
+
+
+class RowsOfSteps(Callback):
+    """Writes which rows each process has trained on in which step; rows of weight 0 fill up a step."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        place = Path(trainer.default_root_dir) / f"rows-{os.getpid()}.txt"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with place.open("a") as file:
+            for row, weight in zip(batch.row_ids, batch.weight.tolist(), strict=True):
+                if weight:
+                    file.write(f"{trainer.global_step} {row}\n")

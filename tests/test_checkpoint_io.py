@@ -1,8 +1,10 @@
 """Checkpoints that the trainer reads hold no code, and those that it writes are whole."""
 
+import errno
 import functools
 import http.server
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -72,6 +74,30 @@ def test_a_file_that_would_run_code_is_refused_and_does_not_run(orpo_lightning, 
     with pytest.raises(ValueError, match=r"evil\.ckpt cannot be read as tensors and plain data alone"):
         orpo_lightning(verb, "--ckpt_path", evil, *QUIET)
     assert not Path("it ran").exists()
+
+
+@pytest.mark.parametrize("name", ["last", "best"])
+@pytest.mark.parametrize("verb", ["fit", "validate", "test"])
+def test_nor_does_one_that_lies_where_a_runs_own_would(orpo_lightning, evil, verb, name):
+    place = Path("checkpoints") / {"last": "last.ckpt", "best": "best-step=4.ckpt"}[name]
+    place.parent.mkdir()
+    evil.replace(place)
+    with pytest.raises(ValueError, match=rf"{place.name} cannot be read as tensors and plain data alone"):
+        orpo_lightning(verb, "--ckpt_path", name, *QUIET)
+    assert not Path("it ran").exists()
+
+
+def test_nor_where_it_is_to_be_exported_or_to_answer_or_to_be_trained_from(orpo_lightning, evil):
+    Path("prompts.txt").write_text("hello")
+    for words in (
+        ["export", "--checkpoint", evil, "--out", "out"],
+        ["generate", "--model", evil, "--prompts", "prompts.txt", "--out", "out.jsonl"],
+        ["fit", "--model.policy.name_or_path", evil, *SHORT],
+        ["fit", "--model.objective=DPO", "--model.reference.name_or_path", evil, *SHORT],
+    ):
+        with pytest.raises(ValueError, match=r"evil\.ckpt cannot be read as tensors and plain data alone"):
+            orpo_lightning(*words)
+        assert not Path("it ran").exists()
 
 
 @pytest.mark.parametrize("verb", ["fit", "validate", "test"])
@@ -155,6 +181,61 @@ def test_a_save_that_fails_leaves_the_older_file_alone(tmp_path):
         io.save_checkpoint({"step": lambda: 2}, path)
     assert io.load_checkpoint(path) == OLDER
     assert os.listdir(tmp_path) == ["last.ckpt"]
+
+
+FULL = """
+import resource, sys, torch
+from orpo_lightning.checkpoint_io import SafeCheckpointIO
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))  # the system refuses what goes beyond, as on a full disk
+SafeCheckpointIO().save_checkpoint({"step": 2, "weights": torch.zeros(100_000)}, sys.argv[1])
+"""
+
+
+def test_a_full_disk_leaves_the_older_file_whole_and_says_what_is_needed(tmp_path):
+    path, io = tmp_path / "last.ckpt", SafeCheckpointIO()
+    io.save_checkpoint(OLDER, path)
+    done = subprocess.run([sys.executable, "-c", FULL, str(path)], capture_output=True, text=True, check=False)
+    sentence = done.stderr.splitlines()[-1]
+    assert sentence.startswith(f"OSError: {path} cannot be written: File too large; it needs 0.4 MB, free are ")
+    assert sentence.endswith("What was there before is as it was: make room, then go on with --ckpt_path last")
+    assert io.load_checkpoint(path) == OLDER
+    assert os.listdir(tmp_path) == ["last.ckpt"]
+
+
+def test_a_disk_that_is_full_when_all_is_written_is_one_too(tmp_path, monkeypatch):
+    def full(file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path, io = tmp_path / "last.ckpt", SafeCheckpointIO()
+    io.save_checkpoint(OLDER, path)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"last\.ckpt cannot be written: No space left on device; it needs 0\.0 MB, free"):
+        io.save_checkpoint(OLDER | {"step": 2}, path)
+    assert io.load_checkpoint(path) == OLDER
+    assert os.listdir(tmp_path) == ["last.ckpt"]
+
+
+def test_a_run_on_a_full_disk_stops_with_one_line_and_goes_on_when_there_is_room(orpo_lightning, tmp_path):
+    saving = ["--checkpoint.every_n_steps=1", "--trainer.limit_val_batches=0"]
+    with pytest.raises(SystemExit):
+        orpo_lightning("fit", *QUIET, *saving, "--trainer.callbacks=interrupting.SignalAt")
+    last = Path("checkpoints/last.ckpt")
+    before = last.read_bytes()
+    done = subprocess.run(
+        [sys.executable, "-m", "orpo_lightning", "fit", *QUIET, *saving, "--ckpt_path=last"],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, len(before) // 2)),
+    )
+    assert done.returncode == 1
+    assert f"orpo-lightning: {last.resolve()} cannot be written: File too large; it needs" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert last.read_bytes() == before
+    assert os.listdir("checkpoints") == ["last.ckpt"]
+    orpo_lightning("fit", *QUIET, *saving, "--ckpt_path=last", "--trainer.max_steps=4")
+    assert torch.load(last, weights_only=True)["global_step"] == 4
 
 
 def test_the_command_line_writes_its_checkpoints_so(orpo_lightning, monkeypatch):
