@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import warnings
+import sys
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import _typehints
+from jsonargparse import Namespace, _typehints
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -16,9 +14,17 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from orpo_lightning.callbacks.data_report import DataReport
 from orpo_lightning.callbacks.export import ExportModel
+from orpo_lightning.callbacks.first_line import FirstLine
 from orpo_lightning.checkpoint_io import SafeCheckpointIO, refuse_address
+from orpo_lightning.command_line.config_files import shipped_configs
+from orpo_lightning.command_line.help import help_for
+from orpo_lightning.command_line.interpolation import MODE, refer_by_typed_keys
+from orpo_lightning.command_line.options import DEFAULT_CLASSES, import_class
+from orpo_lightning.command_line.parser import Parser
+from orpo_lightning.command_line.quiet import quieten
+from orpo_lightning.command_line.resumed import changes_since, check_checkpoint
+from orpo_lightning.data.datamodule import PreferenceDataModule
 from orpo_lightning.loggers import MetricsFile
-from orpo_lightning.models.loading import hide_loading_bars
 from orpo_lightning.objectives import get_objective
 from orpo_lightning.run_folder import METRICS_FILE
 from orpo_lightning.verbs import TRAINER_VERBS
@@ -51,12 +57,21 @@ class SaveConfig(SaveConfigCallback):
 class CLI(LightningCLI):
     """The trainer's verbs. A config file can bring another module, with its own data, under the same verbs."""
 
+    def init_parser(self, **kwargs: Any) -> Parser:
+        """A parser with the option for configuration files."""
+        parser = Parser(**kwargs)
+        parser.add_config_argument()
+        return parser
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Default module and data, and the values that one takes from the other."""
         parser.set_defaults(
             {
-                "model": {"class_path": "orpo_lightning.PreferenceModule", "init_args": {"objective": "ORPO"}},
-                "data": {"class_path": "orpo_lightning.PreferenceDataModule"},
+                "model": {
+                    "class_path": DEFAULT_CLASSES["model"],
+                    "init_args": {"objective": DEFAULT_CLASSES["model.objective"]},
+                },
+                "data": {"class_path": DEFAULT_CLASSES["data"]},
             }
         )
         parser.add_lightning_class_args(ExportModel, "export")
@@ -73,7 +88,18 @@ class CLI(LightningCLI):
             raise ValueError("weights_only = False would run any code that a checkpoint holds; accepted: True")
         config.weights_only = True  # for the strategies and plugins that read checkpoints in their own way
         refuse_address(config.ckpt_path or "")
-        if self.subcommand != "fit" or config.ckpt_path:
+        if config.ckpt_path:
+            check_checkpoint(config.ckpt_path, Path(config.trainer.default_root_dir or "."))
+        data = import_class(config.data.class_path) if config.data else None
+        if data is not None and issubclass(data, PreferenceDataModule):
+            config.trainer.use_distributed_sampler = False  # the batch plan knows the ranks
+        if self.subcommand != "fit":
+            return
+        _check_length(config.trainer)
+        if config.ckpt_path:
+            if Path(config.ckpt_path).exists():
+                for sentence in changes_since(Path(config.ckpt_path), self._parser("fit").dump(config)):
+                    rank_zero_info(sentence)
             return
         asked = folder = Path(config.trainer.default_root_dir or ".")
         number = 1
@@ -84,6 +110,11 @@ class CLI(LightningCLI):
             rank_zero_info(f"{asked} holds another run; this one is in {folder}")
             config.trainer.default_root_dir = str(folder)
 
+    def after_instantiate_classes(self) -> None:
+        """Refuse what the data cannot be split into, before other ranks are started."""
+        if self.subcommand == "fit" and isinstance(self.datamodule, PreferenceDataModule):
+            self.datamodule.check_global_batch(self.trainer)
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer; whatever loggers it is given, a fit also writes its measures to metrics.csv."""
         trainer = super().instantiate_trainer(**kwargs)
@@ -92,7 +123,7 @@ class CLI(LightningCLI):
         fast_dev_run = trainer.fast_dev_run  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
         if self.subcommand == "fit" and not fast_dev_run:
             trainer.loggers = [MetricsFile(trainer.default_root_dir), *trainer.loggers]
-            trainer.callbacks.append(DataReport())  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
+            trainer.callbacks += [DataReport(), FirstLine()]  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
         return trainer
 
     def _parse_ckpt_path(self) -> None:
@@ -105,14 +136,28 @@ class CLI(LightningCLI):
         return {verb: skipped[verb] for verb in TRAINER_VERBS}
 
 
+def _check_length(trainer: Namespace) -> None:
+    """Insist that something ends the training; Lightning would go on for 1000 epochs."""
+    if trainer.max_epochs is None and trainer.max_steps == -1 and not trainer.max_time and not trainer.fast_dev_run:
+        raise ValueError(
+            "nothing says how long to train: set trainer.max_epochs or trainer.max_steps, or start from a whole "
+            f"configuration: --config NAME, one of: {', '.join(name for name in shipped_configs() if '/' not in name)}"
+        )
+
+
 def run_trainer() -> None:
     """Run the verb of ``sys.argv`` through the trainer."""
+    text = help_for(sys.argv[1], sys.argv[2:])
+    if text is not None:
+        print(text)
+        return
     make_cli(CLI, save_config_callback=SaveConfig)
 
 
 def make_cli(cls: type[CLI], **options: Any) -> CLI:
     """The command line of a verb that reads the configuration of a run."""
-    _quieten()
+    quieten()
+    refer_by_typed_keys()
     _typehints.discard_init_args_on_class_path_change = _discard_arguments_of_another_objective
     return cls(
         LightningModule,
@@ -121,8 +166,8 @@ def make_cli(cls: type[CLI], **options: Any) -> CLI:
         subclass_mode_data=True,
         auto_configure_optimizers=False,
         seed_everything_default=0,
-        parser_kwargs={"parser_mode": "omegaconf+", "allow_abbrev": False},
-        trainer_defaults={"logger": False, "use_distributed_sampler": False, "log_every_n_steps": 1},
+        parser_kwargs={"parser_mode": MODE, "allow_abbrev": False},
+        trainer_defaults={"logger": False, "log_every_n_steps": 1, "enable_model_summary": False},
         **options,
     )
 
@@ -149,18 +194,3 @@ def _is_objective(class_path: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _quieten() -> None:
-    """Leave out what Lightning prints that a user can do nothing about."""
-    warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
-    warnings.filterwarnings("ignore", r".*your dataloader is not resumable")  # the batch plan makes it so
-    warnings.filterwarnings("ignore", r"Total length of `list` across ranks is zero")  # no validation data
-    # transformers would ask the hub in the background to convert the .bin files of a model that has no safetensors
-    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
-    hide_loading_bars()
-
-    def is_of_use(record: logging.LogRecord) -> bool:
-        return not any(noise in record.getMessage() for noise in ("Tip:", "TPU available: False"))
-
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_of_use)

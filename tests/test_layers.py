@@ -25,8 +25,9 @@ MAY_IMPORT = {
     "modules": {"records", "packing", "objectives", "metrics", "models"},
     "testing": {"records", "objectives", "metrics"},
     "callbacks": {"run_folder", "data", "models"},
-    "commands": {"run_folder", "records", "data", "models", "objectives", "cli"},
-    "cli": {"verbs", "run_folder", "loggers", "checkpoint_io", "callbacks", "models", "objectives"},
+    "command_line": {"verbs", "run_folder", "models", "objectives"},
+    "commands": {"verbs", "run_folder", "records", "data", "models", "objectives", "command_line", "cli"},
+    "cli": {"verbs", "run_folder", "loggers", "checkpoint_io", "callbacks", "objectives", "data", "command_line"},
     "__main__": {"verbs"},
     "__init__": {"data", "models", "modules", "objectives", "records"},
 }
@@ -36,9 +37,13 @@ THIRD_PARTIES = {
     "huggingface_hub": ("models",),
     "peft": ("models.adapters", "models.export"),
     "datasets": ("data",),
-    "lightning": ("data.datamodule", "modules", "loggers", "checkpoint_io", "callbacks", "cli", "commands"),
+    "lightning": (
+        *("data.datamodule", "modules", "loggers", "checkpoint_io", "callbacks", "cli", "commands", "command_line"),
+    ),
     "torchmetrics": ("metrics",),
-    "jsonargparse": ("cli", "testing"),
+    "jsonargparse": ("cli", "command_line", "testing"),
+    "omegaconf": ("command_line",),
+    "shtab": ("commands.completion",),
     "wandb": (),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
