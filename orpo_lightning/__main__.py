@@ -45,7 +45,18 @@ def console() -> None:
     except (ValueError, OSError, ModuleNotFoundError, ArithmeticError) as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise
-        sys.exit(f"orpo-lightning: {_sentence(error)}\n(set {TRACEBACK_VARIABLE}=1 to see where)")
+        hint = "" if _is_about_a_setting(error) else f"\n(set {TRACEBACK_VARIABLE}=1 to see where)"
+        sys.exit(f"orpo-lightning: {_sentence(error)}{hint}")
+
+
+def _is_about_a_setting(error: Exception) -> bool:
+    """Whether this package has refused something, and its message says all there is to say."""
+    import traceback
+
+    *_, last = traceback.extract_tb(error.__traceback__)
+    ours = last.filename.startswith(os.path.dirname(__file__)) and (last.line or "").startswith("raise ")
+    of_a_type = "Union subtypes" in str(error)  # raised by jsonargparse around one of ours
+    return isinstance(error, ValueError) and (ours or of_a_type)
 
 
 def _sentence(error: Exception) -> str:
@@ -64,11 +75,8 @@ def _help() -> str:
     return (
         "usage: orpo-lightning VERB [options]\n\n"
         f"Preference optimization of language models.\n\nverbs:\n{verbs}\n\n"
-        "example:\n  orpo-lightning fit --config configs/orpo.yaml --model.objective.lambda_ 0.2\n\n"
-        "options of the model:    orpo-lightning fit --model.help PreferenceModule\n"
-        "options of the data:     orpo-lightning fit --data.help PreferenceDataModule\n"
-        "options of the trainer:  orpo-lightning fit --help\n"
-        "options of other verbs:  orpo-lightning VERB --help"
+        "example:\n  orpo-lightning fit --config orpo --model.objective.lambda_ 0.2\n\n"
+        "options of a verb: orpo-lightning VERB --help"
     )
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
-import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import _typehints
+from jsonargparse import Namespace, _typehints
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, ProgressBar
@@ -24,6 +21,7 @@ from orpo_lightning.callbacks.checkpoints import Checkpoints
 from orpo_lightning.callbacks.data_report import DataReport
 from orpo_lightning.callbacks.describe_run import DescribeRun
 from orpo_lightning.callbacks.export import ExportModel
+from orpo_lightning.callbacks.first_line import FirstLine
 from orpo_lightning.callbacks.measures import KeptMeasures
 from orpo_lightning.callbacks.pair_measures import PairMeasuresFile
 from orpo_lightning.callbacks.progress import StepProgress
@@ -31,11 +29,18 @@ from orpo_lightning.callbacks.stop_on_signal import StopOnSignal
 from orpo_lightning.callbacks.summary import Summary
 from orpo_lightning.callbacks.throughput import Throughput
 from orpo_lightning.checkpoint_io import SafeCheckpointIO, refuse_address
+from orpo_lightning.command_line.checkpoint_path import check_checkpoint
+from orpo_lightning.command_line.config_files import shipped_configs
+from orpo_lightning.command_line.help import help_for
+from orpo_lightning.command_line.interpolation import MODE, refer_by_typed_keys
+from orpo_lightning.command_line.options import DEFAULT_CLASSES, import_class
+from orpo_lightning.command_line.parser import Parser
+from orpo_lightning.command_line.quiet import quieten
+from orpo_lightning.data.datamodule import PreferenceDataModule
 from orpo_lightning.loggers import MetricsFile
-from orpo_lightning.models.loading import hide_loading_bars
 from orpo_lightning.objectives import get_objective
 from orpo_lightning.run_start import RunStart, find_checkpoint, start_of_fit, start_of_other_rank
-from orpo_lightning.user_loggers import LoggerMaker, leave_folder_open
+from orpo_lightning.user_loggers import LoggerMaker
 from orpo_lightning.verbs import TRAINER_VERBS
 
 
@@ -65,26 +70,24 @@ class SaveConfig(SaveConfigCallback):
         path.write_text(text, encoding="utf-8")
 
 
-class Parser(LightningArgumentParser):
-    """Does not ask where a logger writes."""
-
-    def add_class_arguments(self, theclass: type, *args: Any, **kwargs: Any) -> list[str]:
-        """Add the arguments of a class; the folder of a logger is by default that of the run."""
-        added: list[str] = super().add_class_arguments(theclass, *args, **kwargs)
-        if isinstance(theclass, type) and issubclass(theclass, Logger):
-            leave_folder_open(self)
-        return added
-
-
 class CLI(LightningCLI):
     """The trainer's verbs. A config file can bring another module, with its own data, under the same verbs."""
+
+    def init_parser(self, **kwargs: Any) -> Parser:
+        """A parser with the option for configuration files."""
+        parser = Parser(**kwargs)
+        parser.add_config_argument()
+        return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Default module and data, and the values that one takes from the other."""
         parser.set_defaults(
             {
-                "model": {"class_path": "orpo_lightning.PreferenceModule", "init_args": {"objective": "ORPO"}},
-                "data": {"class_path": "orpo_lightning.PreferenceDataModule"},
+                "model": {
+                    "class_path": DEFAULT_CLASSES["model"],
+                    "init_args": {"objective": DEFAULT_CLASSES["model.objective"]},
+                },
+                "data": {"class_path": DEFAULT_CLASSES["data"]},
             }
         )
         parser.add_lightning_class_args(ExportModel, "export")
@@ -112,10 +115,16 @@ class CLI(LightningCLI):
         config.weights_only = True  # for the strategies and plugins that read checkpoints in their own way
         refuse_address(config.ckpt_path or "")
         asked = Path(config.trainer.default_root_dir or ".")
+        if config.ckpt_path:
+            check_checkpoint(str(config.ckpt_path), asked)
+        data = import_class(config.data.class_path) if config.data else None
+        if data is not None and issubclass(data, PreferenceDataModule):
+            config.trainer.use_distributed_sampler = False  # the batch plan knows the ranks
         if self.subcommand != "fit":
             if config.ckpt_path:
                 config.ckpt_path = str(find_checkpoint(asked, str(config.ckpt_path), needed=True))
             return
+        _check_length(config.trainer)
         first = rank_zero_only.rank == 0  # type: ignore[attr-defined]  # it is set on the function
         find = partial(start_of_fit, say=rank_zero_info) if first else start_of_other_rank
         self._start = find(asked, config.ckpt_path and str(config.ckpt_path))
@@ -130,6 +139,11 @@ class CLI(LightningCLI):
         make_logger = LoggerMaker(Path(config.trainer.default_root_dir or "."), goes_on)
         self.parser.add_instantiator(make_logger, Logger)
         super().instantiate_classes()
+
+    def after_instantiate_classes(self) -> None:
+        """Refuse what the data cannot be split into, before other ranks are started."""
+        if self.subcommand == "fit" and isinstance(self.datamodule, PreferenceDataModule):
+            self.datamodule.check_global_batch(self.trainer)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer; whatever loggers it is given, a fit also writes its measures to metrics.csv."""
@@ -146,7 +160,7 @@ class CLI(LightningCLI):
         if self.subcommand == "fit" and not fast_dev_run:
             file = MetricsFile(trainer.default_root_dir)
             trainer.loggers = [file, *trainer.loggers]
-            callbacks += [DataReport(), KeptMeasures(file), Baseline(), PairMeasuresFile(), Throughput()]
+            callbacks += [DataReport(), FirstLine(), KeptMeasures(file), Baseline(), PairMeasuresFile(), Throughput()]
         callbacks.sort(key=lambda callback: isinstance(callback, Summary))  # it tells of what the others leave behind
         return trainer
 
@@ -170,14 +184,28 @@ class CLI(LightningCLI):
         return {verb: skipped[verb] for verb in TRAINER_VERBS}
 
 
+def _check_length(trainer: Namespace) -> None:
+    """Insist that something ends the training; Lightning would go on for 1000 epochs."""
+    if trainer.max_epochs is None and trainer.max_steps == -1 and not trainer.max_time and not trainer.fast_dev_run:
+        raise ValueError(
+            "nothing says how long to train: set trainer.max_epochs or trainer.max_steps, or start from a whole "
+            f"configuration: --config NAME, one of: {', '.join(name for name in shipped_configs() if '/' not in name)}"
+        )
+
+
 def run_trainer() -> None:
     """Run the verb of ``sys.argv`` through the trainer."""
+    text = help_for(sys.argv[1], sys.argv[2:])
+    if text is not None:
+        print(text)
+        return
     make_cli(CLI, save_config_callback=SaveConfig)
 
 
 def make_cli(cls: type[CLI], **options: Any) -> CLI:
     """The command line of a verb that reads the configuration of a run."""
-    _quieten()
+    quieten()
+    refer_by_typed_keys()
     _typehints.discard_init_args_on_class_path_change = _discard_arguments_of_another_objective
     return cls(
         LightningModule,
@@ -185,13 +213,12 @@ def make_cli(cls: type[CLI], **options: Any) -> CLI:
         subclass_mode_model=True,
         subclass_mode_data=True,
         auto_configure_optimizers=False,
-        parser_class=Parser,
         seed_everything_default=0,
-        parser_kwargs={"parser_mode": "omegaconf+", "allow_abbrev": False},
+        parser_kwargs={"parser_mode": MODE, "allow_abbrev": False},
         trainer_defaults={
             "logger": False,
-            "use_distributed_sampler": False,
             "log_every_n_steps": 1,
+            "enable_model_summary": False,
             "num_sanity_val_steps": -1,  # all of the validation data, for measures from before the first step
         },
         **options,
@@ -220,18 +247,3 @@ def _is_objective(class_path: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _quieten() -> None:
-    """Leave out what Lightning prints that a user can do nothing about."""
-    warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
-    warnings.filterwarnings("ignore", r".*your dataloader is not resumable")  # the batch plan makes it so
-    warnings.filterwarnings("ignore", r"Total length of `list` across ranks is zero")  # no validation data
-    # transformers would ask the hub in the background to convert the .bin files of a model that has no safetensors
-    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
-    hide_loading_bars()
-
-    def is_of_use(record: logging.LogRecord) -> bool:
-        return not any(noise in record.getMessage() for noise in ("Tip:", "TPU available: False"))
-
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_of_use)

@@ -12,6 +12,10 @@ OWN_VERBS = {
         "orpo_lightning.objectives.table:print_objectives",
     ),
     "generate": ("answer the prompts of a file", "orpo_lightning.commands.generate:main"),
+    "completion": (
+        "print what makes a shell complete verbs and settings: source <(orpo-lightning completion bash)",
+        "orpo_lightning.commands.completion:main",
+    ),
     "export": ("write the model of a checkpoint as a Hugging Face folder", "orpo_lightning.commands.export:main"),
 }
 """Each with its help and ``module:function``, imported when the verb is used; the function reads ``sys.argv``."""

@@ -72,7 +72,7 @@ def orpo_lightning(tmp_path, monkeypatch, only_built_in_objectives):
 @pytest.mark.parametrize("verb", ["fit", "validate", "test"])
 def test_a_file_that_would_run_code_is_refused_and_does_not_run(orpo_lightning, evil, verb):
     with pytest.raises(ValueError, match=r"evil\.ckpt cannot be read as tensors and plain data alone"):
-        orpo_lightning(verb, "--ckpt_path", evil, *QUIET)
+        orpo_lightning(verb, "--ckpt_path", evil, *SHORT)
     assert not Path("it ran").exists()
 
 
@@ -144,7 +144,7 @@ def test_a_file_of_another_kind_is_named(orpo_lightning, verb):
     with pytest.raises(
         ValueError, match=r"other\.ckpt is no checkpoint of a run; accepted: a \.ckpt file that a fit wrote"
     ):
-        orpo_lightning(verb, "--ckpt_path", "other.ckpt", *QUIET)
+        orpo_lightning(verb, "--ckpt_path", "other.ckpt", *SHORT)
 
 
 def test_half_a_file_is_named(tmp_path):

@@ -149,7 +149,7 @@ def test_keys_are_what_users_and_scripts_rely_on(orpo_lightning):
 def test_the_tokenizer_is_the_policys(orpo_lightning, capsys):
     with pytest.raises(SystemExit):
         orpo_lightning("fit", "--model.policy.name_or_path", "tiny", "--print_config")
-    assert "tokenizer" not in yaml.safe_load(capsys.readouterr().out.replace("==SUPPRESS==", ""))["data"]["init_args"]
+    assert "tokenizer" not in yaml.safe_load(capsys.readouterr().out)["data"]["init_args"]
 
 
 def test_validate_logs_every_shared_measure_and_leaves_the_metrics_of_a_fit_alone(orpo_lightning, capsys):
@@ -237,7 +237,7 @@ def test_the_objectives_are_listed_with_formula_and_arguments(orpo_lightning, ca
 def test_options_are_not_abbreviated(orpo_lightning, capsys):
     with pytest.raises(SystemExit):
         orpo_lightning("fit", "--trainer.max_step=1")
-    assert "--trainer.max_step=1" in capsys.readouterr().err
+    assert "--trainer.max_step is not a setting" in capsys.readouterr().err
 
 
 def test_a_missing_file_is_named_before_any_model_is_loaded(orpo_lightning, monkeypatch):

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from orpo_lightning.cli import CLI, make_cli
+from orpo_lightning.command_line.help import help_for
 from orpo_lightning.data.datamodule import PreferenceDataModule
 from orpo_lightning.data.mismatch import with_mismatched
 from orpo_lightning.data.report import print_reports
@@ -45,6 +46,10 @@ class _DataCLI(CLI):
 
 def main() -> None:
     """Print the account of the data of a configuration, and a few rows as the model sees them."""
+    text = help_for("data", sys.argv[2:])
+    if text is not None:
+        print(text)
+        return
     sys.argv = [f"{sys.argv[0]} data", *sys.argv[2:]]
     cli = make_cli(_DataCLI, run=False, save_config_callback=None)
     assert isinstance(cli, _DataCLI)

@@ -8,7 +8,8 @@ from pathlib import Path
 from orpo_lightning.commands.arguments import VerbParser
 
 
-def _parser() -> VerbParser:
+def make_parser() -> VerbParser:
+    """The options of the verb."""
     parser = VerbParser("export", "Write the model of a checkpoint as a Hugging Face folder.")
     parser.add_argument("--checkpoint", required=True, metavar="FILE|RUN", help="a checkpoint, or a run: its newest")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="a folder that is empty or not there")
@@ -35,7 +36,7 @@ def _parser() -> VerbParser:
 
 def main() -> None:
     """Run the verb on ``sys.argv``."""
-    parser = _parser()
+    parser = make_parser()
     options = parser.parse_args(sys.argv[2:])
     if options.public and not options.push_to:
         parser.error("--public is of a repository that --push-to makes; there is no --push-to")

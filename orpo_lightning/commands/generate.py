@@ -14,7 +14,8 @@ from orpo_lightning.commands.arguments import VerbParser
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
-def _parser() -> VerbParser:
+def make_parser() -> VerbParser:
+    """The options of the verb."""
     parser = VerbParser(
         "generate",
         "Answer the prompts of a file with the chat template of the model. Without a temperature the answers do not "
@@ -61,7 +62,7 @@ def _parser() -> VerbParser:
 
 def main() -> None:
     """Run the verb on ``sys.argv``."""
-    options = _parser().parse_args(sys.argv[2:])
+    options = make_parser().parse_args(sys.argv[2:])
 
     from orpo_lightning.data.prompts import read_prompts
 

@@ -50,7 +50,8 @@ class PreferenceDataModule(LightningDataModule):
         tokenizer: whose tokenizer to use: a short name, folder or hub id. On the command line it is the policy's.
         global_batch_size: rows per optimizer step, over all ranks and accumulation steps.
         max_length: longest conversation, prompt and response together, tokens.
-        max_prompt_length: longest prompt, tokens.
+        max_prompt_length: longest prompt, tokens; None is half of `max_length`. The same rows remain for every
+            objective.
         overlong: what becomes of longer rows: drop, truncate_prompt (keep its end), truncate_response, or error.
         max_tokens_per_batch: refuse, before training, a micro-batch of more tokens than this; None is no limit.
         shuffle: whether each epoch has an order of its own.
@@ -67,9 +68,10 @@ class PreferenceDataModule(LightningDataModule):
 
     def __init__(
         self,
-        # with a Path among the types the command line never opens a data file as if it were a config file
-        train: str | Path | SourceConfig | list[str | Path | SourceConfig] = SAMPLE,
-        val: str | Path | SourceConfig | dict[str, str | Path | SourceConfig] | None = SAMPLE,
+        # with a Path among the types the command line never opens a data file as if it were a config file; it is the
+        # last, because the command line writes any value as a Path that it has not written as another type
+        train: str | SourceConfig | list[str | SourceConfig | Path] | Path = SAMPLE,
+        val: str | SourceConfig | dict[str, str | SourceConfig | Path] | Path | None = SAMPLE,
         format: str | None = None,
         columns: dict[str, str] | None = None,
         filters: list[Filter] | None = None,
@@ -77,7 +79,7 @@ class PreferenceDataModule(LightningDataModule):
         tokenizer: str = "tiny",
         global_batch_size: int = 8,
         max_length: int = 1024,
-        max_prompt_length: int = 512,
+        max_prompt_length: int | None = None,
         overlong: Overlong = "drop",
         max_tokens_per_batch: int | None = None,
         shuffle: bool = True,
@@ -93,7 +95,8 @@ class PreferenceDataModule(LightningDataModule):
         ):
             if value < least:
                 raise ValueError(f"data.{name} = {value!r} is out of range; accepted: {least} or more")
-        self.limits = LengthLimits(max_length, max_prompt_length, overlong)
+        longest_prompt = max_length // 2 if max_prompt_length is None else max_prompt_length
+        self.limits = LengthLimits(max_length, longest_prompt, overlong)
         shared = SourceConfig("", format=format, columns=columns or {})
         self.train = [_source(each, shared) for each in (train if isinstance(train, list) else [train])]
         named = val if isinstance(val, dict) else {"": val} if val is not None else {}
@@ -129,6 +132,8 @@ class PreferenceDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Read, filter and tokenize the splits that the stage needs."""
+        if stage == "fit" and self.trainer is not None:
+            self.check_global_batch(self.trainer)
         if "train" in self._rows or (stage != "fit" and self._rows):
             return
         tokenizer = load_tokenizer(self.tokenizer, self.tokenizer_revision)
@@ -145,6 +150,19 @@ class PreferenceDataModule(LightningDataModule):
             self._tell()
         for split in self._rows:
             self._rows_for_module(split)  # what the module cannot take is refused before it loads a model
+
+    def check_global_batch(self, trainer: Trainer) -> None:
+        """Insist that a global batch has a row for each of its micro-batches.
+
+        Raises:
+            ValueError: it has not.
+        """
+        ranks, accumulate = trainer.world_size, trainer.accumulate_grad_batches
+        if self.global_batch_size < ranks * accumulate:
+            raise ValueError(
+                f"data.global_batch_size = {self.global_batch_size} is less than one row for each of {ranks} ranks x "
+                f"trainer.accumulate_grad_batches = {accumulate}; accepted: {ranks * accumulate} or more"
+            )
 
     @rank_zero_only
     def _tell(self) -> None:

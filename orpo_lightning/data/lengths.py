@@ -42,7 +42,7 @@ class LengthLimits:
         if not 1 <= self.max_prompt_length < self.max_length:
             raise ValueError(
                 f"data.max_prompt_length = {self.max_prompt_length} leaves no room for a response in "
-                f"data.max_length = {self.max_length}; accepted: 1 to {self.max_length - 1}"
+                f"data.max_length = {self.max_length}; accepted: 1 to {self.max_length - 1}, or null for half"
             )
         if self.overlong == "truncate_prompt" and self.max_prompt_length < LEAST_LEFT:
             raise ValueError(

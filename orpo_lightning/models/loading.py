@@ -61,7 +61,7 @@ class ReferenceConfig:
     """The frozen model that an objective compares the policy with. There is none for objectives that need none.
 
     Args:
-        name_or_path: as in :class:`PolicyConfig`; None is the policy's starting weights.
+        name_or_path: a model, as in :class:`PolicyConfig`; None is the policy's starting weights.
         revision: branch, tag or commit of a hub id.
         mode: ``copy`` keeps a second, frozen model; ``adapter`` is the policy with its LoRA adapter switched off;
             ``cached`` computes all log-probabilities before the first step, keeps them on disk for every later run

@@ -1,0 +1,1 @@
+"""What a person types and reads: configuration files, options, help, completion and errors."""

@@ -1,0 +1,127 @@
+"""Configuration files: found by path or by the short name of one that comes with the package, and read with lines."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ActionConfigFile
+
+_PACKAGE = Path(__file__).parents[1]
+_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
+"""Of a wheel and of a checkout."""
+
+
+def shipped_configs() -> dict[str, Path]:
+    """The configurations that come with the package, by short name.
+
+    Example:
+        >>> {"orpo", "model/lora"} <= set(shipped_configs())
+        True
+    """
+    folder = next((folder for folder in _FOLDERS if folder.is_dir()), None)
+    if folder is None:
+        return {}
+    files = sorted(folder.rglob("*.yaml"), key=lambda path: (len(path.relative_to(folder).parts), path))
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
+
+
+def find_config(name: str) -> Path:
+    """The file of that path or, where there is none, the shipped configuration of that short name.
+
+    Args:
+        name: a path, or a short name with or without ``.yaml``.
+
+    Raises:
+        ValueError: there is neither.
+
+    Example:
+        >>> find_config("orpo").name == find_config("orpo.yaml").name == "orpo.yaml"
+        True
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    shipped = shipped_configs()
+    short = name.removesuffix(".yaml").removesuffix(".yml")
+    if short in shipped:
+        return shipped[short]
+    if path.is_dir():
+        raise ValueError(f"--config {name} is a folder; accepted: a file, or one of: {', '.join(shipped)}")
+    near = difflib.get_close_matches(short, shipped, n=2)
+    near += [each for each in shipped if each.rpartition("/")[2] == Path(short).name and each not in near]
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise ValueError(f"--config {name}: no such file; {hint}shipped: {', '.join(shipped) or 'none'}")
+
+
+def read_keys(path: Path) -> dict[str, int]:
+    """The keys of a YAML file as they are typed on the command line, each with its line.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError: it is not YAML, or not a mapping; names the line.
+
+    Example:
+        >>> read_keys(find_config("orpo"))["model.objective.lambda_"] > 1
+        True
+    """
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        what = ", ".join(filter(None, (getattr(error, "context", None), getattr(error, "problem", None)))) or str(error)
+        raise ValueError(f"{where}: not valid YAML: {what}") from error
+    if root is None:
+        return {}
+    if not isinstance(root, yaml.MappingNode):
+        raise ValueError(f"{path}:{root.start_mark.line + 1}: not a configuration; accepted: a mapping of keys")
+    return dict(_keys(root, ""))
+
+
+def _keys(node: yaml.MappingNode, prefix: str) -> Iterator[tuple[str, int]]:
+    for key, value in node.value:
+        typed = as_typed(f"{prefix}{key.value}")
+        if key.value != "init_args":
+            yield typed, key.start_mark.line + 1
+        for item in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+            if isinstance(item, yaml.MappingNode):
+                yield from _keys(item, f"{typed}." if typed else "")
+
+
+def as_typed(key: str) -> str:
+    """A key without what may be left out on the command line.
+
+    Example:
+        >>> as_typed("model.init_args.objective.init_args.lambda_"), as_typed("trainer.callbacks+")
+        ('model.objective.lambda_', 'trainer.callbacks')
+    """
+    parts = [part.removesuffix("+") for part in key.split(".")]
+    return ".".join(part for part in parts if part != "init_args")
+
+
+class ConfigFile(ActionConfigFile):
+    """The option ``--config``: layers, of which later ones win.
+
+    The files that were read are kept in ``files`` of the parser, with the lines of their keys.
+    """
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, cfg: Any, values: Any, option_string: str | None = None
+    ) -> None:
+        """Read one layer."""
+        if not any(sign in values for sign in ("{", "\n", "://")):  # neither text of a configuration nor an address
+            try:
+                path = find_config(values)
+                keys = read_keys(path)
+            except ValueError as error:
+                raise argparse.ArgumentError(None, str(error)) from error
+            getattr(parser, "files", {})[path] = keys
+            values = str(path)
+        self.apply_config(parser, cfg, self.dest, values)

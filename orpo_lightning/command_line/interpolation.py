@@ -1,0 +1,46 @@
+"""Values that refer to other settings, ``${model.optimizer.lr}``, and follow them whatever sets these later."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from jsonargparse import get_loader, set_loader
+from omegaconf import OmegaConf
+
+MODE = "omegaconf+"
+"""The parser mode in which references are resolved when all layers and options have been read."""
+_REFERENCE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
+
+
+def refer_by_typed_keys() -> None:
+    """Let references name settings as the command line does: without the verb and without ``init_args``."""
+    load = get_loader("yaml")
+
+    def load_with_references(text: str) -> Any:
+        return _marked(load(text))
+
+    set_loader(MODE, load_with_references, (yaml.YAMLError,))
+    OmegaConf.register_resolver("setting", lambda key, _root_: _setting(_root_, key), replace=True)
+
+
+def _marked(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _marked(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_marked(item) for item in value]
+    return _REFERENCE.sub(r"${setting:\1}", value) if isinstance(value, str) else value
+
+
+def _setting(root: Any, key: str) -> Any:
+    verbs = [value for value in root.values() if isinstance(value, Mapping) and {"model", "trainer"} <= value.keys()]
+    node = verbs[0] if verbs else root
+    for part in key.split("."):
+        inside = node.get("init_args") if isinstance(node, Mapping) and part not in node else None
+        node = node if inside is None else inside
+        if not isinstance(node, Mapping) or part not in node:
+            raise ValueError(f"${{{key}}} refers to no setting")
+        node = node[part]
+    return node

@@ -1,0 +1,64 @@
+"""The parser of the trainer's verbs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.loggers import Logger
+from omegaconf.errors import OmegaConfBaseException
+
+from orpo_lightning.command_line.config_files import ConfigFile, as_typed
+from orpo_lightning.command_line.errors import Typed, explain
+from orpo_lightning.command_line.options import Option, default_options, options_of_parser
+from orpo_lightning.user_loggers import leave_folder_open
+
+
+class Parser(LightningArgumentParser):
+    """Finds shipped configurations by their short names, and answers a mistake in one line.
+
+    Attributes:
+        files: the configuration files that were read, with the lines of their keys.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("allow_abbrev", False)  # the parsers of classes are made without it
+        super().__init__(*args, **kwargs)
+        self.files: dict[Path, dict[str, int]] = {}
+
+    def add_class_arguments(self, theclass: type, *args: Any, **kwargs: Any) -> list[str]:
+        """Add the arguments of a class; the folder of a logger is by default that of the run."""
+        added: list[str] = super().add_class_arguments(theclass, *args, **kwargs)
+        if isinstance(theclass, type) and issubclass(theclass, Logger):
+            leave_folder_open(self)
+        return added
+
+    def add_config_argument(self) -> None:
+        """Add the option for configuration files."""
+        self.add_argument("-c", "--config", action=ConfigFile, help="a configuration: a file, or one that is shipped")
+
+    @property
+    def options(self) -> tuple[Option, ...]:
+        """All options, those of the default module, objective and data included."""
+        return (*options_of_parser(self), *default_options())
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse, and say in one line which reference cannot be resolved."""
+        try:
+            return super().parse_args(*args, **kwargs)
+        except OmegaConfBaseException as error:
+            reason = str(error).splitlines()[0].removeprefix("ValueError raised while resolving interpolation: ")
+            self.error(f'Parser key "{as_typed(error.full_key or "")}":\n  {reason}', error)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """End with one line; the parsers of single classes raise, as the one around them expects."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        verbs = self._subcommands_action.choices if self._subcommands_action else {}
+        verb = next((word for word in sys.argv[1:2] if word in verbs), "")
+        parser = verbs.get(verb, self)
+        message = message.replace(f'"{verb}.', '"') if verb else message
+        typed = Typed(self.args, parser.files, parser.options)
+        self.exit(2, f"orpo-lightning: {explain(message, typed)}\n")

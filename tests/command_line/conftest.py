@@ -1,0 +1,58 @@
+"""The command, as a user types it, where it is expected to end with a message."""
+
+import logging
+import sys
+
+import pytest
+
+from orpo_lightning.__main__ import console
+from orpo_lightning.data import datamodule
+from orpo_lightning.models import tokenizer
+from orpo_lightning.modules import preference
+
+
+@pytest.fixture
+def refusal(orpo_lightning, monkeypatch, capsys):
+    """What the command says when it refuses; it must have loaded neither a model nor a tokenizer."""
+    for module, name in ((preference, "load_causal_lm"), (datamodule, "load_tokenizer"), (tokenizer, "load_tokenizer")):
+        monkeypatch.setattr(module, name, lambda *args: pytest.fail("something was loaded"))
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["orpo-lightning", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            console()
+        printed = capsys.readouterr()
+        message = printed.err if end.value.code == 2 else str(end.value.code)
+        return message.removeprefix("orpo-lightning: ").removesuffix("\n")
+
+    return run
+
+
+@pytest.fixture
+def notes():
+    """The lines that a run says of itself."""
+    said = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield said
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+
+
+@pytest.fixture
+def printed_config(orpo_lightning, capsys):
+    """The text that --print_config prints."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            orpo_lightning(*arguments, "--print_config")
+        printed = capsys.readouterr()
+        assert end.value.code == 0, printed.err
+        return printed.out
+
+    return run

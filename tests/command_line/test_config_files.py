@@ -1,0 +1,90 @@
+"""--config takes a path or the short name of a shipped configuration."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from orpo_lightning.command_line import config_files
+from orpo_lightning.command_line.config_files import find_config, read_keys, shipped_configs
+
+SHIPPED = Path(__file__).parents[2] / "configs"
+
+
+@pytest.mark.parametrize("name", ["orpo", "orpo.yaml", str(SHIPPED / "orpo.yaml")])
+def test_a_configuration_is_found_by_short_name_and_by_path(printed_config, name):
+    printed = yaml.safe_load(printed_config("fit", "--config", name))
+    assert printed["trainer"]["default_root_dir"] == "runs/orpo"
+
+
+def test_every_shipped_configuration_has_its_short_name():
+    assert set(shipped_configs()) == {
+        path.relative_to(SHIPPED).with_suffix("").as_posix() for path in SHIPPED.rglob("*.yaml")
+    }
+
+
+def test_in_an_installed_package_they_are_inside_it(monkeypatch, tmp_path):
+    inside = tmp_path / "package" / "configs"
+    (inside / "data").mkdir(parents=True)
+    (inside / "data" / "mine.yaml").write_text("data: {}\n")
+    monkeypatch.setattr(config_files, "_FOLDERS", (inside, SHIPPED))
+    assert find_config("data/mine") == inside / "data" / "mine.yaml"
+    with pytest.raises(ValueError, match="--config orpo: no such file; shipped: data/mine"):
+        find_config("orpo")
+
+
+def test_a_file_of_the_users_goes_before_a_shipped_one_of_the_same_name(printed_config):
+    Path("orpo").write_text("data: {limit: 5}\n")
+    assert yaml.safe_load(printed_config("fit", "--config", "orpo"))["data"]["init_args"]["limit"] == 5
+
+
+def test_layers_are_merged_and_later_ones_win(printed_config):
+    Path("mine.yaml").write_text("model: {policy: {lora: {r: 4}}, optimizer: {lr: 0.5}}\n")
+    layers = ["--config", "dpo", "--config=model/lora", "-c", "mine.yaml"]
+    module = yaml.safe_load(printed_config("fit", *layers, "--model.optimizer.lr=0.25"))["model"]["init_args"]
+    assert module["objective"]["class_path"] == "orpo_lightning.DPO"
+    assert module["policy"]["lora"]["r"] == 4
+    assert module["policy"]["lora"]["alpha"] == 32
+    assert module["optimizer"]["lr"] == 0.25
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate", "test", "data"])
+def test_every_verb_that_reads_a_configuration_takes_short_names(printed_config, verb):
+    assert yaml.safe_load(printed_config(verb, "--config", "kto"))["model"]["init_args"]["objective"]["class_path"] == (
+        "orpo_lightning.KTO"
+    )
+
+
+def test_the_printed_configuration_comes_to_itself_when_it_is_read(printed_config):
+    printed = printed_config("fit", "--config", "orpo", "--config", "model/lora")
+    assert "SUPPRESS" not in printed
+    Path("printed.yaml").write_text(printed)
+    assert printed_config("fit", "--config", "printed.yaml") == printed
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("orop", "--config orop: no such file; did you mean orpo? shipped: "),
+        ("lora", "--config lora: no such file; did you mean model/lora? shipped: "),
+        ("model/loar.yaml", "--config model/loar.yaml: no such file; did you mean model/lora? shipped: "),
+        ("gone.yaml", "--config gone.yaml: no such file; shipped: dpo, "),
+        (".", "--config . is a folder; accepted: a file, or one of: dpo, "),
+    ],
+)
+def test_an_unknown_one_is_answered_with_the_nearest_and_the_list(refusal, name, said):
+    message = refusal("fit", "--config", name)
+    assert message.startswith(said)
+    assert message.endswith(", ".join(shipped_configs()))
+    assert len(message.splitlines()) == 1
+
+
+def test_lines_of_keys_are_told_through_lists_and_class_paths(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("trainer:\n  callbacks+:\n  - class_path: A\n    init_args:\n      k: 1\n")
+    assert read_keys(path) == {
+        "trainer": 1,
+        "trainer.callbacks": 2,
+        "trainer.callbacks.class_path": 3,
+        "trainer.callbacks.k": 5,
+    }

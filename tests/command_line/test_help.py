@@ -1,0 +1,70 @@
+"""The help is short, taken from the docstrings, and says where the rest is."""
+
+import pytest
+
+from orpo_lightning.modules.optimization import OptimizerConfig
+
+
+@pytest.fixture
+def help_of(orpo_lightning, capsys):
+    def run(*arguments):
+        orpo_lightning(*arguments)
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_the_help_of_fit_lists_what_is_relied_on(help_of, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    text = help_of("fit", "--help")
+    shown = [line.split()[0][2:] for line in text.splitlines() if line.startswith("  --")]
+    assert {
+        *("config", "print_config", "seed_everything", "ckpt_path", "model.objective", "model.objective.lambda_"),
+        *("model.policy.name_or_path", "model.policy.revision", "model.policy.dtype", "model.policy.lora.r"),
+        *("model.policy.attn_implementation", "model.policy.gradient_checkpointing", "model.reference.name_or_path"),
+        *("model.layout", "model.optimizer.lr", "model.schedule.name", "data.train", "data.val", "data.format"),
+        *("data.columns", "data.filters", "data.global_batch_size", "data.max_length", "data.max_prompt_length"),
+        *("data.overlong", "data.max_tokens_per_batch", "data.limit", "data.num_workers", "data.seed"),
+        *("trainer.max_epochs", "trainer.max_steps", "trainer.accumulate_grad_batches", "trainer.precision"),
+    } <= set(shown)
+    assert "peak learning rate [5e-06]" in text
+    assert "peak learning rate" in OptimizerConfig.__doc__
+    assert "ORPO, RobustDPO" in " ".join(text.split())
+    assert "--trainer.help" in text
+    assert len(text.splitlines()) < 130
+    assert max(map(len, text.splitlines())) <= 100
+    assert "`" not in text
+
+
+def test_the_help_of_data_leaves_the_trainer_out(help_of):
+    text = help_of("data", "-h")
+    assert "--data.max_length" in text
+    assert "--show" in text
+    assert "--trainer.m" not in text
+    assert "model.policy.lora" not in text
+
+
+@pytest.mark.parametrize("verb", ["validate", "test"])
+def test_the_other_verbs_have_it_too(help_of, verb):
+    assert "checkpoint to measure" in help_of(verb, "--help")
+
+
+@pytest.mark.parametrize(
+    ("option", "key", "text"),
+    [
+        (["--model.help"], "--model.policy.lora.adapter", "the dropout is the one given here"),
+        (["--model.help", "PreferenceModule"], "--model.reference.mode", "All give the same numbers"),
+        (["--data.help=PreferenceDataModule"], "--data.tokenizer_revision", "On the command line it is the policy's"),
+        (["--trainer.help"], "--trainer.reload_dataloaders_every_n_epochs", "reload dataloaders"),
+    ],
+)
+def test_each_block_is_described_in_full(help_of, option, key, text):
+    printed = help_of("fit", *option)
+    assert key in printed
+    assert text in " ".join(printed.split())
+
+
+def test_the_help_of_an_unknown_class_is_refused(refusal):
+    assert refusal("fit", "--model.help", "Nothing") == (
+        "--model.help Nothing: no LightningModule is named so; give the path of a class"
+    )

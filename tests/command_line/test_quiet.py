@@ -1,0 +1,64 @@
+"""An ordinary run prints its own lines alone, and warnings without the path of a source file."""
+
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+from orpo_lightning.command_line.quiet import quieten
+
+
+@pytest.fixture(scope="module")
+def ordinary_run(tmp_path_factory):
+    """All that the command prints in a process of its own."""
+    command = [sys.executable, "-m", "orpo_lightning", "fit", "--config=orpo", "--trainer.max_epochs=1"]
+    return subprocess.run(
+        [*command, "--trainer.enable_progress_bar=false", "--model.policy.disable_dropout=false"],
+        cwd=tmp_path_factory.mktemp("ordinary"),
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONWARNINGS": ""},
+    )
+
+
+def test_what_is_trained_is_said_in_one_line(ordinary_run):
+    said = "trains 139,584 parameters; cpu, 32-true"
+    (line,) = [line for line in ordinary_run.stderr.splitlines() if said in line]
+    assert line.startswith("fit: ORPO(lambda_=0.1, nll_over='prompt_and_response', nll_mean='tokens') on tiny")
+
+
+def test_nothing_is_printed_that_is_not_ours(ordinary_run):
+    lines = ordinary_run.stderr.splitlines()
+    account, others = lines[:11], lines[11:]
+    assert account[0] == "train: sample (text)"
+    assert [line.partition(" ")[0] for line in others] == ["warning:", "fit:", "the"]
+    for noise in ("Seed set", "GPU available", "LeafSpec", ".py:", "Modules in", "stopped:", "tip", "Tip"):
+        assert noise not in ordinary_run.stdout + ordinary_run.stderr
+
+
+def test_a_warning_of_ours_comes_without_a_path(ordinary_run):
+    assert (
+        "warning: with dropout the loss depends on how a global batch is split over micro-batches and ranks\n"
+        in ordinary_run.stderr
+    )
+
+
+def test_the_summary_of_lightning_is_there_for_who_asks(orpo_lightning, capfd):
+    options = ["--trainer.max_steps=1", "--trainer.limit_val_batches=0", "--trainer.enable_progress_bar=false"]
+    orpo_lightning("fit", "--config=orpo", *options, "--trainer.enable_model_summary=true")
+    assert "LogpModel" in capfd.readouterr().out
+
+
+def test_warnings_of_others_come_through_and_name_the_package(monkeypatch):
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    with warnings.catch_warnings():
+        quieten()
+        site = "/usr/lib/site-packages/transformers/models/a.py"
+        shown = warnings.formatwarning("weights are missing", UserWarning, site, 3)
+        assert shown == "warning (transformers): weights are missing\n"
+        assert warnings.formatwarning("mine", UserWarning, "/home/me/my_losses.py", 3) == "warning (my_losses): mine\n"
+        with pytest.warns(UserWarning, match="weights are missing"):
+            warnings.warn("weights are missing", stacklevel=1)
