@@ -16,7 +16,6 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
-from orpo_lightning.callbacks.baseline import Baseline
 from orpo_lightning.callbacks.checkpoints import Checkpoints
 from orpo_lightning.callbacks.data_report import DataReport
 from orpo_lightning.callbacks.describe_run import DescribeRun
@@ -160,7 +159,7 @@ class CLI(LightningCLI):
         if self.subcommand == "fit" and not fast_dev_run:
             file = MetricsFile(trainer.default_root_dir)
             trainer.loggers = [file, *trainer.loggers]
-            callbacks += [DataReport(), FirstLine(), KeptMeasures(file), Baseline(), PairMeasuresFile(), Throughput()]
+            callbacks += [DataReport(), FirstLine(), KeptMeasures(file), PairMeasuresFile(), Throughput()]
         callbacks.sort(key=lambda callback: isinstance(callback, Summary))  # it tells of what the others leave behind
         return trainer
 

@@ -29,7 +29,8 @@ MAY_IMPORT = {
     "testing": {"records", "objectives", "metrics"},
     "summary": {"run_folder"},
     "callbacks": {
-        *("run_folder", "signals", "loggers", "user_loggers", "records", "packing", "data", "models", "summary"),
+        *("run_folder", "signals", "loggers", "user_loggers", "records", "packing", "data", "models", "modules"),
+        "summary",
     },
     "command_line": {"verbs", "run_folder", "run_start", "user_loggers", "models", "objectives"},
     "commands": {"verbs", "run_folder", "records", "data", "models", "objectives", "summary", "command_line", "cli"},

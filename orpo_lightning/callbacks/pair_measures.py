@@ -10,7 +10,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from orpo_lightning.callbacks.baseline import is_complete
+from orpo_lightning.modules.validation_interval import is_complete
 from orpo_lightning.records import PairScores, TokenizedRow
 from orpo_lightning.run_folder import PAIRS_FILE
 from orpo_lightning.summary.pairs import PairMeasures, cut_pairs, write_pairs
@@ -50,7 +50,7 @@ class PairMeasuresFile(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the pairs of all ranks, in the order of the data."""
-        if trainer.sanity_checking and not is_complete(trainer):
+        if not is_complete(trainer):
             return
         step = trainer.global_step
         pairs = _gathered([pair for number, scores in self._scores for pair in _rows(trainer, step, number, scores)])

@@ -117,7 +117,7 @@ class StepProgress(ProgressBar):
         if self._is_enabled and self._progress is None and trainer.state.fn == "fit":
             for name in _set_names(trainer):
                 shown = {
-                    label: float(trainer.logged_metrics[f"val/{name}pref/{measure}"])
+                    label: float(trainer.callback_metrics[f"val/{name}pref/{measure}"])
                     for measure, label in (("accuracies", "acc"), ("margins", "margin"))
                 }
                 when = "before training" if trainer.sanity_checking else f"validation, step {self._count}"
@@ -236,7 +236,7 @@ def _set_names(trainer: Trainer) -> list[str]:
     found = [
         {
             name.removeprefix("val/").removesuffix(end)
-            for name in trainer.logged_metrics
+            for name in trainer.callback_metrics
             if name.endswith(end) and name.startswith("val/")
         }
         for end in ends

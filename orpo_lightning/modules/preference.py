@@ -28,7 +28,7 @@ from orpo_lightning.modules import resume
 from orpo_lightning.modules.finite import NonFiniteError, RowLosses, rows_to_blame
 from orpo_lightning.modules.optimization import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule
 from orpo_lightning.modules.settings import check_changes, honour_rates, settings_of_run
-from orpo_lightning.modules.validation_interval import check_validation_interval
+from orpo_lightning.modules.validation_interval import check_validation_interval, is_complete
 from orpo_lightning.modules.views import view_of
 from orpo_lightning.objectives import Objective
 from orpo_lightning.packing import PackedBatch
@@ -189,7 +189,7 @@ class PreferenceModule(LightningModule):
             prefix, values = f"{stage}/{name}" if name else stage, metrics.compute()
             self._log(values, prefix, to_loggers=not self._is_fitting)
             measured |= {f"{prefix}/{key}": value.item() for key, value in values.items()}
-        if self._is_fitting and not self.trainer.sanity_checking:
+        if self._is_fitting and is_complete(self.trainer):
             # Lightning would log what it measures of the weights after s steps as of step s - 1
             for logger in self.trainer.loggers:
                 logger.log_metrics({**measured, "epoch": self.current_epoch}, step=self.global_step)

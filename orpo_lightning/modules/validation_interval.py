@@ -1,9 +1,14 @@
-"""When a fit validates, refused where that is never."""
+"""When a fit validates."""
 
 from __future__ import annotations
 
 from lightning import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
+
+
+def is_complete(trainer: Trainer) -> bool:
+    """Whether the validation that runs is of all the data: Lightning's check before the first step need not be."""
+    return not trainer.sanity_checking or trainer.num_sanity_val_batches == trainer.num_val_batches
 
 
 def check_validation_interval(trainer: Trainer, steps_per_epoch: int, has_data: bool) -> None:

@@ -43,9 +43,10 @@ def fitted(tmp_path_factory):
 def test_a_run_leaves_its_summary_with_everything_that_it_names(fitted):
     folder, printed = fitted
     names = {"summary.md", "curves.png", "metrics.csv", "val_pairs.csv", "answers.jsonl", "data_report.json"}
-    assert names | {"config.yaml", "checkpoints", "model"} == {path.name for path in folder.iterdir()}
+    shown = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    assert names | {"config.yaml", "checkpoints", "model"} == shown
     named = re.findall(r"^  (\S+?)/?  +\S", printed.partition("In runs/orpo\n")[2].partition("Try next")[0], re.M)
-    assert set(named) == {path.name for path in folder.iterdir()}
+    assert set(named) == shown
 
 
 def test_what_is_printed_fits_into_80_columns(fitted):
@@ -60,10 +61,10 @@ def test_the_values_before_and_after_are_those_of_the_files(fitted):
     margins = series["val/pref/margins"].values
     assert series["val/pref/margins"].steps[0] == 0
     before = [pair.margin for pair in pairs if pair.step == 0]
-    after = [pair.margin for pair in pairs if pair.step == 24]
-    assert len(before) == len(after) == 16
-    assert sum(before) / 16 == pytest.approx(margins[0])
-    assert sum(after) / 16 == pytest.approx(margins[-1])
+    after = [pair.margin for pair in pairs if pair.step == 32]
+    assert len(before) == len(after) == 40
+    assert sum(before) / 40 == pytest.approx(margins[0])
+    assert sum(after) / 40 == pytest.approx(margins[-1])
     (line,) = (line for line in printed.splitlines() if line.startswith("  margin "))
     gain = margins[-1] - margins[0]
     assert line.split() == ["margin", f"{margins[0]:.3f}", f"{margins[-1]:.3f}", f"{gain:+.3f}"]
@@ -73,7 +74,7 @@ def test_two_prompts_are_answered_before_the_first_step_and_after_the_last(fitte
     folder, printed = fitted
     found = read_answers(folder / "answers.jsonl")
     first = [f"sample/validation:{i}" for i in (1, 2)]
-    assert [(answer.step, answer.row_id) for answer in found] == [(step, row) for step in (0, 24) for row in first]
+    assert [(answer.step, answer.row_id) for answer in found] == [(step, row) for step in (0, 32) for row in first]
     for answer in found:
         assert answer.prompt in printed
         assert not answer.prompt.startswith("<")
@@ -82,7 +83,7 @@ def test_two_prompts_are_answered_before_the_first_step_and_after_the_last(fitte
 def test_the_rows_of_the_machine_are_in_the_metrics_and_not_in_the_card(fitted):
     folder, _ = fitted
     series = read_series(folder / "metrics.csv")
-    assert len(series["time/step_s"].steps) == 24
+    assert len(series["time/step_s"].steps) == 32
     assert "memory/peak_gb" in series
     card = (folder / "model" / "README.md").read_text()
     assert "train/loss" in card
@@ -143,7 +144,7 @@ def test_the_answers_change_no_bit_of_the_training(orpo_lightning, options):
         )
     assert len(read_answers(Path("with/answers.jsonl"))) == 6
     assert not Path("without/answers.jsonl").exists()
-    (one,), (other,) = (list(Path(folder).glob("checkpoints/*.ckpt")) for folder in ("with", "without"))
+    one, other = (Path(folder) / "checkpoints" / "last.ckpt" for folder in ("with", "without"))
     expected = weights_of(other)
     assert all(torch.equal(value, expected[name]) for name, value in weights_of(one).items())
 
@@ -202,22 +203,21 @@ def test_without_a_sanity_check_there_is_no_before(orpo_lightning, capsys):
     printed = capsys.readouterr().out
     assert 'There is no "before"' in printed
     assert "before training" not in printed
-    assert {pair.step for pair in read_pairs(Path("runs/orpo/val_pairs.csv"))} == {8}
+    assert {pair.step for pair in read_pairs(Path("runs/orpo/val_pairs.csv"))} == {32}
 
 
 def test_a_run_that_goes_on_still_has_its_before(orpo_lightning, capsys):
     orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *FEW)
-    (checkpoint,) = Path("runs/orpo/checkpoints").glob("*.ckpt")
     capsys.readouterr()
     orpo_lightning(
-        *("fit", "--config", CONFIGS / "orpo.yaml", *FEW, "--trainer.max_epochs=2", "--ckpt_path", checkpoint)
+        *("fit", "--config", CONFIGS / "orpo.yaml", *FEW, "--trainer.max_epochs=2", "--ckpt_path=last")
     )
     printed = capsys.readouterr().out
-    assert "16 of 16 optimizer steps" in printed
+    assert "64 of 64 optimizer steps" in printed
     assert 'There is no "before"' not in printed
-    assert [answer.step for answer in read_answers(Path("runs/orpo/answers.jsonl"))] == [0, 0, 8, 8, 16, 16]
-    assert {pair.step for pair in read_pairs(Path("runs/orpo/val_pairs.csv"))} == {0, 8, 16}
-    assert "  8 steps of" in printed
+    assert [answer.step for answer in read_answers(Path("runs/orpo/answers.jsonl"))] == [0, 0, 32, 32, 64, 64]
+    assert {pair.step for pair in read_pairs(Path("runs/orpo/val_pairs.csv"))} == {0, 32, 64}
+    assert "  32 steps of" in printed
 
 
 def test_unpaired_data_has_a_summary_without_pairs(orpo_lightning, capsys):
@@ -283,7 +283,7 @@ def test_a_users_own_bar_is_kept(orpo_lightning, monkeypatch):
 
 def test_the_progress_can_be_switched_off(orpo_lightning, capsys):
     orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *FEW, "--trainer.enable_progress_bar=false")
-    assert "step 1/8" not in capsys.readouterr().out
+    assert "step 1/32" not in capsys.readouterr().out
 
 
 def test_an_interrupt_from_the_keyboard_ends_with_an_account_of_what_there_is(orpo_lightning, monkeypatch, capsys):
@@ -298,11 +298,11 @@ def test_an_interrupt_from_the_keyboard_ends_with_an_account_of_what_there_is(or
     before = signal.getsignal(signal.SIGINT)
     try:
         with pytest.raises(SystemExit):
-            orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *QUIET)
+            orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", "--trainer.val_check_interval=8", *QUIET)
     finally:
         signal.signal(signal.SIGINT, before)  # the trainer ignores further ones
     printed = capsys.readouterr().out
-    assert "interrupted after 12 of 24 optimizer steps" in printed
+    assert "interrupted after 12 of 32 optimizer steps" in printed
     assert '"after" is after step 8, the last one that was validated.' in printed
     assert "--ckpt_path last" in printed
     assert [answer.step for answer in read_answers(Path("runs/orpo/answers.jsonl"))] == [0, 0]
