@@ -52,7 +52,7 @@ def find_config(name: str) -> Path:
         return shipped[short]
     if path.is_dir():
         raise ValueError(f"--config {name} is a folder; accepted: a file, or one of: {', '.join(shipped)}")
-    near = difflib.get_close_matches(short, shipped, n=2)
+    near = difflib.get_close_matches(short, shipped, n=1)
     near += [each for each in shipped if each.rpartition("/")[2] == Path(short).name and each not in near]
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise ValueError(f"--config {name}: no such file; {hint}shipped: {', '.join(shipped) or 'none'}")

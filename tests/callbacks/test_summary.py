@@ -209,9 +209,7 @@ def test_without_a_sanity_check_there_is_no_before(orpo_lightning, capsys):
 def test_a_run_that_goes_on_still_has_its_before(orpo_lightning, capsys):
     orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *FEW)
     capsys.readouterr()
-    orpo_lightning(
-        *("fit", "--config", CONFIGS / "orpo.yaml", *FEW, "--trainer.max_epochs=2", "--ckpt_path=last")
-    )
+    orpo_lightning(*("fit", "--config", CONFIGS / "orpo.yaml", *FEW, "--trainer.max_epochs=2", "--ckpt_path=last"))
     printed = capsys.readouterr().out
     assert "64 of 64 optimizer steps" in printed
     assert 'There is no "before"' not in printed

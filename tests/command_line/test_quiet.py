@@ -34,7 +34,7 @@ def test_nothing_is_printed_that_is_not_ours(ordinary_run):
     lines = ordinary_run.stderr.splitlines()
     account, others = lines[:11], lines[11:]
     assert account[0] == "train: sample (text)"
-    assert [line.partition(" ")[0] for line in others] == ["warning:", "fit:", "the"]
+    assert [line.partition(" ")[0] for line in others] == ["warning:", "fit:", "the", "the"]
     for noise in ("Seed set", "GPU available", "LeafSpec", ".py:", "Modules in", "stopped:", "tip", "Tip"):
         assert noise not in ordinary_run.stdout + ordinary_run.stderr
 

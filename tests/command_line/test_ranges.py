@@ -40,7 +40,7 @@ from orpo_lightning.data import datamodule
             "or null for half",
         ),
         (
-            ["--data.max_length=256"],
+            ["--data.max_length=256", "--data.max_prompt_length=256"],
             "data.max_prompt_length = 256 leaves no room for a response in data.max_length = 256; accepted: 1 to 255, "
             "or null for half",
         ),
@@ -83,4 +83,4 @@ def test_a_fit_that_nothing_ends_says_what_to_type(refusal):
     said = "nothing says how long to train: set trainer.max_epochs or trainer.max_steps, or start from a whole config"
     assert refusal("fit").startswith(said)
     assert refusal("fit", "--model.objective=DPO").startswith(said)
-    assert "--config NAME, one of: dpo, ipo, kto, orpo, sft" in refusal("fit")
+    assert "--config NAME, one of: dpo, ipo, kto, orpo, quickstart, sft, simpo" in refusal("fit")
