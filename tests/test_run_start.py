@@ -258,3 +258,20 @@ def test_a_run_that_has_ended_says_so_and_exports_what_a_kill_kept_it_from(fit, 
     fit("--ckpt_path=last")
     assert any("nothing is left to train" in str(each.message) for each in recwarn)
     assert Path("runs/a/model/model.safetensors").exists()
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_run_that_had_ended_is_made_longer_in_its_folder(fit, epochs):
+    options = [
+        *("--data.val=sample", "--trainer.num_sanity_val_steps=-1", "--trainer.callbacks=interrupting.Baseline"),
+        *("--model.schedule.name=constant", "--model.schedule.warmup=0", "--model.optimizer.lr=1e-2"),
+    ]
+    fit(*options, "--trainer.max_epochs=3", "--trainer.default_root_dir=runs/whole")
+    fit(*options, f"--trainer.max_epochs={epochs}")
+    fit(*options, "--trainer.max_epochs=3", "--ckpt_path=last")
+    assert Path("runs/a/metrics.csv").read_bytes() == Path("runs/whole/metrics.csv").read_bytes()
+    assert (
+        Path("runs/a/model/model.safetensors").read_bytes() == Path("runs/whole/model/model.safetensors").read_bytes()
+    )
+    fit(*options, "--trainer.max_epochs=3", "--ckpt_path=last")
+    assert Path("runs/a/metrics.csv").read_bytes() == Path("runs/whole/metrics.csv").read_bytes()
