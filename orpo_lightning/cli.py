@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from orpo_lightning.callbacks.checkpoints import Checkpoints
 from orpo_lightning.callbacks.data_report import DataReport
 from orpo_lightning.callbacks.describe_run import DescribeRun
+from orpo_lightning.callbacks.early_stop import StoppedEarly
 from orpo_lightning.callbacks.export import ExportModel
 from orpo_lightning.callbacks.first_line import FirstLine
 from orpo_lightning.callbacks.measures import KeptMeasures
@@ -167,7 +168,7 @@ class CLI(LightningCLI):
         if config.get("enable_checkpointing") is False:
             callbacks = [each for each in callbacks if not isinstance(each, Checkpoints)]
         if self._start is not None:
-            callbacks = [*callbacks, StopOnSignal(self._start.command_to_go_on(sys.argv[1:]))]
+            callbacks = [*callbacks, StoppedEarly(), StopOnSignal(self._start.command_to_go_on(sys.argv[1:]))]
         return super()._instantiate_trainer(config, callbacks)
 
     def _configuration(self) -> str:

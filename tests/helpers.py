@@ -58,6 +58,19 @@ class RowsData(PreferenceDataModule):
         self._rows = self.given
 
 
+class NamedSets(RowsData):
+    """Two validation sets."""
+
+    val_names = ("easy", "hard")
+
+    def setup(self, stage: str) -> None:
+        self._rows = {
+            "train": make_rows(22),
+            "validation/easy": make_rows(5, seed=9),
+            "validation/hard": make_rows(3, seed=8),
+        }
+
+
 class Recorder(Logger):
     """Keeps what is logged."""
 

@@ -110,11 +110,6 @@ class Checkpoints(Checkpoint):
         best = Best(**state_dict["best"]) if state_dict["best"] else None
         self.best = best if best and (self.folder / best.name).exists() else None
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let a run that had stopped early when it was interrupted end where it would have ended."""
-        if any(each.wait_count >= max(1, each.patience) for each in trainer.early_stopping_callbacks):
-            trainer.should_stop = True
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Nothing is to be saved before a step was taken."""
         self._saved, self._measured = trainer.global_step, None

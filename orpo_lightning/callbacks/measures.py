@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
 
 from orpo_lightning.loggers import MetricsFile
 
@@ -22,18 +22,20 @@ class KeptMeasures(Callback):
 
     def __init__(self, file: MetricsFile) -> None:
         self.file = file
-        self._row: dict[str, str] = {}
 
     def state_dict(self) -> dict[str, Any]:
         """The row of the step that the checkpoint is of: the validation of its weights, if there was one."""
         return {"row": self.file.row}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take it back."""
-        self._row = dict(state_dict["row"])
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Cut the file, and leave out the check of the validation, which Lightning makes where an epoch had ended."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        step, row = checkpoint["global_step"], checkpoint["callbacks"].get(self.state_key, {}).get("row", {})
+        self.file.go_on_from(step, row if row.get("step") == str(step) else {})
+        trainer.num_sanity_val_steps = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Cut the file; a run that begins may have logged what it starts from by now."""
-        step = trainer.global_step
-        if step or not self.file.row:
-            self.file.go_on_from(step, self._row if self._row.get("step") == str(step) else {})
+        """Begin the file; a run may have logged what it starts from by now."""
+        if trainer.global_step == 0 and not self.file.row:
+            self.file.go_on_from(0, {})

@@ -66,10 +66,15 @@ class StopOnSignal(Callback):
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         """Stop amid a validation, where the run that goes on starts it again."""
-        starts_again = (
-            getattr(pl_module, "repeats_validation", False) and not 0 <= trainer.max_steps <= trainer.global_step
-        )
-        if trainer.state.fn == TrainerFn.FITTING and (trainer.sanity_checking or starts_again):
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        over = 0 <= trainer.max_steps <= trainer.global_step  # then a run that goes on starts nothing
+        # of another module the ranks may have different numbers of batches, and could not agree
+        if getattr(pl_module, "repeats_validation", False):
+            stops = trainer.sanity_checking or not over
+        else:
+            stops = trainer.sanity_checking and trainer.world_size == 1
+        if stops:
             self._stop_if_asked(trainer)
 
     def _stop_if_asked(self, trainer: Trainer) -> None:

@@ -7,8 +7,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 
 def is_complete(trainer: Trainer) -> bool:
-    """Whether the validation that runs is of all the data: Lightning's check before the first step need not be."""
-    return not trainer.sanity_checking or trainer.num_sanity_val_batches == trainer.num_val_batches
+    """Whether the validation that runs is one of all the data: Lightning's check at the start of a fit need not be, and
+    where a run goes on, it is of weights that have been validated.
+    """
+    if not trainer.sanity_checking:
+        return True
+    return trainer.global_step == 0 and trainer.num_sanity_val_batches == trainer.num_val_batches
 
 
 def check_validation_interval(trainer: Trainer, steps_per_epoch: int, has_data: bool) -> None:

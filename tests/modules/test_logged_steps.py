@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import RowsData, run
+from helpers import NamedSets, RowsData, run
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from orpo_lightning import KTO, ORPO
@@ -46,19 +46,6 @@ def test_what_is_logged_at_a_step_was_measured_with_the_weights_after_so_many_st
     assert list(measured) == [1, 2, 3, 4]
     for step in (1, 2, 3):
         assert measured[step] == pytest.approx(train[step], rel=1e-12)
-
-
-class NamedSets(RowsData):
-    """Two validation sets."""
-
-    val_names = ("easy", "hard")
-
-    def setup(self, stage):
-        self._rows = {
-            "train": make_rows(22),
-            "validation/easy": make_rows(5, seed=9),
-            "validation/hard": make_rows(3, seed=8),
-        }
 
 
 def test_named_validation_sets_are_logged_together(monkeypatch):

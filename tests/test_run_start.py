@@ -1,0 +1,277 @@
+"""Where a fit writes and what it goes on from."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from orpo_lightning.run_start import find_checkpoint, start_of_fit, start_of_other_rank
+
+BASE = [
+    *("fit", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"),
+    *("--data.limit=32", "--trainer.default_root_dir=runs/a", "--trainer.max_epochs=1", "--data.val=null"),
+]
+STOPPED = ["--trainer.callbacks=interrupting.SignalAt", "--trainer.callbacks.step=2"]
+
+
+@pytest.fixture
+def said():
+    return []
+
+
+@pytest.fixture
+def fit(orpo_lightning, caplog):
+    """Run a fit; what it said."""
+
+    def run(*options):
+        caplog.clear()
+        with caplog.at_level("INFO", logger="lightning.pytorch"):
+            orpo_lightning(*BASE, *options)
+        return caplog.text
+
+    return run
+
+
+def stop(fit, *options):
+    with pytest.raises(SystemExit):
+        fit(*STOPPED, *options)
+
+
+def steps(run):
+    with (Path(run) / "metrics.csv").open() as file:
+        return [int(row["step"]) for row in csv.DictReader(file)]
+
+
+def step_of(path):
+    return torch.load(path, weights_only=True)["global_step"]
+
+
+# which folder
+
+
+def test_a_new_run_never_goes_into_the_folder_of_another(tmp_path, said):
+    starts = [start_of_fit(tmp_path / "a", None, said.append) for _ in range(3)]
+    # the first two still run, and have written nothing
+    assert [start.folder.name for start in starts] == ["a", "a-2", "a-3"]
+    for start in starts:
+        start.end()
+    assert said == [
+        f"{tmp_path}/a holds another run; this one is in {tmp_path}/a-2",
+        f"{tmp_path}/a holds another run; this one is in {tmp_path}/a-3",
+    ]
+
+
+def test_a_run_that_wrote_nothing_leaves_no_folder(tmp_path, said):
+    start_of_fit(tmp_path / "runs" / "a", None, said.append).end()
+    assert list((tmp_path / "runs").iterdir()) == []
+    assert start_of_fit(tmp_path / "runs" / "a", None, said.append).folder.name == "a"
+
+
+def test_a_mistake_in_the_configuration_leaves_no_folder(fit):
+    with pytest.raises(ValueError, match="lambda_ = -1"):
+        fit("--model.objective.lambda_=-1")
+    assert not Path("runs/a").exists()
+
+
+AT_ONCE = """
+import sys, time
+from pathlib import Path
+from orpo_lightning.run_start import start_of_fit
+time.sleep(max(0, float(sys.argv[2]) - time.time()))
+start = start_of_fit(Path(sys.argv[1]), None, lambda line: None)
+print(start.folder, flush=True)
+sys.stdin.read()  # the run
+"""
+
+
+def test_processes_that_start_at_the_same_moment_get_folders_of_their_own(tmp_path):
+    import time
+
+    begin = str(time.time() + 4)
+    command = [sys.executable, "-c", AT_ONCE, str(tmp_path / "a"), begin]
+    runs = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(6)]
+    try:
+        folders = [run.stdout.readline().strip() for run in runs]
+    finally:
+        for run in runs:
+            run.communicate()
+    assert sorted(folders) == sorted(str(tmp_path / name) for name in ("a", "a-2", "a-3", "a-4", "a-5", "a-6"))
+
+
+def test_a_killed_process_holds_no_folder(tmp_path, said):
+    command = [sys.executable, "-c", AT_ONCE, str(tmp_path / "a"), "0"]
+    run = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert run.stdout.readline().strip() == str(tmp_path / "a")
+    run.send_signal(signal.SIGKILL)
+    run.communicate()
+    assert start_of_fit(tmp_path / "a", None, said.append).folder.name == "a"
+    assert said == []
+
+
+def test_other_ranks_take_what_the_first_has_found(tmp_path, said, monkeypatch):
+    monkeypatch.delenv("ORPO_LIGHTNING_RUN", raising=False)
+    # started from outside at the same moment: the name is broadcast later, and nothing is made here
+    assert start_of_other_rank(tmp_path / "a", None).folder == tmp_path / "a"
+    assert not (tmp_path / "a").exists()
+    first = start_of_fit(tmp_path / "a", None, said.append)
+    second = start_of_fit(tmp_path / "a", None, said.append)
+    assert json.loads(os.environ["ORPO_LIGHTNING_RUN"]) == [str(tmp_path / "a-2"), None]
+    other = start_of_other_rank(tmp_path / "a", None)
+    assert (other.folder, other.checkpoint, other.lock) == (tmp_path / "a-2", None, None)
+    first.end()
+    second.end()
+
+
+# `last`
+
+
+def test_last_goes_on_in_the_same_folder_and_leaves_no_other_files(fit):
+    stop(fit)
+    assert "starts from the beginning" not in fit("--ckpt_path=last")
+    assert os.listdir("runs") == ["a"]
+    assert steps("runs/a") == [0, 1, 2, 3]
+    assert os.listdir("runs/a/checkpoints") == ["last.ckpt"]
+    assert step_of("runs/a/checkpoints/last.ckpt") == 4
+
+
+def test_last_of_a_run_that_has_not_begun_begins_it_so_that_a_job_has_one_command(fit):
+    assert "no last.ckpt in runs/a/checkpoints yet: the run starts from the beginning in runs/a" in fit(
+        "--ckpt_path=last"
+    )
+    assert steps("runs/a") == [0, 1, 2, 3]
+    assert "nothing is left to train" not in fit("--ckpt_path=last", "--trainer.max_epochs=2")
+    assert steps("runs/a") == list(range(8))
+
+
+def test_last_of_a_run_that_was_killed_before_its_first_checkpoint_begins_it_again_in_its_folder(fit):
+    stop(fit, "--trainer.enable_checkpointing=false", "--model.optimizer.lr=0.5")
+    assert steps("runs/a") == [0, 1]
+    before = Path("runs/a/metrics.csv").read_text()
+    fit("--ckpt_path=last")
+    assert os.listdir("runs") == ["a"]
+    assert steps("runs/a") == [0, 1, 2, 3]
+    assert before not in Path("runs/a/metrics.csv").read_text()
+
+
+def test_last_does_not_begin_again_what_has_ended_without_a_checkpoint(fit):
+    fit("--trainer.enable_checkpointing=false")
+    assert not Path("runs/a/checkpoints").exists()
+    with pytest.raises(ValueError, match="runs/a holds a run that has ended, and no checkpoint of it; name another"):
+        fit("--ckpt_path=last")
+    assert steps("runs/a") == [0, 1, 2, 3]
+
+
+def test_the_best_is_the_last_where_a_kill_came_between_their_writing(fit, tmp_path):
+    stop(fit)
+    checkpoints = Path("runs/a/checkpoints")
+    (checkpoints / "last.ckpt").replace(checkpoints / "best-step=2.ckpt")
+    (checkpoints / "best-step=10.ckpt").write_bytes(b"")
+    assert find_checkpoint(Path("runs/a"), "last").name == "best-step=10.ckpt"  # by number and not by letters
+    (checkpoints / "best-step=10.ckpt").unlink()
+    fit("--ckpt_path=last")
+    assert steps("runs/a") == [0, 1, 2, 3]
+
+
+def test_a_run_that_another_process_writes_is_not_gone_on_with(fit, monkeypatch):
+    stop(fit)
+    monkeypatch.setattr("orpo_lightning.run_start._SECONDS_TO_GO", 0.3)
+    held = start_of_fit(Path("runs/a"), "last", print)
+    with pytest.raises(ValueError, match="another process is writing to runs/a; wait until it has ended"):
+        fit("--ckpt_path=last")
+    held.end()
+    fit("--ckpt_path=last")
+
+
+# a file
+
+
+def test_a_file_of_a_numbered_sibling_goes_on_there_and_says_so(fit):
+    fit("--trainer.max_steps=1")
+    stop(fit)
+    before = Path("runs/a/metrics.csv").read_bytes()
+    said = fit("--ckpt_path=runs/a-2/checkpoints/last.ckpt")
+    assert "the run in runs/a-2 goes on there" in said
+    assert Path("runs/a/metrics.csv").read_bytes() == before
+    assert steps("runs/a-2") == [0, 1, 2, 3]
+    assert sorted(os.listdir("runs")) == ["a", "a-2"]
+
+
+def test_a_file_of_an_unrelated_run_starts_another_from_its_step(fit):
+    stop(fit)
+    before = {path: path.read_bytes() for path in Path("runs/a").rglob("*") if path.is_file()}
+    said = fit("--ckpt_path=runs/a/checkpoints/last.ckpt", "--trainer.default_root_dir=elsewhere/b")
+    assert "runs/a/checkpoints/last.ckpt is of the run in runs/a; this one goes on from there in elsewhere/b" in said
+    assert steps("elsewhere/b") == [2, 3]
+    assert {path: path.read_bytes() for path in Path("runs/a").rglob("*") if path.is_file()} == before
+    fit("--ckpt_path=runs/a/checkpoints/last.ckpt", "--trainer.default_root_dir=elsewhere/b")
+    assert steps("elsewhere/b-2") == [2, 3]
+
+
+def test_the_configuration_of_a_run_that_goes_on_is_the_one_it_has(fit):
+    stop(fit)
+    fit("--ckpt_path=last", *STOPPED, "--trainer.callbacks.step=9")
+    assert sorted(path.name for path in Path("runs/a").glob("config*")) == ["config-2.yaml", "config.yaml"]
+    fit("--ckpt_path=last", *STOPPED)
+    fit("--ckpt_path=runs/a/checkpoints/last.ckpt", *STOPPED)
+    assert sorted(path.name for path in Path("runs/a").glob("config*")) == ["config-2.yaml", "config.yaml"]
+    assert "ckpt_path: null" in Path("runs/a/config.yaml").read_text()
+
+
+@pytest.mark.parametrize("verb", ["validate", "test"])
+def test_measuring_takes_last_and_best_of_the_run_folder(orpo_lightning, capsys, verb):
+    words = [word for word in BASE[1:] if not word.startswith("--data.val")]
+    orpo_lightning("fit", *words, "--checkpoint.monitor=val/loss", "--checkpoint.mode=min")
+    measured = []
+    for ckpt_path in ([], ["--ckpt_path=last"], ["--ckpt_path=best"], ["--ckpt_path=runs/a/checkpoints/last.ckpt"]):
+        capsys.readouterr()
+        orpo_lightning(verb, *words, *ckpt_path)
+        (loss,) = [line for line in capsys.readouterr().out.splitlines() if re.search(r"(val|test)/loss", line)]
+        measured.append(loss)
+    start, *trained = measured
+    assert trained == [trained[0]] * 3 != [start] * 3
+
+
+@pytest.mark.parametrize(
+    ("verb", "name"),
+    [
+        *(("fit", name) for name in ("best", "no/such.ckpt")),
+        *((verb, name) for verb in ("validate", "test") for name in ("last", "best", "no/such.ckpt")),
+    ],
+)
+def test_a_checkpoint_that_is_not_there_is_named(orpo_lightning, verb, name):
+    with pytest.raises(FileNotFoundError, match=f"ckpt_path = '{name}': there is no such checkpoint.*accepted: a .ck"):
+        orpo_lightning(verb, *BASE[1:], "--ckpt_path", name)
+    assert not Path("runs").exists()
+
+
+def test_a_run_that_has_ended_says_so_and_exports_what_a_kill_kept_it_from(fit, recwarn):
+    fit()
+    shutil.rmtree("runs/a/model")
+    fit("--ckpt_path=last")
+    assert any("nothing is left to train" in str(each.message) for each in recwarn)
+    assert Path("runs/a/model/model.safetensors").exists()
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_run_that_had_ended_is_made_longer_in_its_folder(fit, epochs):
+    options = [
+        *("--data.val=sample", "--trainer.num_sanity_val_steps=-1", "--trainer.callbacks=interrupting.Baseline"),
+        *("--model.schedule.name=constant", "--model.schedule.warmup=0", "--model.optimizer.lr=1e-2"),
+    ]
+    fit(*options, "--trainer.max_epochs=3", "--trainer.default_root_dir=runs/whole")
+    fit(*options, f"--trainer.max_epochs={epochs}")
+    fit(*options, "--trainer.max_epochs=3", "--ckpt_path=last")
+    assert Path("runs/a/metrics.csv").read_bytes() == Path("runs/whole/metrics.csv").read_bytes()
+    assert (
+        Path("runs/a/model/model.safetensors").read_bytes() == Path("runs/whole/model/model.safetensors").read_bytes()
+    )
+    fit(*options, "--trainer.max_epochs=3", "--ckpt_path=last")
+    assert Path("runs/a/metrics.csv").read_bytes() == Path("runs/whole/metrics.csv").read_bytes()
