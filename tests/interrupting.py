@@ -41,11 +41,3 @@ class RowsOfSteps(Callback):
             for row, weight in zip(batch.row_ids, batch.weight.tolist(), strict=True):
                 if weight:
                     file.write(f"{trainer.global_step} {row}\n")
-
-
-class Baseline(Callback):
-    """Logs what the run starts from in the row before its first step, as soon as it is measured."""
-
-    def on_sanity_check_end(self, trainer, pl_module):
-        for logger in trainer.loggers:
-            logger.log_metrics({name: value.item() for name, value in trainer.callback_metrics.items()}, step=0)

@@ -5,6 +5,7 @@ became of the processes. Each is forked from this one, which has imported everyt
 once.
 """
 
+import csv
 import json
 import os
 import signal
@@ -37,6 +38,13 @@ def killed_and_resumed(folder, *jobs, timeout=600):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+
+def rows_of(run):
+    """metrics.csv without what depends on the machine."""
+    with (Path(run) / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{name: cell for name, cell in row.items() if not name.startswith(("time/", "memory/"))} for row in rows]
 
 
 def _main(plan):

@@ -83,7 +83,7 @@ def test_nor_does_one_that_lies_where_a_runs_own_would(orpo_lightning, evil, ver
     place.parent.mkdir()
     evil.replace(place)
     with pytest.raises(ValueError, match=rf"{place.name} cannot be read as tensors and plain data alone"):
-        orpo_lightning(verb, "--ckpt_path", name, *QUIET)
+        orpo_lightning(verb, "--ckpt_path", name, "--trainer.max_steps=5", *QUIET)
     assert not Path("it ran").exists()
 
 
@@ -217,7 +217,7 @@ def test_a_disk_that_is_full_when_all_is_written_is_one_too(tmp_path, monkeypatc
 
 
 def test_a_run_on_a_full_disk_stops_with_one_line_and_goes_on_when_there_is_room(orpo_lightning, tmp_path):
-    saving = ["--checkpoint.every_n_steps=1", "--trainer.limit_val_batches=0"]
+    saving = ["--trainer.max_steps=4", "--checkpoint.every_n_steps=1", "--trainer.limit_val_batches=0"]
     with pytest.raises(SystemExit):
         orpo_lightning("fit", *QUIET, *saving, "--trainer.callbacks=interrupting.SignalAt")
     last = Path("checkpoints/last.ckpt")
@@ -234,7 +234,7 @@ def test_a_run_on_a_full_disk_stops_with_one_line_and_goes_on_when_there_is_room
     assert "Traceback" not in done.stderr
     assert last.read_bytes() == before
     assert os.listdir("checkpoints") == ["last.ckpt"]
-    orpo_lightning("fit", *QUIET, *saving, "--ckpt_path=last", "--trainer.max_steps=4")
+    orpo_lightning("fit", *QUIET, *saving, "--ckpt_path=last")
     assert torch.load(last, weights_only=True)["global_step"] == 4
 
 

@@ -44,16 +44,19 @@ def finished_run(tmp_path_factory):
 def folder(tmp_path, monkeypatch, request, finished_run, only_built_in_objectives):
     """A reader's folder: the configs, a finished run, data of their own and the files that the page has them write."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    shutil.copytree(finished_run, tmp_path / "runs" / "orpo")
+    for name in ("orpo", "sft", "dpo"):
+        shutil.copytree(finished_run, tmp_path / "runs" / name)
+    (tmp_path / "my_prompts.txt").write_text("Name a colour.\nWhat is 2 + 2?\n")
     for name, rows in ROWS.items():
         (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     for name, content in request.getfixturevalue("page").files.items():
         (tmp_path / name).write_text(content)
+        sys.modules.pop(name.removesuffix(".py"), None)  # another page or test may have a file of the same name
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     already = set(sys.modules)
     yield tmp_path
-    for name in set(sys.modules) - already:  # another page may have a file of the same name
+    for name in set(sys.modules) - already:
         if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]
 

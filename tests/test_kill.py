@@ -1,12 +1,10 @@
 """A run that is killed at any moment and started again by the same command ends where one that was not ends (P7)."""
 
-import csv
 import random
-from pathlib import Path
 
 import pytest
 import torch
-from killed_runs import MOMENTS, killed_and_resumed
+from killed_runs import MOMENTS, killed_and_resumed, rows_of
 
 KILL = -9
 BASE = [
@@ -14,7 +12,7 @@ BASE = [
     *("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"),
     *("--data.limit=36", "--data.global_batch_size=8", "--trainer.accumulate_grad_batches=2"),
     *("--trainer.max_epochs=2", "--trainer.val_check_interval=4", "--trainer.num_sanity_val_steps=-1"),
-    *("--model.optimizer.lr=1e-2", "--ckpt_path=last", "--trainer.callbacks=interrupting.Baseline"),
+    *("--model.optimizer.lr=1e-2", "--ckpt_path=last"),
 ]
 RUNS = {
     "orpo": ["--model.objective=ORPO", "--checkpoint.every_n_steps=1"],
@@ -24,13 +22,6 @@ RUNS = {
         "--model.policy.lora.dropout=0.1",
     ],
 }
-
-
-def rows_of(run):
-    """metrics.csv without what depends on the machine."""
-    with (Path(run) / "metrics.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [{name: cell for name, cell in row.items() if not name.startswith(("time/", "memory/"))} for row in rows]
 
 
 def assert_equal_runs(found, expected):
@@ -43,7 +34,7 @@ def assert_equal_runs(found, expected):
     assert rows_of(found) == rows_of(expected)
     assert [*rows_of(found)[0]] == [*rows_of(expected)[0]]
     assert files_of(found) == files_of(expected)
-    for name in ("model/model.safetensors", "config.yaml", "data_report.json"):
+    for name in ("model/model.safetensors", "config.yaml", "data_report.json", "val_pairs.csv", "answers.jsonl"):
         left, right = ((run / name).read_bytes() for run in (found, expected))
         assert left.replace(found.name.encode(), expected.name.encode()) == right, name
 

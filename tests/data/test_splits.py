@@ -61,7 +61,7 @@ def test_validation_sets_have_the_names_that_they_are_given(tmp_path, write_rows
     a, b = write_rows(tmp_path / "a.jsonl", *pairs(3)), write_rows(tmp_path / "b.jsonl", *pairs(2, 100))
     module = data("sample", {"first": a, "second": SourceConfig(b)})
     assert {name: len(rows) for name, rows in module.rows.items()} == {
-        "train": 64,
+        "train": 250,
         "validation/first": 3,
         "validation/second": 2,
     }
