@@ -1,42 +1,46 @@
 """Every command and snippet of the README runs; those of the pages under docs/ do in test_docs.py."""
 
+import contextlib
 import json
 import re
 import shlex
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 from pages import README as PAGE, ROOT
 
 from orpo_lightning import objectives
 from orpo_lightning.__main__ import main
+from orpo_lightning.summary.intervals import paired_bootstrap
+from orpo_lightning.summary.pairs import read_pairs
 
 README = PAGE.text
 COMMANDS = PAGE.commands
 SNIPPETS = PAGE.blocks("python")
-RUN_BY_CI_ITSELF = ["make install", "make test"]
+SHORT = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--trainer.limit_val_batches=1"]
+MAKE = ["make quickstart", "make test"]
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """The runs that the commands go on from: SFT, and DPO from there."""
+    """The run of `make quickstart`, of the tiny model."""
     root = tmp_path_factory.mktemp("runs")
-    for config, start in (("sft", "tiny"), ("dpo", str(root / "sft"))):
-        arguments = ["fit", "--config", str(ROOT / "configs" / f"{config}.yaml"), "--trainer.max_steps=2"]
-        arguments += [f"--model.policy.name_or_path={start}", f"--trainer.default_root_dir={root / config}"]
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(sys, "argv", ["orpo-lightning", *arguments])
-            main()
+    arguments = ["fit", "--config=quickstart", "--model.policy.name_or_path=tiny", *SHORT]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(
+            sys, "argv", ["orpo-lightning", *arguments, f"--trainer.default_root_dir={root / 'quickstart'}"]
+        )
+        main()
     return root
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch, runs, only_built_in_objectives):
-    """A user's folder: the configs, finished runs, and pairs, prompts and a loss of their own."""
+    """A user's folder: a finished run, and pairs, prompts and a loss of their own."""
     shutil.copytree(runs, tmp_path / "runs")
     (tmp_path / "my_prompts.txt").write_text("Name a colour.\nWhat is 2 + 2?\n")
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
     pairs = [{"prompt": f"{i} and {i}?", "chosen": f"{2 * i}.", "rejected": f"{i}."} for i in range(16)]
     pairs.append({**pairs[0], "chosen": ""})
     (tmp_path / "my_pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
@@ -46,23 +50,39 @@ def folder(tmp_path, monkeypatch, runs, only_built_in_objectives):
 
 
 def test_the_readme_has_the_commands_and_snippets_that_are_tested_here():
-    assert COMMANDS[:2] == RUN_BY_CI_ITSELF
-    assert len(COMMANDS) == 17
-    assert len(SNIPPETS) == 5
+    assert COMMANDS[:2] == MAKE
+    assert len(COMMANDS) == 15
+    assert len(SNIPPETS) == 3
+
+
+@pytest.mark.slow
+def test_the_first_command_trains_a_language_model_that_learns(only_built_in_objectives, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    last = (ROOT / "Makefile").read_text().partition("\nquickstart: install\n")[2].splitlines()[0]
+    program, *arguments = shlex.split(last.strip())
+    assert program == "$(BIN)/orpo-lightning"
+    monkeypatch.setattr(sys, "argv", ["orpo-lightning", *arguments])
+    main()
+    pairs = read_pairs(Path("runs/quickstart/val_pairs.csv"))
+    before, after = ([pair for pair in pairs if pair.step == step] for step in (0, 15))
+    assert len(before) == len(after) == 40
+    assert 0.55 <= sum(pair.margin > 0 for pair in before) / 40 <= 0.8
+    gain = paired_bootstrap([pair.margin for pair in before], [pair.margin for pair in after]).gain
+    assert gain.low > 0
 
 
 def slow_where_it_takes_minutes(command):
-    return pytest.param(command, marks=pytest.mark.slow if "smollm2" in command else ())
+    return pytest.param(command, marks=pytest.mark.slow if "--config quickstart" in command else ())
 
 
-@pytest.mark.parametrize("command", [slow_where_it_takes_minutes(c) for c in COMMANDS if c not in RUN_BY_CI_ITSELF])
+@pytest.mark.parametrize("command", [slow_where_it_takes_minutes(each) for each in COMMANDS if each not in MAKE])
 def test_command(folder, monkeypatch, command):
     program, *arguments = shlex.split(command)
     assert program == "orpo-lightning"
-    limit = ["--trainer.max_steps", "2"] if "smollm2" in command else []
-    monkeypatch.setattr(sys, "argv", [program, *arguments, *limit])
+    monkeypatch.setattr(sys, "argv", [program, *arguments, *(SHORT if "--config quickstart" in command else ())])
     monkeypatch.syspath_prepend(str(folder))
-    main()  # fails by raising
+    with pytest.raises(SystemExit, match=r"^0$") if "--print_config" in arguments else contextlib.nullcontext():
+        main()  # fails by raising
 
 
 def test_the_snippets_run_one_after_the_other(folder, monkeypatch):

@@ -1,5 +1,6 @@
 """The command, as a user types it, where it is expected to end with a message."""
 
+import importlib
 import logging
 import sys
 
@@ -10,6 +11,9 @@ from orpo_lightning.command_line import errors
 from orpo_lightning.data import datamodule
 from orpo_lightning.models import tokenizer
 from orpo_lightning.modules import preference
+
+# imported here: what it takes from other modules must not be what the fixture puts in its place
+importlib.import_module("orpo_lightning.cli")
 
 
 def is_not_of_a_test(cls):
