@@ -56,6 +56,11 @@ def folder(tmp_path, monkeypatch, request, finished_run, only_built_in_objective
     monkeypatch.syspath_prepend(str(tmp_path))
     already = set(sys.modules)
     yield tmp_path
+    if "wandb" in sys.modules:  # a run that is open would be that of the next test
+        import wandb
+
+        wandb.finish()
+        wandb.teardown()
     for name in set(sys.modules) - already:
         if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]
