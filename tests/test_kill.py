@@ -25,18 +25,24 @@ RUNS = {
 
 
 def assert_equal_runs(found, expected):
-    ours, theirs = (torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (found, expected))
+    assert files_of(found) == files_of(expected)
+    for path in (expected / "checkpoints").iterdir():
+        assert_equal_checkpoints(found / "checkpoints" / path.name, path)
+    assert rows_of(found) == rows_of(expected)
+    assert [*rows_of(found)[0]] == [*rows_of(expected)[0]]
+    for name in ("model/model.safetensors", "config.yaml", "data_report.json", "val_pairs.csv", "answers.jsonl"):
+        left, right = ((run / name).read_bytes() for run in (found, expected))
+        assert left.replace(found.name.encode(), expected.name.encode()) == right, name
+
+
+def assert_equal_checkpoints(found, expected):
+    ours, theirs = (torch.load(path, weights_only=True) for path in (found, expected))
+    assert ours["global_step"] == theirs["global_step"], found
     assert ours["state_dict"].keys() == theirs["state_dict"].keys()
     for name, weight in theirs["state_dict"].items():
         assert torch.equal(ours["state_dict"][name], weight), name
     for moments, wanted in zip(_tensors(ours["optimizer_states"]), _tensors(theirs["optimizer_states"]), strict=True):
         assert torch.equal(moments, wanted)
-    assert rows_of(found) == rows_of(expected)
-    assert [*rows_of(found)[0]] == [*rows_of(expected)[0]]
-    assert files_of(found) == files_of(expected)
-    for name in ("model/model.safetensors", "config.yaml", "data_report.json", "val_pairs.csv", "answers.jsonl"):
-        left, right = ((run / name).read_bytes() for run in (found, expected))
-        assert left.replace(found.name.encode(), expected.name.encode()) == right, name
 
 
 def _tensors(value):

@@ -18,6 +18,7 @@ BASE = [
     *("--data.limit=36", "--data.global_batch_size=8", "--trainer.accumulate_grad_batches=2"),
     *("--trainer.max_epochs=2", "--trainer.val_check_interval=4", "--trainer.num_sanity_val_steps=-1"),
     *("--model.optimizer.lr=1e-2", "--checkpoint.every_n_steps=100", "--ckpt_path=last"),
+    *("--checkpoint.monitor=val/loss", "--checkpoint.mode=min"),  # nearly every validation is a new best
 ]
 
 
@@ -74,6 +75,24 @@ def test_a_run_that_is_stopped_and_goes_on_ends_bit_for_bit_where_it_would_have(
     orpo_lightning(*BASE, "--trainer.default_root_dir=parts")
     Path("parts/config-2.yaml").replace("parts/config.yaml")  # it had a callback that sent signals
     assert_equal_runs(Path("parts"), straight)
+
+
+@pytest.mark.parametrize(
+    ("interval", "step"),
+    [(4, 4), (10, 5), (3, 4)],
+    ids=["within an epoch", "the last one of all", "amid an accumulation"],
+)
+def test_a_validation_that_is_stopped_and_repeated_decides_about_the_best_checkpoint(
+    orpo_lightning, stopped, interval, step
+):
+    short = ["--trainer.max_epochs=1", f"--trainer.val_check_interval={interval}"]
+    orpo_lightning(*BASE, *short, "--trainer.default_root_dir=straight")
+    best = torch.load(f"straight/checkpoints/best-step={step}.ckpt", weights_only=True)
+    assert best["global_step"] == step
+    assert stopped(*short, *send("on_validation_batch_start", step)) == (75, step)
+    orpo_lightning(*BASE, *short, "--trainer.default_root_dir=parts")
+    Path("parts/config-2.yaml").replace("parts/config.yaml")  # it had a callback that sent signals
+    assert_equal_runs(Path("parts"), Path("straight"))
 
 
 @pytest.mark.parametrize(("number", "code"), [("SIGTERM", 75), ("SIGUSR1", 75), ("SIGINT", 130)])

@@ -116,7 +116,8 @@ class Checkpoints(Checkpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the measure, until the weights can be saved."""
-        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING or self.monitor is None:
+        untrained = trainer.sanity_checking or trainer.global_step == 0
+        if untrained or trainer.state.fn != TrainerFn.FITTING or self.monitor is None:
             return
         name = self._name_in(trainer.callback_metrics)
         if name is not None:
@@ -130,10 +131,11 @@ class Checkpoints(Checkpoint):
             )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Save what is due, between two steps."""
+        """Save what is due, between two steps; what a validation amid one has measured, before the weights move."""
         step = trainer.global_step
-        if batch_idx % trainer.accumulate_grad_batches == 0 and step != self._saved:
-            self.save(trainer, last=self.every_n_steps is not None and step % self.every_n_steps == 0)
+        is_new = batch_idx % trainer.accumulate_grad_batches == 0 and step != self._saved
+        if is_new or self._measured is not None:
+            self.save(trainer, last=is_new and self.every_n_steps is not None and step % self.every_n_steps == 0)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the last one."""
@@ -146,9 +148,10 @@ class Checkpoints(Checkpoint):
             rank_zero_info(f"the last checkpoint: {self.last_path}{best}")
 
     def save_where_it_stops(self, trainer: Trainer) -> None:
-        """Save the last one, unless that has been done since the last step."""
-        if trainer.global_step != self._saved:
-            self.save(trainer, last=True)
+        """Save the last one, unless that has been done since the last step, and the best one if that is due."""
+        is_new = trainer.global_step != self._saved
+        if is_new or self._measured is not None:
+            self.save(trainer, last=is_new)
 
     def save(self, trainer: Trainer, last: bool) -> None:
         """Save the best one if this step's is, and the last one if asked for; on all ranks.
@@ -159,6 +162,7 @@ class Checkpoints(Checkpoint):
         """
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
             return
+        assert self._measured is None or self._measured.step == trainer.global_step
         better = self._measured is not None and trainer.strategy.broadcast(self._is_better())
         self._saved = trainer.global_step if last or better else self._saved
         if better:
