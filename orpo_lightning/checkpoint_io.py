@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +65,13 @@ class SafeCheckpointIO(TorchCheckpointIO):
         place.parent.mkdir(parents=True, exist_ok=True)
         unfinished = place.with_name(f"{place.name}.part")
         try:
+            unfinished.unlink(missing_ok=True)  # a kill may have left there another name of a checkpoint
             with unfinished.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(unfinished, place)
+            write_through(place.parent)
         except (OSError, RuntimeError) as error:
             reason = _reason(error)
             if reason is None:
@@ -97,16 +101,40 @@ class SafeCheckpointIO(TorchCheckpointIO):
         refuse_address(path)
         try:
             loaded = super().load_checkpoint(path, map_location, weights_only=True)  # type: ignore[arg-type]  # narrower
-        except pickle.UnpicklingError as error:
-            raise ValueError(
-                f"{path} cannot be read as tensors and plain data alone, and to read it in another way could run any "
-                "code; accepted: a checkpoint that this package wrote"
-            ) from error
-        except (RuntimeError, EOFError) as error:
+        except OSError:
+            raise
+        except Exception as error:  # bytes of any kind make torch raise anything
+            if isinstance(error, pickle.UnpicklingError) and _is_pickle(Path(path)):
+                raise ValueError(
+                    f"{path} cannot be read as tensors and plain data alone, and to read it in another way could run "
+                    "any code; accepted: a checkpoint that this package wrote"
+                ) from error
             raise ValueError(f"{path} cannot be read as a checkpoint; is it whole?") from error
         if not isinstance(loaded, dict) or _MARK not in loaded:
             raise ValueError(f"{path} is no checkpoint of a run; accepted: a .ckpt file that a fit wrote")
         return loaded
+
+
+def write_through(folder: Path) -> None:
+    """Have the names in a folder on the disk, where the system can: after a power cut a renamed file is in its place.
+
+    Args:
+        folder: where a file was renamed.
+    """
+    with suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file is one, bare or as torch packs it."""
+    if zipfile.is_zipfile(path):
+        return True
+    with path.open("rb") as file:
+        return file.read(1) == pickle.PROTO
 
 
 def _reason(error: BaseException | None) -> str | None:

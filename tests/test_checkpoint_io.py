@@ -4,6 +4,7 @@ import errno
 import functools
 import http.server
 import os
+import pickle
 import resource
 import subprocess
 import sys
@@ -153,6 +154,41 @@ def test_half_a_file_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(ValueError, match=r"last\.ckpt cannot be read as a checkpoint; is it whole\?"):
         SafeCheckpointIO().load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"hello world\n", b'{"a": 1}', bytes(range(7, 256)) * 9, b""],
+    ids=["text", "json", "bytes", "nothing"],
+)
+def test_what_is_no_checkpoint_at_all_is_named_without_a_word_about_code(tmp_path, content):
+    path = tmp_path / "notes.ckpt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"notes\.ckpt cannot be read as a checkpoint; is it whole\?"):
+        SafeCheckpointIO().load_checkpoint(path)
+
+
+def test_a_bare_pickle_is_refused_as_code_could_be_in_it(tmp_path):
+    path = tmp_path / "bare.ckpt"
+    path.write_bytes(pickle.dumps(Malicious(tmp_path / "it ran"), protocol=2))
+    with pytest.raises(ValueError, match=r"bare\.ckpt cannot be read as tensors and plain data alone"):
+        SafeCheckpointIO().load_checkpoint(path)
+    assert not (tmp_path / "it ran").exists()
+
+
+def test_what_a_kill_left_under_the_unfinished_name_is_not_written_into(tmp_path):
+    best, io = tmp_path / "best-step=1.ckpt", SafeCheckpointIO()
+    io.save_checkpoint(OLDER, best)
+    os.link(best, tmp_path / "last.ckpt.part")  # killed before it was renamed
+    io.save_checkpoint(OLDER | {"step": 2}, tmp_path / "last.ckpt")
+    assert io.load_checkpoint(best) == OLDER
+
+
+def test_after_a_save_its_name_is_on_the_disk_too(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(Path(os.readlink(f"/proc/self/fd/{number}"))))
+    SafeCheckpointIO().save_checkpoint(OLDER, tmp_path / "last.ckpt")
+    assert synced == [tmp_path / "last.ckpt.part", tmp_path]
 
 
 KILLED = """
