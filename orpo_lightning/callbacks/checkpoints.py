@@ -37,7 +37,8 @@ class Best:
 
 
 class Checkpoints(Checkpoint):
-    """Keeps ``checkpoints/last.ckpt`` and the best checkpoint by a measure of the validation, at most two files.
+    """Keeps ``checkpoints/last.ckpt`` and the best checkpoint by a measure of the validation, two files. Where a run
+    goes on by another measure, the best by the one before stays.
 
     They are saved between two optimizer steps, when all that was measured of the weights is in the loggers. The last
     one is never older than the best; where they are of the same step they are one file under two names.
@@ -69,7 +70,7 @@ class Checkpoints(Checkpoint):
         self.every_n_steps = every_n_steps
         self.monitor = monitor
         self.mode = mode
-        self.best: Best | None = None
+        self._bests: dict[str, Best] = {}
         self.folder = Path(CHECKPOINT_FOLDER)
         self._measured: Best | None = None
         self._saved = 0
@@ -79,6 +80,15 @@ class Checkpoints(Checkpoint):
     def last_path(self) -> Path:
         """Where the last one is."""
         return self.folder / LAST_CHECKPOINT
+
+    @property
+    def best(self) -> Best | None:
+        """The best one by this measure, if there is one."""
+        return self._bests.get(self._measure)
+
+    @property
+    def _measure(self) -> str:
+        return f"{self.monitor} ({self.mode})"
 
     @property
     def best_path(self) -> Path | None:
@@ -96,19 +106,20 @@ class Checkpoints(Checkpoint):
         self.folder = Path(trainer.strategy.broadcast(str(Path(trainer.default_root_dir) / CHECKPOINT_FOLDER)))
 
     def state_dict(self) -> dict[str, Any]:
-        """Which one is the best."""
-        return {"monitor": self.monitor, "mode": self.mode, "best": self.best and asdict(self.best)}
+        """Which are the best, by each measure that the run has had."""
+        return {"measure": self._measure, "bests": {measure: asdict(best) for measure, best in self._bests.items()}}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take that back, if it was by the same measure and the file is still in this run's folder."""
-        if (state_dict["monitor"], state_dict["mode"]) != (self.monitor, self.mode):
+        """Take those back whose files are still in this run's folder."""
+        bests = {measure: Best(**best) for measure, best in state_dict["bests"].items()}
+        self._bests = {measure: best for measure, best in bests.items() if (self.folder / best.name).exists()}
+        before = state_dict["measure"]
+        if before != self._measure:
+            kept = f"; the best by {before} stays" if before in self._bests else ""
             rank_zero_info(
-                f"checkpoint.monitor is {self.monitor} ({self.mode}) from here on, and was {state_dict['monitor']} "
-                f"({state_dict['mode']}): the best checkpoint is looked for anew"
+                f"checkpoint.monitor is {self._measure} from here on, and was {before}: the best checkpoint is looked "
+                f"for anew{kept}"
             )
-            return
-        best = Best(**state_dict["best"]) if state_dict["best"] else None
-        self.best = best if best and (self.folder / best.name).exists() else None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Nothing is to be saved before a step was taken."""
@@ -166,7 +177,8 @@ class Checkpoints(Checkpoint):
         better = self._measured is not None and trainer.strategy.broadcast(self._is_better())
         self._saved = trainer.global_step if last or better else self._saved
         if better:
-            self.best = self._measured
+            assert self._measured is not None
+            self._bests[self._measure] = self._measured
             assert self.best_path is not None
             trainer.save_checkpoint(self.best_path, weights_only=False)
         self._measured = None
@@ -207,9 +219,12 @@ class Checkpoints(Checkpoint):
         return trainer.strategy.broadcast(linked)
 
     def _remove_others(self, trainer: Trainer) -> None:
-        """Remove best ones that are it no longer, of steps that are cut too."""
+        """Remove what another one has taken the place of, of steps that are cut too, and what a kill left half."""
         if not trainer.is_global_zero:
             return
+        for path in self.folder.glob(f"{BEST_CHECKPOINTS}.part"):
+            path.unlink()
+        kept = {best.name for best in self._bests.values()}
         for path in self.folder.glob(BEST_CHECKPOINTS):
-            if path != self.best_path:
+            if self.best is not None and path.name not in kept:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -137,6 +137,44 @@ def test_going_on_makes_no_numbered_files(orpo_lightning):
     assert best.startswith("best-step=")
 
 
+def stop(orpo_lightning, step, *options):
+    with pytest.raises(SystemExit):
+        orpo_lightning(
+            *("fit", *BASE, "--trainer.val_check_interval=1", *options),
+            *("--trainer.callbacks=interrupting.SignalAt", f"--trainer.callbacks.step={step}"),
+        )
+
+
+def test_the_best_by_another_measure_stays_where_a_run_goes_on(orpo_lightning, caplog):
+    by_loss = ["--checkpoint.monitor=val/loss", "--checkpoint.mode=min"]
+    stop(orpo_lightning, 3, *by_loss)
+    (first,) = [name for name in names() if name.startswith("best")]
+    with caplog.at_level("INFO", logger="lightning.pytorch"):
+        stop(orpo_lightning, 4, "--checkpoint.monitor=null", "--ckpt_path=last")
+    assert "checkpoint.monitor is None (max) from here on, and was val/loss (min): the best" in caplog.text
+    assert "the best by val/loss (min) stays" in caplog.text
+    assert names() == [first, "last.ckpt"]
+    by_length = ["--checkpoint.monitor=val/nll_response", "--checkpoint.mode=max"]
+    stop(orpo_lightning, 5, *by_length, "--ckpt_path=last")
+    both = names()
+    assert first in both
+    assert len(both) == 3
+    # by the first measure again: a better one takes the place of that one alone
+    stop(orpo_lightning, 7, *by_loss, "--ckpt_path=last")
+    found = names()
+    assert len(found) == 3
+    assert first not in found
+    assert len({*found} & {*both}) == 2
+
+
+def test_what_a_kill_left_of_a_best_one_goes_with_the_next_save(orpo_lightning):
+    stop(orpo_lightning, 2)
+    left = Path("run/checkpoints/best-step=3.ckpt.part")
+    left.write_bytes(b"half")
+    stop(orpo_lightning, 4, "--ckpt_path=last")
+    assert not left.exists()
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
