@@ -16,19 +16,30 @@ class SignalAt(Callback):
         step: after so many optimizer steps.
         skip: leave out so many calls of the hook in that step.
         rank: the process that gets it.
+        group: whether all processes of its group get it, as from a terminal.
     """
 
     def __init__(
-        self, number: str = "SIGUSR1", hook: str = "on_train_batch_end", step: int = 1, skip: int = 0, rank: int = 0
+        self,
+        number: str = "SIGUSR1",
+        hook: str = "on_train_batch_end",
+        step: int = 1,
+        skip: int = 0,
+        rank: int = 0,
+        group: bool = False,
     ) -> None:
         self.number, self.step, self.skip, self.rank = signal.Signals[number], step, skip, rank
+        self.group = group
         setattr(self, hook, self._send)
 
     def _send(self, trainer, *args, **kwargs):
         if trainer.global_step == self.step and trainer.global_rank == self.rank:
             self.skip -= 1
             if self.skip == -1:
-                os.kill(os.getpid(), self.number)
+                if self.group:
+                    os.killpg(os.getpgrp(), self.number)
+                else:
+                    os.kill(os.getpid(), self.number)
 
 
 class RowsOfSteps(Callback):

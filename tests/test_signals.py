@@ -162,6 +162,28 @@ def test_while_it_loads_a_signal_ends_the_process_at_once_with_a_line(tmp_path, 
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 75), ("SIGINT", 130)])
+def test_processes_that_pack_batches_leave_a_signal_to_all_of_them_to_the_run(tmp_path, number, code):
+    options = [
+        *BASE,
+        "--trainer.default_root_dir=parts",
+        "--data.num_workers=2",
+        *send("on_train_batch_end", 3, number),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "orpo_lightning", *options, "--trainer.callbacks.group=true"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert "after 3 steps, saved in parts/checkpoints/last.ckpt" in done.stderr
+    assert done.stderr.count("the run saves after this step and stops") == 1
+
+
 TWICE = """
 import os, signal, sys
 from orpo_lightning.signals import StopSignals

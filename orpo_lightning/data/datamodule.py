@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -323,6 +324,7 @@ class PreferenceDataModule(LightningDataModule):
             sampler=sampler,
             batch_size=None,  # an item of the plan is a batch already
             num_workers=self.num_workers,
+            worker_init_fn=_leave_signals_to_the_run,
             persistent_workers=self.num_workers > 0,
             pin_memory=self._attached_trainer.strategy.root_device.type == "cuda",
         )
@@ -332,6 +334,12 @@ class PreferenceDataModule(LightningDataModule):
         if self.trainer is None:
             raise RuntimeError("the data module needs a Trainer: pass it to Trainer.fit, validate or test")
         return self.trainer
+
+
+def _leave_signals_to_the_run(worker: int) -> None:
+    """Let a worker go on packing when all processes of a run are asked to stop: the run finishes its step first."""
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _source(source: str | Path | SourceConfig, shared: SourceConfig) -> SourceConfig:
