@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ from orpo_lightning.callbacks.stop_on_signal import StopOnSignal
 from orpo_lightning.callbacks.summary import Summary
 from orpo_lightning.callbacks.throughput import Throughput
 from orpo_lightning.checkpoint_io import SafeCheckpointIO, refuse_address
-from orpo_lightning.command_line.checkpoint_path import check_checkpoint
 from orpo_lightning.command_line.config_files import shipped_configs
 from orpo_lightning.command_line.help import help_for
 from orpo_lightning.command_line.interpolation import MODE, refer_by_typed_keys
@@ -39,7 +37,14 @@ from orpo_lightning.command_line.quiet import quieten
 from orpo_lightning.data.datamodule import PreferenceDataModule
 from orpo_lightning.loggers import MetricsFile
 from orpo_lightning.objectives import get_objective
-from orpo_lightning.run_start import RunStart, find_checkpoint, start_of_fit, start_of_other_rank
+from orpo_lightning.run_folder import DEFAULT_RUN
+from orpo_lightning.run_start import (
+    RunStart,
+    find_checkpoint,
+    start_of_fit,
+    start_of_other_rank,
+    start_that_writes_nothing,
+)
 from orpo_lightning.user_loggers import LoggerMaker
 from orpo_lightning.verbs import TRAINER_VERBS
 
@@ -114,29 +119,33 @@ class CLI(LightningCLI):
             raise ValueError("weights_only = False would run any code that a checkpoint holds; accepted: True")
         config.weights_only = True  # for the strategies and plugins that read checkpoints in their own way
         refuse_address(config.ckpt_path or "")
-        asked = Path(config.trainer.default_root_dir or ".")
-        if config.ckpt_path:
-            check_checkpoint(str(config.ckpt_path), asked)
+        asked = Path(config.trainer.default_root_dir or DEFAULT_RUN).expanduser()
+        ckpt_path = str(Path(config.ckpt_path).expanduser()) if config.ckpt_path else None
+        config.trainer.default_root_dir = str(asked)
         data = import_class(config.data.class_path) if config.data else None
         if data is not None and issubclass(data, PreferenceDataModule):
             config.trainer.use_distributed_sampler = False  # the batch plan knows the ranks
         if self.subcommand != "fit":
-            if config.ckpt_path:
-                config.ckpt_path = str(find_checkpoint(asked, str(config.ckpt_path), needed=True))
+            config.ckpt_path = ckpt_path and str(find_checkpoint(asked, ckpt_path))
             return
         _check_length(config.trainer)
-        first = rank_zero_only.rank == 0  # type: ignore[attr-defined]  # it is set on the function
-        find = partial(start_of_fit, say=rank_zero_info) if first else start_of_other_rank
-        self._start = find(asked, config.ckpt_path and str(config.ckpt_path))
-        if self._start.folder != asked:
-            config.trainer.default_root_dir = str(self._start.folder)
+        self._start = self._find_start(asked, ckpt_path, config)
+        config.trainer.default_root_dir = str(self._start.folder)
         config.ckpt_path = self._start.checkpoint and str(self._start.checkpoint)
+
+    @staticmethod
+    def _find_start(asked: Path, ckpt_path: str | None, config: Namespace) -> RunStart:
+        if config.trainer.fast_dev_run:
+            return start_that_writes_nothing(asked, ckpt_path)
+        if rank_zero_only.rank != 0:  # type: ignore[attr-defined]  # it is set on the function
+            return start_of_other_rank(asked, ckpt_path)
+        return start_of_fit(asked, ckpt_path, rank_zero_info, config.export.folder)
 
     def instantiate_classes(self) -> None:
         """Make what is configured; loggers that are told no folder write into that of the run."""
         config = self.config.get(self.subcommand)
         goes_on = self.subcommand == "fit" and config.ckpt_path is not None
-        make_logger = LoggerMaker(Path(config.trainer.default_root_dir or "."), goes_on)
+        make_logger = LoggerMaker(Path(config.trainer.default_root_dir), goes_on)
         self.parser.add_instantiator(make_logger, Logger)
         super().instantiate_classes()
 

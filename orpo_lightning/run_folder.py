@@ -22,6 +22,13 @@ MODEL_FOLDER = "model"
 CHECKPOINT_FOLDER = "checkpoints"
 LAST_CHECKPOINT = "last.ckpt"
 BEST_CHECKPOINTS = "best-step=*.ckpt"
+WRITTEN_BY_FITS = (
+    *(METRICS_FILE, DATA_REPORT_FILE, WANDB_ID_FILE, CONFIG_FILE, PAIRS_FILE, ANSWERS_FILE, SUMMARY_FILE, CURVES_FILE),
+    MODEL_FOLDER,
+)
+"""What a fit would write over, besides checkpoints."""
+DEFAULT_RUN = Path("runs/run")
+"""The run folder where none is asked for."""
 
 
 def run_of(checkpoint: Path) -> Path:

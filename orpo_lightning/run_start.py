@@ -16,9 +16,11 @@ from filelock import BaseFileLock, FileLock, Timeout
 from orpo_lightning.run_folder import (
     BEST_CHECKPOINTS,
     CHECKPOINT_FOLDER,
+    CONFIG_FILE,
+    DATA_REPORT_FILE,
     LAST_CHECKPOINT,
-    METRICS_FILE,
     MODEL_FOLDER,
+    WRITTEN_BY_FITS,
     run_of,
 )
 
@@ -38,12 +40,14 @@ class RunStart:
         folder: its run folder.
         checkpoint: the file that it goes on from; None starts at the beginning.
         lock: held as long as this process writes there; None in the other processes of a run.
+        is_new: whether no run had been in that folder.
     """
 
     asked: Path
     folder: Path
     checkpoint: Path | None = None
     lock: BaseFileLock | None = field(default=None, compare=False)
+    is_new: bool = False
 
     def command_to_go_on(self, words: Sequence[str]) -> str:
         """What to type to go on with the run.
@@ -63,42 +67,48 @@ class RunStart:
         return shlex.join(["orpo-lightning", *kept, "--ckpt_path", last])
 
     def end(self) -> None:
-        """Let others write there; a folder that nothing was written to goes."""
+        """Let others write there; a folder goes again where a fit ended before it had measured anything."""
         if self.lock is None:
             return
-        empty = self.folder.is_dir() and {path.name for path in self.folder.iterdir()} == {_LOCK}
-        if empty:
-            (self.folder / _LOCK).unlink()
+        there = {path.name for path in self.folder.iterdir()} if self.folder.is_dir() else set()
+        in_vain = {_LOCK, CONFIG_FILE, DATA_REPORT_FILE} if self.is_new else {_LOCK}
+        is_empty = _LOCK in there and there <= in_vain
+        if is_empty:
+            for name in there:
+                (self.folder / name).unlink()
         self.lock.release()
-        if empty:
+        if is_empty:
             with suppress(OSError):  # it is where somebody stands, or somebody has come
                 self.folder.rmdir()
 
 
-def start_of_fit(asked: Path, ckpt_path: str | None, say: Callable[[str], None]) -> RunStart:
+def start_of_fit(
+    asked: Path, ckpt_path: str | None, say: Callable[[str], None], model_folder: str = MODEL_FOLDER
+) -> RunStart:
     """The run folder and the checkpoint of a fit, by the process that is to write there.
 
-    Without a checkpoint that is the folder asked for, or a numbered sibling where another run is or has begun. Two
-    processes never get the same one. With ``last`` it is the folder asked for in any case, so that a job can be started
-    again by the same command; with a file it is the folder of that file's run, if it is the one asked for or a sibling.
+    Without a checkpoint that is the folder asked for, or a numbered sibling where another run is or has begun, or
+    anything else that a fit would write over. Two processes never get the same one. With ``last`` it is the folder
+    asked for in any case, so that a job can be started again by the same command. With a file it is the folder of that
+    file's run, if it is the one asked for or a sibling, and has not gone on from there; else a new one.
 
     Args:
         asked: `trainer.default_root_dir`.
         ckpt_path: a file, ``last``, ``best`` or None.
         say: told in a sentence what a user may not expect.
+        model_folder: the name in the run folder of the model that it leaves behind.
 
     Raises:
-        FileNotFoundError: the checkpoint is not there.
-        ValueError: the run folder cannot be used; says what to do.
+        ValueError: the checkpoint is not there, or the run folder cannot be used; says what to do.
     """
     if ckpt_path is None:
-        start = _new(asked)
+        start = _new(asked, model_folder)
         if start.folder != asked:
             say(f"{asked} holds another run; this one is in {start.folder}")
-    elif ckpt_path == LAST and find_checkpoint(asked, LAST) is None:
-        start = _again(asked, say)
+    elif ckpt_path == LAST:
+        start = _last(asked, model_folder, say)
     else:
-        start = _further(asked, find_checkpoint(asked, ckpt_path, needed=True), say)
+        start = _from(asked, ckpt_path, model_folder, say)
     os.environ[_FOR_OTHER_RANKS] = json.dumps([str(start.folder), start.checkpoint and str(start.checkpoint)])
     return start
 
@@ -112,37 +122,60 @@ def start_of_other_rank(asked: Path, ckpt_path: str | None) -> RunStart:
     """
     found = os.environ.get(_FOR_OTHER_RANKS)
     if found is None:  # started from outside, at the same moment
-        return RunStart(asked, asked, find_checkpoint(asked, ckpt_path) if ckpt_path else None)
+        return start_that_writes_nothing(asked, ckpt_path)
     folder, checkpoint = json.loads(found)
     return RunStart(asked, Path(folder), checkpoint and Path(checkpoint))
 
 
-def find_checkpoint(run: Path, ckpt_path: str, *, needed: bool = False) -> Path | None:
-    """The file that a user means.
+def start_that_writes_nothing(asked: Path, ckpt_path: str | None) -> RunStart:
+    """The start of a process that needs no folder of its own.
+
+    Args:
+        asked: `trainer.default_root_dir`.
+        ckpt_path: a file, ``last``, ``best`` or None.
+
+    Raises:
+        ValueError: the checkpoint is not there; ``last`` need not be.
+    """
+    if ckpt_path is None:
+        return RunStart(asked, asked)
+    return RunStart(asked, asked, (_named if ckpt_path == LAST else find_checkpoint)(asked, ckpt_path))
+
+
+def find_checkpoint(run: Path, ckpt_path: str) -> Path:
+    """The file that a user means, or folder where it is sharded.
 
     Args:
         run: the run folder of ``last`` and ``best``.
         ckpt_path: one of these, or a path.
-        needed: whether there must be one.
 
     Raises:
-        FileNotFoundError: it is needed, and not there.
+        ValueError: it is not there, or is the folder of a run; names the checkpoints that are, the newest first.
     """
-    if ckpt_path not in (LAST, BEST):
-        path = Path(ckpt_path)
-        found = [path] if path.exists() else []
+    named = _named(run, ckpt_path)
+    if named is not None:
+        return named
+    path = Path(ckpt_path)
+    if ckpt_path in (LAST, BEST) or path.is_dir():
+        folders = [(path if path.is_dir() else run) / CHECKPOINT_FOLDER]
     else:
-        folder = run / CHECKPOINT_FOLDER
-        found = sorted(folder.glob(BEST_CHECKPOINTS), key=_step_of)
-        if ckpt_path == LAST:  # a kill may come between the writing of the best and of the last
-            found += [folder / LAST_CHECKPOINT] if (folder / LAST_CHECKPOINT).exists() else []
-    if needed and not found:
-        where = f" in {run / CHECKPOINT_FOLDER}" if ckpt_path in (LAST, BEST) else ""
-        raise FileNotFoundError(
-            f"ckpt_path = {ckpt_path!r}: there is no such checkpoint{where}; accepted: a .ckpt file, or last or best "
-            "of the run in trainer.default_root_dir"
-        )
-    return found[-1] if found else None
+        folders = [path.parent, path.parent / CHECKPOINT_FOLDER, run / CHECKPOINT_FOLDER]
+    found = dict.fromkeys(file for folder in folders for file in folder.glob("*.ckpt"))
+    newest = sorted(found, key=lambda file: file.stat().st_mtime_ns, reverse=True)
+    there = f"there are, the newest first: {', '.join(map(str, newest))}" if newest else "there are none beside it"
+    what = "is the folder of a run" if path.is_dir() else "is not there"
+    raise ValueError(f"ckpt_path = {ckpt_path} {what}; accepted: a checkpoint; {there}")
+
+
+def _named(run: Path, ckpt_path: str) -> Path | None:
+    path, folder = Path(ckpt_path), run / CHECKPOINT_FOLDER
+    if ckpt_path not in (LAST, BEST):
+        is_sharded = path.is_dir() and not (path / CHECKPOINT_FOLDER).is_dir()
+        return path if path.is_file() or is_sharded else None
+    found = sorted(folder.glob(BEST_CHECKPOINTS), key=_step_of)
+    if ckpt_path == LAST and (folder / LAST_CHECKPOINT).exists():
+        return folder / LAST_CHECKPOINT
+    return found[-1] if found else None  # a kill may come between the writing of the best and of the last
 
 
 def _step_of(path: Path) -> int:
@@ -150,20 +183,36 @@ def _step_of(path: Path) -> int:
     return int(digits[1]) if digits else 0
 
 
-def _new(asked: Path) -> RunStart:
+def _steps_in(checkpoint: Path) -> int:
+    """Optimizer steps that a checkpoint is of; -1 where it cannot be read, which is said when it is loaded."""
+    import torch
+
+    file = checkpoint / "meta.pt" if checkpoint.is_dir() else checkpoint
+    try:
+        return int(torch.load(file, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    except Exception:  # bytes of any kind make torch raise anything
+        return -1
+
+
+def _new(asked: Path, model_folder: str) -> RunStart:
     for folder in _siblings(asked):
-        lock = None if _holds_run(folder) else _lock(folder, seconds=0)
+        lock = None if _holds_run(folder, model_folder) else _lock(folder, seconds=0)
         if lock is None:
             continue
-        if not _holds_run(folder):
-            return RunStart(asked, folder, lock=lock)
+        if not _holds_run(folder, model_folder):
+            return RunStart(asked, folder, lock=lock, is_new=True)
         lock.release()
     raise AssertionError("there is always another number")
 
 
-def _again(asked: Path, say: Callable[[str], None]) -> RunStart:
-    """Start a run from the beginning in a folder that holds no checkpoint yet."""
-    if (asked / MODEL_FOLDER).exists():
+def _last(asked: Path, model_folder: str, say: Callable[[str], None]) -> RunStart:
+    """Go on with the run in a folder, or start it from the beginning where it has no checkpoint yet."""
+    start = RunStart(asked, asked, lock=_owned(asked))  # before looking: who holds it may be about to save, or to end
+    checkpoint = _named(asked, LAST)
+    if checkpoint is not None:
+        return replace(start, checkpoint=checkpoint)
+    if (asked / model_folder).exists():
+        start.end()
         raise ValueError(
             f"ckpt_path = 'last': {asked} holds a run that has ended, and no checkpoint of it; name another "
             "trainer.default_root_dir, or leave --ckpt_path out for a numbered sibling"
@@ -171,23 +220,36 @@ def _again(asked: Path, say: Callable[[str], None]) -> RunStart:
     others = sorted(path.name for path in (asked / CHECKPOINT_FOLDER).glob("*.ckpt"))
     there = f" ({', '.join(others)} can be named by its path)" if others else ""
     say(f"no {LAST_CHECKPOINT} in {asked / CHECKPOINT_FOLDER} yet{there}: the run starts from the beginning in {asked}")
-    return RunStart(asked, asked, lock=_owned(asked))
+    return start
 
 
-def _further(asked: Path, checkpoint: Path | None, say: Callable[[str], None]) -> RunStart:
-    assert checkpoint is not None
+def _from(asked: Path, ckpt_path: str, model_folder: str, say: Callable[[str], None]) -> RunStart:
+    """Go on from a checkpoint that is named: in the folder of its run, unless that run is another or has gone on."""
+    checkpoint = find_checkpoint(asked, ckpt_path)
     run = run_of(checkpoint)
-    if not _is_sibling(run, asked):
-        start = _new(asked)
-        say(
-            f"{checkpoint} is of the run in {run}; this one goes on from there in {start.folder}, and leaves that alone"
-        )
-        return replace(start, checkpoint=checkpoint)
-    if run.resolve() == asked.resolve():
-        run = asked
-    else:
-        say(f"the run in {run} goes on there")
-    return RunStart(asked, run, checkpoint, _owned(run))
+    further = ""
+    if _is_sibling(run, asked):
+        run = asked if run.resolve() == asked.resolve() else run
+        start = RunStart(asked, run, lock=_owned(run))
+        try:
+            checkpoint = find_checkpoint(asked, ckpt_path)  # who held the lock may have replaced it
+        except ValueError:
+            start.end()
+            raise
+        newest = _named(run, LAST)
+        there = -1 if newest is None else _steps_in(newest)
+        if there <= _steps_in(checkpoint):
+            if run != asked:
+                say(f"the run in {run} goes on there")
+            return replace(start, checkpoint=checkpoint)
+        start.end()
+        further = f", which has gone on to step {there}"
+    start = _new(asked, model_folder)
+    say(
+        f"{checkpoint} is of the run in {run}{further}; this one goes on from there in {start.folder}, and leaves that "
+        "alone"
+    )
+    return replace(start, checkpoint=checkpoint)
 
 
 def _siblings(asked: Path) -> Iterator[Path]:
@@ -205,8 +267,11 @@ def _is_sibling(run: Path, asked: Path) -> bool:
     )
 
 
-def _holds_run(folder: Path) -> bool:
-    return (folder / METRICS_FILE).exists() or any((folder / CHECKPOINT_FOLDER).glob("*.ckpt"))
+def _holds_run(folder: Path, model_folder: str) -> bool:
+    """Whether a fit would write over something there."""
+    return any((folder / name).exists() for name in (*WRITTEN_BY_FITS, model_folder)) or any(
+        (folder / CHECKPOINT_FOLDER).glob("*.ckpt")
+    )
 
 
 def _owned(folder: Path) -> BaseFileLock:
@@ -217,10 +282,15 @@ def _owned(folder: Path) -> BaseFileLock:
 
 
 def _lock(folder: Path, seconds: float) -> BaseFileLock | None:
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / _LOCK)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=seconds, poll_interval=0.1)
     except Timeout:
         return None
+    except OSError as error:
+        raise ValueError(
+            f"trainer.default_root_dir = {folder} cannot be used: {error.strerror}; accepted: a folder that can be "
+            "made and written to"
+        ) from error
     return lock

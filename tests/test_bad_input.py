@@ -110,4 +110,4 @@ def test_a_prompt_longer_than_the_window_is_cut_where_that_is_asked_for(tmp_path
     quiet = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
     monkeypatch.setattr(sys, "argv", ["orpo-lightning", *arguments, *quiet, "--trainer.max_steps=1"])
     console()
-    assert json.loads((tmp_path / "data_report.json").read_text())["train"]["truncated"] == {"prompt": 1}
+    assert json.loads((tmp_path / "runs/run/data_report.json").read_text())["train"]["truncated"] == {"prompt": 1}

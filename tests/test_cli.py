@@ -113,8 +113,8 @@ def test_the_seed_of_everything_is_that_of_the_data(orpo_lightning):
 
 def test_it_runs_without_any_config(orpo_lightning):
     orpo_lightning("fit", "--model.objective.lambda_", "0.3", *SHORT)
-    assert objective_of(".")["init_args"]["lambda_"] == 0.3
-    assert len(metrics(".")) == 2
+    assert objective_of("runs/run")["init_args"]["lambda_"] == 0.3
+    assert len(metrics("runs/run")) == 2
 
 
 def test_the_saved_config_starts_the_same_run_again(orpo_lightning):
@@ -212,8 +212,11 @@ def test_a_users_loss_in_a_file_of_their_own_folder_runs(tmp_path, command):
         [*command, "fit", *options, *SHORT], cwd=tmp_path, capture_output=True, text=True, check=False, env=os.environ
     )
     assert result.returncode == 0, result.stderr
-    assert objective_of(tmp_path) == {"class_path": "my_losses.SquaredMargin", "init_args": {"width": 0.7}}
-    assert len(metrics(tmp_path)) == 2
+    assert objective_of(tmp_path / "runs" / "run") == {
+        "class_path": "my_losses.SquaredMargin",
+        "init_args": {"width": 0.7},
+    }
+    assert len(metrics(tmp_path / "runs" / "run")) == 2
 
 
 def test_help_lists_the_verbs(orpo_lightning, capsys):

@@ -32,7 +32,7 @@ MAY_IMPORT = {
         *("run_folder", "signals", "loggers", "user_loggers", "records", "packing", "data", "models", "modules"),
         "summary",
     },
-    "command_line": {"verbs", "run_folder", "run_start", "user_loggers", "models", "objectives"},
+    "command_line": {"verbs", "run_folder", "user_loggers", "models", "objectives"},
     "commands": {"verbs", "run_folder", "records", "data", "models", "objectives", "summary", "command_line", "cli"},
     "cli": {
         *("verbs", "run_folder", "run_start", "loggers", "user_loggers", "checkpoint_io", "callbacks", "objectives"),

@@ -8,12 +8,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from killed_runs import rows_of
 
+from orpo_lightning.run_folder import WRITTEN_BY_FITS
 from orpo_lightning.run_start import find_checkpoint, start_of_fit, start_of_other_rank
 
 BASE = [
@@ -76,6 +79,84 @@ def test_a_run_that_wrote_nothing_leaves_no_folder(tmp_path, said):
     assert start_of_fit(tmp_path / "runs" / "a", None, said.append).folder.name == "a"
 
 
+@pytest.mark.parametrize("name", [*WRITTEN_BY_FITS, "checkpoints/mine.ckpt", "final"])
+def test_a_fit_goes_into_no_folder_where_it_would_write_over_something(tmp_path, said, name):
+    mine = tmp_path / "a" / name / "mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    start = start_of_fit(tmp_path / "a", None, said.append, model_folder="final")
+    assert start.folder.name == "a-2"
+    assert said == [f"{tmp_path}/a holds another run; this one is in {tmp_path}/a-2"]
+    start.end()
+
+
+def test_other_files_in_a_folder_are_no_run(tmp_path, said):
+    (tmp_path / "notes.txt").write_text("mine")
+    start = start_of_fit(tmp_path, None, said.append)
+    assert start.folder == tmp_path
+    (tmp_path / "config.yaml").write_text("of this one")
+    start.end()
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_without_a_folder_a_fit_makes_one_and_leaves_the_current_one_alone(orpo_lightning):
+    Path("model").mkdir()
+    Path("model/mine.txt").write_text("mine")
+    options = [option for option in BASE if "default_root_dir" not in option]
+    orpo_lightning(*options)
+    orpo_lightning(*options)
+    assert sorted(os.listdir("runs")) == ["run", "run-2"]
+    assert steps("runs/run") == [0, 1, 2, 3]
+    assert Path("runs/run/model/model.safetensors").exists()
+    assert sorted(str(path) for path in Path().rglob("*") if "runs" not in path.parts) == ["model", "model/mine.txt"]
+    orpo_lightning(*options, "--ckpt_path=last", "--trainer.max_epochs=2")
+    assert steps("runs/run") == list(range(8))
+
+
+def test_a_fit_that_fails_before_it_has_measured_anything_leaves_no_folder(tmp_path, said):
+    start = start_of_fit(tmp_path / "a", None, said.append)
+    for name in ("config.yaml", "data_report.json"):
+        (start.folder / name).write_text("of this one")
+    start.end()
+    assert not (tmp_path / "a").exists()
+
+
+def test_one_that_has_measured_something_stays(tmp_path, said):
+    for ckpt_path in (None, "last"):
+        start = start_of_fit(tmp_path / "a", ckpt_path, said.append)
+        for name in ("config.yaml", "metrics.csv"):
+            (start.folder / name).write_text("of this one")
+        start.end()
+        assert sorted(os.listdir(tmp_path / "a")) == [".run.lock", "config.yaml", "metrics.csv"]
+
+
+@pytest.mark.parametrize("place", ["taken", "taken/a"])
+@pytest.mark.parametrize("ckpt_path", [None, "last"])
+def test_a_folder_that_cannot_be_made_is_named_with_its_setting(tmp_path, said, place, ckpt_path):
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(
+        ValueError, match=rf"trainer.default_root_dir = {tmp_path}/{place} cannot be used: .*; accepted"
+    ):
+        start_of_fit(tmp_path / place, ckpt_path, said.append)
+
+
+def test_the_home_folder_has_its_short_name_everywhere(fit, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    fit("--trainer.default_root_dir=~/a", "--trainer.max_steps=2")
+    fit("--trainer.default_root_dir=~/a", "--ckpt_path=~/a/checkpoints/last.ckpt")
+    assert steps("home/a") == [0, 1, 2, 3]
+    assert os.listdir() == ["home"]
+
+
+def test_a_fast_dev_run_takes_no_folder(fit):
+    fit("--trainer.max_steps=2")
+    assert "this one is in" not in fit("--trainer.fast_dev_run=1")
+    assert os.listdir("runs") == ["a"]
+    assert steps("runs/a") == [0, 1]
+    fit("--trainer.fast_dev_run=1", "--trainer.default_root_dir=runs/b", "--ckpt_path=last")
+    assert os.listdir("runs") == ["a"]
+
+
 def test_a_mistake_in_the_configuration_leaves_no_folder(fit):
     with pytest.raises(ValueError, match="lambda_ = -1"):
         fit("--model.objective.lambda_=-1")
@@ -94,8 +175,6 @@ sys.stdin.read()  # the run
 
 
 def test_processes_that_start_at_the_same_moment_get_folders_of_their_own(tmp_path):
-    import time
-
     begin = str(time.time() + 4)
     command = [sys.executable, "-c", AT_ONCE, str(tmp_path / "a"), begin]
     runs = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(6)]
@@ -191,7 +270,67 @@ def test_a_run_that_another_process_writes_is_not_gone_on_with(fit, monkeypatch)
     fit("--ckpt_path=last")
 
 
+def test_last_is_looked_for_when_the_process_before_has_ended(tmp_path, said):
+    last = tmp_path / "a" / "checkpoints" / "last.ckpt"
+    first = start_of_fit(tmp_path / "a", "last", said.append)
+
+    found = []
+    second = threading.Thread(target=lambda: found.append(start_of_fit(tmp_path / "a", "last", said.append)))
+    second.start()
+    time.sleep(1)
+    last.parent.mkdir()
+    last.touch()
+    (tmp_path / "a" / "model").mkdir()
+    first.end()
+    second.join()
+    assert [start.checkpoint for start in found] == [last]
+
+
 # a file
+
+
+def test_going_back_to_an_older_checkpoint_of_a_run_leaves_that_alone(fit):
+    stop(fit)
+    old = Path("runs/a/checkpoints/old.ckpt")
+    shutil.copy("runs/a/checkpoints/last.ckpt", old)
+    fit("--ckpt_path=last")
+    before = {path: path.read_bytes() for path in Path("runs/a").rglob("*") if path.is_file()}
+    assert (
+        f"{old} is of the run in runs/a, which has gone on to step 4; this one goes on from there in runs/a-2, and "
+        "leaves that alone" in fit(f"--ckpt_path={old}")
+    )
+    assert {path: path.read_bytes() for path in Path("runs/a").rglob("*") if path.is_file()} == before
+    assert steps("runs/a-2") == [2, 3]
+
+
+def test_the_newest_checkpoint_of_a_run_goes_on_there_whatever_its_name(fit):
+    stop(fit)
+    last, mine = Path("runs/a/checkpoints/last.ckpt"), Path("runs/a/checkpoints/mine.ckpt")
+    shutil.copy(last, "older.ckpt")
+    fit("--ckpt_path=last")
+    last.replace(mine)
+    Path("older.ckpt").replace(last)
+    fit(f"--ckpt_path={mine}", "--trainer.max_epochs=2")
+    assert os.listdir("runs") == ["a"]
+    assert steps("runs/a") == list(range(8))
+
+
+def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("runs/orpo/checkpoints")
+    folder.mkdir(parents=True)
+    for age, name in enumerate(("new.ckpt", "old.ckpt")):
+        (folder / name).touch()
+        os.utime(folder / name, ns=(10**18 - age * 10**12,) * 2)
+    there = f"there are, the newest first: {folder}/new.ckpt, {folder}/old.ckpt"
+    for name, what in (
+        *((name, "is not there") for name in ("last", "best", "gone.ckpt", f"{folder}/gone.ckpt")),
+        ("runs/orpo", "is the folder of a run"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(f"ckpt_path = {name} {what}; accepted: a checkpoint; {there}")):
+            find_checkpoint(Path("runs/orpo"), name)
+    with pytest.raises(ValueError, match=r"ckpt_path = gone\.ckpt is not there; .*; there are none"):
+        find_checkpoint(Path("runs/sft"), "gone.ckpt")
 
 
 def test_a_file_of_a_numbered_sibling_goes_on_there_and_says_so(fit):
@@ -248,7 +387,7 @@ def test_measuring_takes_last_and_best_of_the_run_folder(orpo_lightning, capsys,
     ],
 )
 def test_a_checkpoint_that_is_not_there_is_named(orpo_lightning, verb, name):
-    with pytest.raises((FileNotFoundError, ValueError), match=rf"ckpt_path = '?{name}'?.* no.*accepted: a .*ck"):
+    with pytest.raises(ValueError, match=rf"ckpt_path = {name} is not there; accepted: a checkpoint; there are none"):
         orpo_lightning(verb, *BASE[1:], "--ckpt_path", name)
     assert not Path("runs").exists()
 

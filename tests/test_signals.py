@@ -134,7 +134,7 @@ def test_under_slurm_lightnings_own_requeueing_stays_out_of_the_way(stopped, mon
 
 def test_the_command_to_go_on_names_the_file_of_a_numbered_sibling(orpo_lightning, capfd):
     options = [option for option in BASE if not option.startswith("--ckpt_path")]
-    orpo_lightning(*options, "--trainer.max_steps=1")
+    orpo_lightning(*options, "--trainer.default_root_dir=./", "--trainer.max_steps=1")
     capfd.readouterr()
     with pytest.raises(SystemExit):
         orpo_lightning(*options, "--trainer.default_root_dir=./", *send("on_train_batch_end", 1))
