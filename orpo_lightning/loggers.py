@@ -71,6 +71,18 @@ class MetricsFile(Logger):
         self._start = (step, dict(row))
         self._columns = None
 
+    def has_rows_before(self, step: int) -> bool:
+        """Whether the file has the rows that come before that of a step."""
+        steps = {row["step"] for row in self._read()} if self.path.exists() else set()
+        return step == 0 or str(step - 1) in steps
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Have the file on the disk."""
+        if self.path.exists():
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
+
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the configuration is in config.yaml."""
@@ -133,4 +145,6 @@ class MetricsFile(Logger):
             writer = csv.DictWriter(file, self._columns, restval="")
             writer.writeheader()
             writer.writerows(rows)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(unfinished, self.path)

@@ -355,6 +355,14 @@ def test_a_file_of_an_unrelated_run_starts_another_from_its_step(fit):
     assert steps("elsewhere/b-2") == [2, 3]
 
 
+def test_it_is_said_where_the_rows_of_the_steps_before_are_gone(fit):
+    stop(fit)
+    assert "the rows of the steps before" not in fit("--ckpt_path=last", "--trainer.max_steps=3")
+    Path("runs/a/metrics.csv").unlink()
+    assert "runs/a/metrics.csv starts at step 3: the rows of the steps before are not there" in fit("--ckpt_path=last")
+    assert steps("runs/a") == [3]
+
+
 def test_the_configuration_of_a_run_that_goes_on_is_the_one_it_has(fit):
     stop(fit)
     fit("--ckpt_path=last", *STOPPED, "--trainer.callbacks.step=9")

@@ -7,6 +7,7 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
 
 from orpo_lightning.loggers import MetricsFile
 
@@ -27,11 +28,17 @@ class KeptMeasures(Callback):
         """The row of the step that the checkpoint is of: the validation of its weights, if there was one."""
         return {"row": self.file.row}
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Have the rows before the checkpoint on the disk when it is."""
+        self.file.save()
+
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Cut the file, and leave out the check of the validation, which Lightning makes where an epoch had ended."""
         if trainer.state.fn != TrainerFn.FITTING:
             return
         step, row = checkpoint["global_step"], checkpoint["callbacks"].get(self.state_key, {}).get("row", {})
+        if not self.file.has_rows_before(step):
+            rank_zero_info(f"{self.file.path} starts at step {step}: the rows of the steps before are not there")
         self.file.go_on_from(step, row if row.get("step") == str(step) else {})
         trainer.num_sanity_val_steps = 0
 
