@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
@@ -57,6 +57,14 @@ class StopSignals:
         """Note signals from now on."""
         self.received = 0
         self._before = _set(dict.fromkeys(_STOPPING, self._note))
+
+    def end_at_once(self, end: Callable[[int], None]) -> None:
+        """Have signals end the process from now on: there is no step to be finished any more.
+
+        Args:
+            end: told the signal; raises what ends the process.
+        """
+        _set(dict.fromkeys(_STOPPING, lambda number, frame: end(number)))
 
     def stop_listening(self) -> None:
         """Leave them to whom they were left before."""

@@ -57,6 +57,7 @@ PLACES = {
     "in the first batch of a validation": (send("on_validation_batch_start", 4), 4),
     "between epochs": (send("on_train_epoch_end", 5), 5),
     "in the last step": (send("on_before_optimizer_step", 9), 10),
+    "when the training is over and the model is not written yet": (send("on_fit_end", 10), 10),
 }
 
 

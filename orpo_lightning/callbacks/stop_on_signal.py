@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NoReturn
 
 import torch
 from lightning import LightningModule, Trainer
@@ -24,9 +26,10 @@ class StopOnSignal(Callback):
     """On SIGTERM, SIGUSR1 or Ctrl-C, finishes the optimizer step, saves ``last.ckpt`` and ends the process.
 
     The exit code is 75 (the same command with ``--ckpt_path last`` goes on), after Ctrl-C 130. A validation is not
-    finished: a run that goes on starts it again. Before the first step nothing is saved, and the exit code is that of
-    the signal, 143 of SIGTERM. All ranks stop at the same step, whichever of them got the signal. Lightning's own
-    handlers, which stop amid a step, are not used, nor is its requeueing under SLURM: that is for the batch script.
+    finished: a run that goes on starts it again; nor is what follows the training, such as the model folder. Before the
+    first step nothing is saved, and the exit code is that of the signal, 143 of SIGTERM. All ranks stop at the same
+    step, whichever of them got the signal. Lightning's own handlers, which stop amid a step, are not used, nor is its
+    requeueing under SLURM: that is for the batch script.
 
     Args:
         command: what to type to go on, said at the end; None says where the checkpoint is.
@@ -41,10 +44,11 @@ class StopOnSignal(Callback):
         """Take the place of Lightning's handlers in a fit."""
         if stage == TrainerFn.FITTING:
             self._lightnings = trainer._signal_connector
-            trainer._signal_connector = _Handlers(trainer, self._signals)
+            trainer._signal_connector = _Handlers(trainer, self._signals, partial(self._end, trainer))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give it back."""
+        self._signals.stop_listening()
         if self._lightnings is not None:
             trainer._signal_connector, self._lightnings = self._lightnings, None
 
@@ -68,7 +72,8 @@ class StopOnSignal(Callback):
         """Stop amid a validation, where the run that goes on starts it again."""
         if trainer.state.fn != TrainerFn.FITTING:
             return
-        over = 0 <= trainer.max_steps <= trainer.global_step  # then a run that goes on starts nothing
+        # a run that goes on starts nothing then
+        over = 0 <= trainer.max_steps <= trainer.global_step
         # of another module the ranks may have different numbers of batches, and could not agree
         if getattr(pl_module, "repeats_validation", False):
             stops = trainer.sanity_checking or not over
@@ -84,10 +89,12 @@ class StopOnSignal(Callback):
             number = int(trainer.strategy.reduce(asked, reduce_op="max"))
         if not number:
             return
-        savers = [each for each in trainer.checkpoint_callbacks if isinstance(each, Checkpoints)]
-        for saver in savers:
+        for saver in _savers(trainer):
             saver.save_where_it_stops(trainer)
-        saved = next((each.last_path for each in savers if each.last_path.exists()), None)
+        self._end(trainer, number)
+
+    def _end(self, trainer: Trainer, number: int) -> NoReturn:
+        saved = next((each.last_path for each in _savers(trainer) if each.last_path.exists()), None)
         step = trainer.global_step
         if saved is None:
             say(f"stopped by {name_of(number)} after {step} steps; nothing is saved")
@@ -99,15 +106,23 @@ class StopOnSignal(Callback):
         raise StoppedError(code if trainer.is_global_zero else os.EX_OK)
 
 
+def _savers(trainer: Trainer) -> list[Checkpoints]:
+    return [each for each in trainer.checkpoint_callbacks if isinstance(each, Checkpoints)]
+
+
 class _Handlers(_SignalConnector):
     """Ours in place of Lightning's."""
 
-    def __init__(self, trainer: Trainer, signals: StopSignals) -> None:
+    def __init__(self, trainer: Trainer, signals: StopSignals, end: Callable[[int], NoReturn]) -> None:
         super().__init__(trainer)
         self._signals = signals
+        self._end = end
 
     def register_signal_handlers(self) -> None:
         self._signals.listen()
 
     def teardown(self) -> None:
-        self._signals.stop_listening()
+        if self.trainer.interrupted:
+            self._signals.stop_listening()
+        else:  # the training is over, and the end of the fit begins
+            self._signals.end_at_once(self._end)
