@@ -177,8 +177,15 @@ class CLI(LightningCLI):
         if config.get("enable_checkpointing") is False:
             callbacks = [each for each in callbacks if not isinstance(each, Checkpoints)]
         if self._start is not None:
-            callbacks = [*callbacks, StoppedEarly(), StopOnSignal(self._start.command_to_go_on(sys.argv[1:]))]
+            stoppers = [StoppedEarly(self._criteria()), StopOnSignal(self._start.command_to_go_on(sys.argv[1:]))]
+            callbacks = [*callbacks, *stoppers]
         return super()._instantiate_trainer(config, callbacks)
+
+    def _criteria(self) -> list[Any]:
+        """What may stop a run early."""
+        trainer = yaml.safe_load(self._configuration())["trainer"]
+        own = trainer["callbacks"] or []
+        return [*(own if isinstance(own, list) else [own]), {"max_time": trainer["max_time"]}]
 
     def _configuration(self) -> str:
         return str(self._parser(self.subcommand).dump(self.config.get(self.subcommand), skip_unset=False))

@@ -73,7 +73,7 @@ class StopOnSignal(Callback):
         if trainer.state.fn != TrainerFn.FITTING:
             return
         # a run that goes on starts nothing then
-        over = 0 <= trainer.max_steps <= trainer.global_step
+        over = 0 <= trainer.max_steps <= trainer.global_step or trainer.should_stop
         # of another module the ranks may have different numbers of batches, and could not agree
         if getattr(pl_module, "repeats_validation", False):
             stops = trainer.sanity_checking or not over
