@@ -315,6 +315,22 @@ def test_the_newest_checkpoint_of_a_run_goes_on_there_whatever_its_name(fit):
     assert steps("runs/a") == list(range(8))
 
 
+@pytest.mark.parametrize(("interval", "step"), [(2, 2), (2, 4), (4, 4)])
+def test_a_file_of_a_users_own_callback_saved_before_a_validation_goes_on_with_that(fit, interval, step):
+    options = [
+        *("--data.val=sample", "--data.limit=32", "--trainer.max_epochs=2", f"--trainer.val_check_interval={interval}"),
+        *("--checkpoint.monitor=val/loss", "--checkpoint.mode=min", "--model.optimizer.lr=1e-2"),
+    ]
+    saving = ["--trainer.callbacks=ModelCheckpoint", "--trainer.callbacks.every_n_train_steps=2"]
+    fit(*options, *saving, "--trainer.callbacks.save_top_k=-1")
+    (own,) = Path("runs/a/checkpoints").glob(f"epoch=*-step={step}.ckpt")
+    fit(*options, f"--ckpt_path={own}", "--trainer.default_root_dir=runs/b")
+    assert rows_of("runs/b") == rows_of("runs/a")[step:]
+    assert {path.name for path in Path("runs/b/checkpoints").iterdir()} < {
+        path.name for path in Path("runs/a/checkpoints").iterdir()
+    }
+
+
 def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = Path("runs/orpo/checkpoints")

@@ -28,7 +28,7 @@ from orpo_lightning.modules import resume
 from orpo_lightning.modules.finite import NonFiniteError, RowLosses, rows_to_blame
 from orpo_lightning.modules.optimization import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule
 from orpo_lightning.modules.settings import check_changes, honour_rates, settings_of_run
-from orpo_lightning.modules.validation_interval import check_validation_interval, is_complete
+from orpo_lightning.modules.validation_interval import check_validation_interval, is_complete, is_still_to_come
 from orpo_lightning.modules.views import view_of
 from orpo_lightning.objectives import Objective
 from orpo_lightning.packing import PackedBatch
@@ -297,7 +297,7 @@ class PreferenceModule(LightningModule):
             "repr": repr(self.objective),
             "state": dict(self.objective.state_dict()) if measuring is None else measuring,
         }
-        checkpoint["amid_validation"] = measuring is not None
+        checkpoint["amid_validation"] = measuring is not None or (self._is_fitting and is_still_to_come(self.trainer))
         checkpoint["policy"] = describe_policy(self.policy_config, self._policy.net, self._data)
         if self._is_fitting:
             checkpoint["steps_per_epoch"] = self._steps_per_epoch

@@ -118,8 +118,9 @@ def rewind_to_step(checkpoint: dict[str, Any], steps_per_epoch: int, accumulate:
     step = steps_per_epoch if at_the_end else checkpoint["global_step"] - epochs["processed"] * steps_per_epoch
     # an epoch that is over, and not followed by another yet, stays in the total
     over = batches_done["is_last_batch"] and step == 0
-    # a checkpoint saved inside a batch has one batch more processed than completed; Lightning reads that from it
-    unfinished = current["processed"] - current["completed"]
+    # a checkpoint saved inside a batch has one batch more processed than completed; Lightning reads that from it, and
+    # takes a validation after that batch for done
+    unfinished = 0 if checkpoint.get("amid_validation") else current["processed"] - current["completed"]
     for key in ("ready", "started", "processed", "completed"):
         batches = step * accumulate - (unfinished if key == "completed" else 0)
         total[key] += 0 if over else batches - current[key]
@@ -134,7 +135,7 @@ def rewind_to_step(checkpoint: dict[str, Any], steps_per_epoch: int, accumulate:
 
 
 def _reopen_validation(fit_loop: dict[str, Any]) -> None:
-    """Make Lightning run the validation that was cut short, from its first batch: what it had summed up is lost."""
+    """Make Lightning run the validation that was cut short or had not begun, from its first batch."""
     progress = fit_loop["epoch_loop.val_loop.batch_progress"]
     progress["is_last_batch"] = False
     progress["current"] = dict.fromkeys(progress["current"], 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lightning import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -13,6 +15,14 @@ def is_complete(trainer: Trainer) -> bool:
     if not trainer.sanity_checking:
         return True
     return trainer.global_step == 0 and trainer.num_sanity_val_batches == trainer.num_val_batches
+
+
+def is_still_to_come(trainer: Trainer) -> bool:
+    """Whether a batch has just been trained on, and a validation follows: callbacks of a user's own save before it."""
+    loop = trainer.fit_loop.epoch_loop
+    batches: Any = loop.batch_progress.current
+    fetcher = trainer.fit_loop._data_fetcher
+    return batches.processed > batches.completed and fetcher is not None and loop._should_check_val_fx(fetcher)
 
 
 def check_validation_interval(trainer: Trainer, steps_per_epoch: int, has_data: bool) -> None:
