@@ -53,9 +53,8 @@ class Summary(Callback):
 
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Answer the prompts again, and give the account."""
-        if self._has_trained:
-            self._answer(trainer, pl_module)
+        """Answer the prompts again, a run too that was stopped after its last step, and give the account."""
+        self._answer(trainer, pl_module)
         total = _total_steps(trainer)
         self._tell(trainer, pl_module, "complete" if total is None or trainer.global_step >= total else "stopped")
 
