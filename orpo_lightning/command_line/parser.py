@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -45,9 +46,11 @@ class Parser(LightningArgumentParser):
         return (*options_of_parser(self), *default_options())
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
-        """Parse, and say in one line which reference cannot be resolved."""
+        """Parse, options over configuration files wherever these stand; say in one line what cannot be resolved."""
+        words, *others = args or [None]
         try:
-            return super().parse_args(*args, **kwargs)
+            words = _files_first(sys.argv[1:] if words is None else words, after=bool(self._subcommands_action))
+            return super().parse_args(words, *others, **kwargs)
         except OmegaConfBaseException as error:
             reason = str(error).splitlines()[0].removeprefix("ValueError raised while resolving interpolation: ")
             self.error(f'Parser key "{as_typed(error.full_key or "")}":\n  {reason}', error)
@@ -62,3 +65,25 @@ class Parser(LightningArgumentParser):
         message = message.replace(f'"{verb}.', '"') if verb else message
         typed = Typed(self.args, parser.files, parser.options)
         self.exit(2, f"orpo-lightning: {explain(message, typed)}\n")
+
+
+def _files_first(words: Sequence[str], after: int) -> list[str]:
+    """The words of a command line with its configuration files, in their order, before all other options.
+
+    Args:
+        words: the words.
+        after: how many of them, such as the verb, stay in front.
+
+    Example:
+        >>> _files_first(["fit", "--data.limit", "3", "--config", "orpo", "-c=mine.yaml"], after=1)
+        ['fit', '--config', 'orpo', '-c=mine.yaml', '--data.limit', '3']
+    """
+    files: list[str] = []
+    others = list(words[after:])
+    for i in range(len(others) - 1, -1, -1):
+        option, equals, _ = others[i].partition("=")
+        if option in ("-c", "--config"):
+            has_value = not equals and i + 1 < len(others) and not others[i + 1].startswith("-")
+            files[:0] = others[i : i + 1 + has_value]
+            del others[i : i + 1 + has_value]
+    return [*words[:after], *files, *others]

@@ -178,3 +178,21 @@ def test_a_layer_adds_callbacks_to_those_that_are_there(printed_config):
     ]
     assert callbacks[0]["init_args"]["monitor"] == "val/pref/accuracies"
     assert callbacks[3]["init_args"]["monitor"] == "val/loss"
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate", "data"])
+@pytest.mark.parametrize("files", [["--config", "orpo"], ["--config=orpo"], ["-c", "orpo"]])
+def test_options_win_over_files_that_are_named_after_them(printed_config, verb, files):
+    before = ["--model.objective", "DPO", "--model.objective.beta=0.3", "--model.optimizer.lr", "0.5"]
+    printed = printed_config(verb, *before, *files, "--data.limit=3")
+    assert printed == printed_config(verb, *files, *before, "--data.limit=3")
+    assert setting(printed, "model.objective.beta") == 0.3
+    assert setting(printed, "model.optimizer.lr") == 0.5
+
+
+def test_of_files_the_later_one_wins_wherever_they_stand(printed_config):
+    Path("a.yaml").write_text("data: {limit: 1, seed: 1}\n")
+    Path("b.yaml").write_text("data: {limit: 2}\n")
+    printed = printed_config("fit", "--config", "a.yaml", "--data.max_length=99", "--config=b.yaml")
+    assert setting(printed, "data.limit") == 2
+    assert setting(printed, "data.seed") == 1
