@@ -18,12 +18,13 @@ _REFERENCE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
 def refer_by_typed_keys() -> None:
     """Let references name settings as the command line does: without the verb and without ``init_args``."""
     load = get_loader("yaml")
+    followed: list[str] = []
 
     def load_with_references(text: str) -> Any:
         return _marked(load(text))
 
     set_loader(MODE, load_with_references, (yaml.YAMLError,))
-    OmegaConf.register_resolver("setting", lambda key, _root_: _setting(_root_, key), replace=True)
+    OmegaConf.register_resolver("setting", lambda key, _root_: _setting(_root_, key, followed), replace=True)
 
 
 def _marked(value: Any) -> Any:
@@ -34,7 +35,18 @@ def _marked(value: Any) -> Any:
     return _REFERENCE.sub(r"${setting:\1}", value) if isinstance(value, str) else value
 
 
-def _setting(root: Any, key: str) -> Any:
+def _setting(root: Any, key: str, followed: list[str]) -> Any:
+    """The value of a setting; in `followed` those whose references have led to it."""
+    if key in followed:
+        raise ValueError(f"${{{key}}} refers to itself: {' -> '.join([*followed[followed.index(key) :], key])}")
+    followed.append(key)
+    try:
+        return _value(root, key)
+    finally:
+        followed.pop()
+
+
+def _value(root: Any, key: str) -> Any:
     verbs = [value for value in root.values() if isinstance(value, Mapping) and {"model", "trainer"} <= value.keys()]
     node = verbs[0] if verbs else root
     for part in key.split("."):

@@ -139,6 +139,15 @@ def test_a_mistake_on_the_command_line_is_answered_in_one_line(refusal, argument
             "data:\n  limit: ${data.lmit}\n",
             "mine.yaml:2: data.limit: ${data.lmit} refers to no setting",
         ),
+        (
+            "model:\n  optimizer:\n    lr: ${model.optimizer.weight_decay}\n    weight_decay: ${model.optimizer.lr}\n",
+            "mine.yaml:3: model.optimizer.lr: ${model.optimizer.weight_decay} refers to itself: "
+            "model.optimizer.weight_decay -> model.optimizer.lr -> model.optimizer.weight_decay",
+        ),
+        (
+            "data:\n  limit: ${data.limit}\n",
+            "mine.yaml:2: data.limit: ${data.limit} refers to itself: data.limit -> data.limit",
+        ),
     ],
 )
 def test_a_mistake_in_a_configuration_file_is_answered_with_its_line(refusal, text, said):
