@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
 from omegaconf.errors import OmegaConfBaseException
@@ -54,6 +55,16 @@ class Parser(LightningArgumentParser):
         except OmegaConfBaseException as error:
             reason = str(error).splitlines()[0].removeprefix("ValueError raised while resolving interpolation: ")
             self.error(f'Parser key "{as_typed(error.full_key or "")}":\n  {reason}', error)
+
+    def validate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:
+        """Check the values, also those that are null.
+
+        jsonargparse takes null as a value that is not set, and where it is typed for a text as the text None.
+        """
+        super().validate(namespace, *args, **kwargs)
+        for action in self._actions:
+            if action.default is not None and namespace.get(action.dest, action.default) in (None, "None", "null"):
+                self._check_value_key(action, None, action.dest, namespace)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """End with one line; the parsers of single classes raise, as the one around them expects."""
