@@ -12,6 +12,8 @@ import yaml
 from jsonargparse import ActionConfigFile
 
 _PACKAGE = Path(__file__).parents[1]
+BLOCKS = ("model", "data", "trainer")
+"""The parts of a configuration that hold the others; none of them can be null."""
 _FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 """Of a wheel and of a checkout."""
 
@@ -61,11 +63,13 @@ def find_config(name: str) -> Path:
 def read_keys(path: Path) -> dict[str, int]:
     """The keys of a YAML file as they are typed on the command line, each with its line.
 
+    A block that is left empty, such as ``data:`` with nothing behind, is as if it were not there.
+
     Args:
         path: the file.
 
     Raises:
-        ValueError: it is not YAML, or not a mapping; names the line.
+        ValueError: it is not YAML, or not a mapping, or has a key twice or a null block; names the line.
 
     Example:
         >>> read_keys(find_config("orpo"))["model.objective.lambda_"] > 1
@@ -78,21 +82,36 @@ def read_keys(path: Path) -> dict[str, int]:
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         what = ", ".join(filter(None, (getattr(error, "context", None), getattr(error, "problem", None)))) or str(error)
         raise ValueError(f"{where}: not valid YAML: {what}") from error
-    if root is None:
+    if root is None or _is_null(root):
         return {}
     if not isinstance(root, yaml.MappingNode):
         raise ValueError(f"{path}:{root.start_mark.line + 1}: not a configuration; accepted: a mapping of keys")
-    return dict(_keys(root, ""))
+    for key, value in root.value:
+        if key.value in BLOCKS and _is_null(value) and value.value:
+            raise ValueError(
+                f"{path}:{key.start_mark.line + 1}: {key.value} = {value.value} is not a block of settings; "
+                "leave it out"
+            )
+    root.value = [(key, value) for key, value in root.value if not (key.value in BLOCKS and _is_null(value))]
+    return dict(_keys(root, "", path))
 
 
-def _keys(node: yaml.MappingNode, prefix: str) -> Iterator[tuple[str, int]]:
+def _is_null(node: yaml.Node) -> bool:
+    return bool(node.tag == "tag:yaml.org,2002:null")
+
+
+def _keys(node: yaml.MappingNode, prefix: str, path: Path) -> Iterator[tuple[str, int]]:
+    lines: dict[str, int] = {}
     for key, value in node.value:
-        typed = as_typed(f"{prefix}{key.value}")
+        typed, line = as_typed(f"{prefix}{key.value}"), key.start_mark.line + 1
+        if key.value in lines:
+            raise ValueError(f"{path}:{line}: {typed or key.value} is set in line {lines[key.value]} already; keep one")
+        lines[key.value] = line
         if key.value != "init_args":
-            yield typed, key.start_mark.line + 1
+            yield typed, line
         for item in value.value if isinstance(value, yaml.SequenceNode) else [value]:
             if isinstance(item, yaml.MappingNode):
-                yield from _keys(item, f"{typed}." if typed else "")
+                yield from _keys(item, f"{typed}." if typed else "", path)
 
 
 def as_typed(key: str) -> str:
@@ -123,5 +142,7 @@ class ConfigFile(ActionConfigFile):
             except ValueError as error:
                 raise argparse.ArgumentError(None, str(error)) from error
             getattr(parser, "files", {})[path] = keys
+            if not keys:
+                return  # an empty layer
             values = str(path)
         self.apply_config(parser, cfg, self.dest, values)

@@ -47,7 +47,7 @@ class Typed:
         if not any(flag == key or flag.startswith(f"{key}.") for flag in flags):
             for path, keys in reversed(list(self.files.items())):
                 if key in keys:
-                    return f"{_short(path)}:{keys[key]}: {key}"
+                    return f"{path}:{keys[key]}: {key}"
         return f"--{key}" if key in flags else key
 
     @property
@@ -210,8 +210,3 @@ _SENTENCES = (
     (r"Expected (?:an? )?<class '([^']*)'>", _not_of_type),
     (r"argument (\S+): expected one argument", _no_value),
 )
-
-
-def _short(path: Path) -> Path:
-    absolute = path.resolve()
-    return absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else path

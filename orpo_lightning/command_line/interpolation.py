@@ -10,6 +10,8 @@ import yaml
 from jsonargparse import get_loader, set_loader
 from omegaconf import OmegaConf
 
+from orpo_lightning.command_line.config_files import BLOCKS
+
 MODE = "omegaconf+"
 """The parser mode in which references are resolved when all layers and options have been read."""
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
@@ -21,7 +23,11 @@ def refer_by_typed_keys() -> None:
     followed: list[str] = []
 
     def load_with_references(text: str) -> Any:
-        return _marked(load(text))
+        value = _marked(load(text))
+        # of blocks only what a file leaves empty is null here
+        return (
+            {k: v for k, v in value.items() if v is not None or k not in BLOCKS} if isinstance(value, dict) else value
+        )
 
     set_loader(MODE, load_with_references, (yaml.YAMLError,))
     OmegaConf.register_resolver("setting", lambda key, _root_: _setting(_root_, key, followed), replace=True)

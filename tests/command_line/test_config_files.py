@@ -88,3 +88,45 @@ def test_lines_of_keys_are_told_through_lists_and_class_paths(tmp_path):
         "trainer.callbacks.class_path": 3,
         "trainer.callbacks.k": 5,
     }
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "data:\n", "model:\ndata:\n\ntrainer:\n"])
+def test_a_layer_that_holds_nothing_changes_nothing(printed_config, text):
+    Path("empty.yaml").write_text(text)
+    assert printed_config("fit", "--config=orpo", "--config=empty.yaml") == printed_config("fit", "--config=orpo")
+
+
+def test_a_block_that_is_left_empty_changes_nothing(printed_config):
+    Path("mine.yaml").write_text("model:\ntrainer: {max_epochs: 7}\n")
+    printed = yaml.safe_load(printed_config("fit", "--config=dpo", "--config=mine.yaml"))
+    assert printed["trainer"]["max_epochs"] == 7
+    assert printed["model"]["init_args"]["objective"]["class_path"] == "orpo_lightning.DPO"
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate", "data"])
+@pytest.mark.parametrize("block", ["model", "data", "trainer"])
+def test_a_block_that_is_null_is_refused_where_it_stands(refusal, block, verb):
+    Path("mine.yaml").write_text(f"seed_everything: 1\n{block}: null\n")
+    assert refusal(verb, "--config=orpo", "--config=mine.yaml") == (
+        f"mine.yaml:2: {block} = null is not a block of settings; leave it out"
+    )
+
+
+def test_a_key_that_is_there_twice_is_refused_with_both_lines(refusal):
+    Path("mine.yaml").write_text("model:\n  optimizer:\n    lr: 1\n    weight_decay: 0\n    lr: 2\n")
+    assert refusal("fit", "--config=orpo", "--config=mine.yaml") == (
+        "mine.yaml:5: model.optimizer.lr is set in line 3 already; keep one"
+    )
+    Path("mine.yaml").write_text("data: {limit: 1}\ndata:\n  seed: 1\n")
+    assert refusal("data", "--config=mine.yaml") == "mine.yaml:2: data is set in line 1 already; keep one"
+
+
+def test_a_mistake_is_placed_by_the_path_that_leads_to_the_file_from_here(refusal, monkeypatch, tmp_path):
+    shipped = tmp_path / "elsewhere" / "configs"
+    shipped.mkdir(parents=True)
+    for path in (shipped / "bad.yaml", Path("mine/bad.yaml")):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("data: {limit: many}\n")
+    monkeypatch.setattr(config_files, "_FOLDERS", (shipped,))
+    assert refusal("fit", "--config=bad").startswith(f"{shipped}/bad.yaml:1: data.limit = many")
+    assert refusal("fit", "--config=mine/bad.yaml").startswith("mine/bad.yaml:1: data.limit = many")
