@@ -20,7 +20,7 @@ def lines(*rows):
 @pytest.mark.parametrize(
     ("name", "content", "options", "said"),
     [
-        ("gone.jsonl", None, [], "no file or folder at 'gone.jsonl'"),
+        ("gone.jsonl", None, [], "data.train: no file or folder at 'gone.jsonl'"),
         ("empty.jsonl", b"", [], "empty.jsonl: holds no rows"),
         ("broken.jsonl", lines(GOOD) + b"{broken\n", [], "broken.jsonl:2: not valid JSON"),
         (

@@ -176,8 +176,8 @@ def test_measuring_a_run_leaves_its_configuration_alone(orpo_lightning):
     [
         (
             ["--data.train", "missing.jsonl"],
-            "no file or folder at 'missing.jsonl'; accepted: a file, a folder, a hub id (owner/name), or one of: "
-            "sample, hh-rlhf, hh-rlhf/harmless-base, hh-rlhf/helpful-base, hh-rlhf/helpful-online, "
+            "data.train: no file or folder at 'missing.jsonl'; accepted: a file, a folder, a hub id (owner/name), or "
+            "one of: sample, hh-rlhf, hh-rlhf/harmless-base, hh-rlhf/helpful-base, hh-rlhf/helpful-online, "
             "hh-rlhf/helpful-rejection-sampled, ultrafeedback, ultrafeedback-cleaned",
         ),
         (["--model.objective.lambda_=-1"], "ORPO: lambda_ = -1.0 is out of range; accepted: [0, inf)"),
@@ -245,5 +245,5 @@ def test_options_are_not_abbreviated(orpo_lightning, capsys):
 
 def test_a_missing_file_is_named_before_any_model_is_loaded(orpo_lightning, monkeypatch):
     monkeypatch.setattr(preference, "load_causal_lm", lambda *args: pytest.fail("a model was loaded"))
-    with pytest.raises(ValueError, match=r"no file or folder at 'missing\.jsonl'; accepted: a file"):
+    with pytest.raises(ValueError, match=r"data\.train: no file or folder at 'missing\.jsonl'; accepted: a file"):
         orpo_lightning("fit", "--data.train", "missing.jsonl", *SHORT)

@@ -125,7 +125,8 @@ def open_source(config: SourceConfig, split: str) -> Source:
         return _local_source([(str(file), file) for file in found], ", ".join(str(file) for file in found))
     if _is_hub_id(config.path):
         return _hub_source(config, split)
-    raise ValueError(_nothing_there(config.path, path))
+    setting = {"train": "data.train", "validation": "data.val"}.get(split, "data")
+    raise ValueError(f"{setting}: {_nothing_there(config.path, path)}")
 
 
 def _refuse(config: SourceConfig, kind: str, *settings: str) -> None:

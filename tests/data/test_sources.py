@@ -163,7 +163,7 @@ def test_a_folder_without_data_is_refused_with_the_kinds_that_are_read(tmp_path)
 def test_what_is_not_there_is_refused_with_what_is_near(tmp_path, write_rows, given, near):
     write_rows(tmp_path / "pairs.jsonl", GOOD)
     given = given.format(folder=tmp_path)
-    with pytest.raises(ValueError, match="no file or folder at") as error:
+    with pytest.raises(ValueError, match=r"^data\.train: no file or folder at") as error:
         ids(given)
     assert repr(given) in str(error.value)
     assert "hh-rlhf/harmless-base" in str(error.value)
