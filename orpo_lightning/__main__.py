@@ -5,17 +5,12 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
-import re
 import sys
 
 from orpo_lightning.signals import ending_at_once
 from orpo_lightning.verbs import ENTRY_POINTS, HELP
 
 TRACEBACK_VARIABLE = "ORPO_LIGHTNING_TRACEBACK"
-_OF_THE_PARSER = (
-    *("Expected a", "Not of type", "Not a valid", "Does not validate", "Problem with given"),
-    *("a class path (str)", "a dict with"),
-)
 
 
 def main() -> None:
@@ -42,32 +37,29 @@ def console() -> None:
     try:
         with ending_at_once():
             main()
-    except (ValueError, OSError, ModuleNotFoundError, ArithmeticError) as error:
-        if os.environ.get(TRACEBACK_VARIABLE):
+    except Exception as error:
+        if os.environ.get(TRACEBACK_VARIABLE) or not _is_a_mistake(error):
             raise
-        hint = "" if _is_about_a_setting(error) else f"\n(set {TRACEBACK_VARIABLE}=1 to see where)"
-        sys.exit(f"orpo-lightning: {_sentence(error)}{hint}")
+        from orpo_lightning.command_line.messages import sentence_of
+
+        hint = "" if _says_all(error) else f"\n(set {TRACEBACK_VARIABLE}=1 to see where)"
+        sys.exit(f"orpo-lightning: {sentence_of(str(error))}{hint}")
 
 
-def _is_about_a_setting(error: Exception) -> bool:
-    """Whether this package has refused something, and its message says all there is to say."""
+def _is_a_mistake(error: Exception) -> bool:
+    """Whether it tells a user of something that can be set right, and no programmer of a bug."""
+    of_lightning = type(error).__name__ == "MisconfigurationException"  # which is not imported here
+    return of_lightning or isinstance(error, (ValueError, OSError, ModuleNotFoundError, ArithmeticError))
+
+
+def _says_all(error: Exception) -> bool:
+    """Whether this package has refused something, and its message is all there is to say."""
     import traceback
 
     *_, last = traceback.extract_tb(error.__traceback__)
     ours = last.filename.startswith(os.path.dirname(__file__)) and (last.line or "").startswith("raise ")
     of_a_type = "Union subtypes" in str(error)  # raised by jsonargparse around one of ours
-    return isinstance(error, ValueError) and (ours or of_a_type)
-
-
-def _sentence(error: Exception) -> str:
-    """The message; of an error that jsonargparse wraps, the one inside."""
-    message = str(error)
-    if "Union subtypes" not in message:
-        return message
-    # one for each type that the value might have had, and among them what that of ours has to say
-    reasons: list[str] = re.findall(r"^ *- (?:Problem with given .+:\n *)?(.+)$", message, flags=re.MULTILINE)
-    ours = [each for each in reasons if not each.startswith(_OF_THE_PARSER)]
-    return (ours or reasons or [message])[0]
+    return ours or of_a_type
 
 
 def _help() -> str:

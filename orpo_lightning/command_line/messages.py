@@ -6,15 +6,22 @@ Its messages follow the types that a value might have had, each with a level of 
 from __future__ import annotations
 
 import re
+import textwrap
 from dataclasses import dataclass
 
+_LONGEST = 80
+"""Characters of a value that is shown."""
 _NOISE = ("Does not validate", "Subtypes:", "Errors:", "Given value", "- Does not validate", "- Expected a path but")
 _NOT_NONE = re.compile(r"Expected (?:an? )?<class 'NoneType'>")
 _TELLING = (
     *("is not accepted", "unrecognized arguments", "does not accept option"),
     *("No module named", "typing.Literal", "Expected a dot import path", "Unable to load config", "Expected"),
 )
-"""What reasons hold, the most telling first."""
+"""What reasons hold, the most telling first; of several that tell as much it is the one that is deepest inside."""
+_OF_THE_PARSER = (
+    *("Expected a", "Not of type", "Not a valid", "Does not validate", "Problem with given"),
+    *("a class path (str)", "a dict with"),
+)
 
 
 @dataclass(frozen=True)
@@ -46,8 +53,27 @@ def reason_of(message: str) -> Reason:
         ('data.limit', 'my.Data', "Expected a <class 'int'>. Got value: abc")
     """
     found = [reason for reason in _reasons(message) if not _NOT_NONE.match(reason.text)]
-    ranks = [next((i for i, sign in enumerate(_TELLING) if sign in reason.text), len(_TELLING)) for reason in found]
-    return found[ranks.index(min(ranks))] if found else Reason(" ".join(message.split()))
+
+    def place(reason: Reason) -> tuple[int, int]:
+        rank = next((i for i, sign in enumerate(_TELLING) if sign in reason.text), len(_TELLING))
+        return rank, -reason.key.count(".")
+
+    return min(found, key=place) if found else Reason(" ".join(message.split()))
+
+
+def sentence_of(message: str) -> str:
+    """The message of an error; of one that jsonargparse wraps around others, the one that is inside.
+
+    Example:
+        >>> sentence_of("data.limit = 0 is out of range")
+        'data.limit = 0 is out of range'
+    """
+    if "Union subtypes" not in message:
+        return message
+    # one for each type that the value might have had, and among them what that of ours has to say
+    reasons: list[str] = re.findall(r"^ *- (?:Problem with given .+:\n *)?(.+)$", message, flags=re.MULTILINE)
+    ours = [each for each in reasons if not each.startswith(_OF_THE_PARSER)]
+    return (ours or reasons or [message])[0]
 
 
 def value_of(message: str) -> str:
@@ -57,18 +83,24 @@ def value_of(message: str) -> str:
         re.sub(r"NestedArg\(key=.*?, val=(.*)\)$", r"\1", each) for each in re.findall(r"Given value: (.+)", message)
     ]
     value = found[0].strip().strip("'\"") if found else ""
-    return "null" if value == "None" else value
+    return "null" if value == "None" else textwrap.shorten(value, _LONGEST, placeholder=" …")
 
 
 def types_of(message: str) -> list[str]:
     """The names of the plain types that would have been accepted at the place of the most telling reason."""
+    return _expected(message, r"Expected (?:an? )?<class '(?:[\w.]*\.)?(\w+)'>")
+
+
+def choices_of(message: str) -> list[str]:
+    """The values that would have been accepted there."""
+    found = _expected(message, r"Expected an? typing\.Literal\[(.*?)\]")
+    return list(dict.fromkeys(each.strip(" '") for choices in found for each in choices.split(",")))
+
+
+def _expected(message: str, pattern: str) -> list[str]:
     key = reason_of(message).key
-    names = [
-        re.match(r"Expected (?:an? )?<class '(?:[\w.]*\.)?(\w+)'>", each.text)
-        for each in _reasons(message)
-        if each.key == key
-    ]
-    return list(dict.fromkeys(name[1] for name in names if name))
+    found = [re.match(pattern, each.text) for each in _reasons(message) if each.key == key]
+    return list(dict.fromkeys(each[1] for each in found if each))
 
 
 def _reasons(message: str) -> list[Reason]:
