@@ -103,6 +103,7 @@ class CLI(LightningCLI):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._start: RunStart | None = None
+        self._to_say: list[str] = []
         try:
             super().__init__(*args, **kwargs)
         finally:
@@ -133,13 +134,12 @@ class CLI(LightningCLI):
         config.trainer.default_root_dir = str(self._start.folder)
         config.ckpt_path = self._start.checkpoint and str(self._start.checkpoint)
 
-    @staticmethod
-    def _find_start(asked: Path, ckpt_path: str | None, config: Namespace) -> RunStart:
+    def _find_start(self, asked: Path, ckpt_path: str | None, config: Namespace) -> RunStart:
         if config.trainer.fast_dev_run:
             return start_that_writes_nothing(asked, ckpt_path)
         if rank_zero_only.rank != 0:  # type: ignore[attr-defined]  # it is set on the function
             return start_of_other_rank(asked, ckpt_path)
-        return start_of_fit(asked, ckpt_path, rank_zero_info, config.export.folder)
+        return start_of_fit(asked, ckpt_path, self._to_say.append, config.export.folder)
 
     def instantiate_classes(self) -> None:
         """Make what is configured; loggers that are told no folder write into that of the run."""
@@ -150,9 +150,11 @@ class CLI(LightningCLI):
         super().instantiate_classes()
 
     def after_instantiate_classes(self) -> None:
-        """Refuse what the data cannot be split into, before other ranks are started."""
+        """Refuse what the data cannot be split into, before other ranks are started; then say where the run is."""
         if self.subcommand == "fit" and isinstance(self.datamodule, PreferenceDataModule):
             self.datamodule.check_global_batch(self.trainer)
+        for sentence in self._to_say:
+            rank_zero_info(sentence)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer; whatever loggers it is given, a fit also writes its measures to metrics.csv."""

@@ -41,6 +41,7 @@ class RunStart:
         checkpoint: the file that it goes on from; None starts at the beginning.
         lock: held as long as this process writes there; None in the other processes of a run.
         is_new: whether no run had been in that folder.
+        made: the folders around it that were made for it, the innermost first.
     """
 
     asked: Path
@@ -48,6 +49,7 @@ class RunStart:
     checkpoint: Path | None = None
     lock: BaseFileLock | None = field(default=None, compare=False)
     is_new: bool = False
+    made: tuple[Path, ...] = field(default=(), compare=False)
 
     def command_to_go_on(self, words: Sequence[str]) -> str:
         """What to type to go on with the run.
@@ -79,7 +81,8 @@ class RunStart:
         self.lock.release()
         if is_empty:
             with suppress(OSError):  # it is where somebody stands, or somebody has come
-                self.folder.rmdir()
+                for folder in (self.folder, *self.made):
+                    folder.rmdir()
 
 
 def start_of_fit(
@@ -101,6 +104,7 @@ def start_of_fit(
     Raises:
         ValueError: the checkpoint is not there, or the run folder cannot be used; says what to do.
     """
+    made = tuple(folder for folder in asked.parents if not folder.exists())
     if ckpt_path is None:
         start = _new(asked, model_folder)
         if start.folder != asked:
@@ -110,7 +114,7 @@ def start_of_fit(
     else:
         start = _from(asked, ckpt_path, model_folder, say)
     os.environ[_FOR_OTHER_RANKS] = json.dumps([str(start.folder), start.checkpoint and str(start.checkpoint)])
-    return start
+    return replace(start, made=made)
 
 
 def start_of_other_rank(asked: Path, ckpt_path: str | None) -> RunStart:

@@ -75,7 +75,7 @@ def test_a_new_run_never_goes_into_the_folder_of_another(tmp_path, said):
 
 def test_a_run_that_wrote_nothing_leaves_no_folder(tmp_path, said):
     start_of_fit(tmp_path / "runs" / "a", None, said.append).end()
-    assert list((tmp_path / "runs").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
     assert start_of_fit(tmp_path / "runs" / "a", None, said.append).folder.name == "a"
 
 

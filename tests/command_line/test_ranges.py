@@ -1,5 +1,7 @@
 """Values out of range are refused by name before a model or a tokenizer is loaded, and before data is read."""
 
+from pathlib import Path
+
 import pytest
 
 from orpo_lightning.data import datamodule
@@ -84,3 +86,13 @@ def test_a_fit_that_nothing_ends_says_what_to_type(refusal):
     assert refusal("fit").startswith(said)
     assert refusal("fit", "--model.objective=DPO").startswith(said)
     assert "--config NAME, one of: dpo, ipo, kto, orpo, quickstart, sft, simpo" in refusal("fit")
+
+
+def test_a_refused_fit_leaves_no_folder_and_says_nothing_of_one(refusal, notes):
+    assert refusal("fit", "--config=orpo", "--data.max_length=3").startswith("data.max_length = 3")
+    assert not Path("runs").exists()
+    Path("runs/orpo/checkpoints").mkdir(parents=True)
+    Path("runs/orpo/metrics.csv").touch()
+    assert refusal("fit", "--config=orpo", "--data.max_length=3").startswith("data.max_length = 3")
+    assert [path.name for path in Path("runs").iterdir()] == ["orpo"]
+    assert not notes
