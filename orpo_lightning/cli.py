@@ -10,6 +10,7 @@ import yaml
 from jsonargparse import Namespace, _typehints
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.fabric.utilities.seed import max_seed_value
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger
@@ -34,6 +35,7 @@ from orpo_lightning.command_line.interpolation import MODE, refer_by_typed_keys
 from orpo_lightning.command_line.options import DEFAULT_CLASSES, import_class
 from orpo_lightning.command_line.parser import Parser
 from orpo_lightning.command_line.quiet import quieten
+from orpo_lightning.command_line.trainer_names import check_names
 from orpo_lightning.data.datamodule import PreferenceDataModule
 from orpo_lightning.loggers import MetricsFile
 from orpo_lightning.objectives import get_objective
@@ -120,6 +122,7 @@ class CLI(LightningCLI):
             raise ValueError("weights_only = False would run any code that a checkpoint holds; accepted: True")
         config.weights_only = True  # for the strategies and plugins that read checkpoints in their own way
         refuse_address(config.ckpt_path or "")
+        check_names(config.trainer)
         asked = Path(config.trainer.default_root_dir or DEFAULT_RUN).expanduser()
         ckpt_path = str(Path(config.ckpt_path).expanduser()) if config.ckpt_path else None
         config.trainer.default_root_dir = str(asked)
@@ -191,6 +194,12 @@ class CLI(LightningCLI):
 
     def _configuration(self) -> str:
         return str(self._parser(self.subcommand).dump(self.config.get(self.subcommand), skip_unset=False))
+
+    def _set_seed(self) -> None:
+        seed = self._get(self.config, "seed_everything")
+        if not (isinstance(seed, bool) or 0 <= seed <= max_seed_value):
+            raise ValueError(f"seed_everything = {seed} is out of range; accepted: 0 to {max_seed_value}")
+        super()._set_seed()
 
     def _parse_ckpt_path(self) -> None:
         """Settings come from the command line and its files alone: Lightning would take those of a checkpoint."""
