@@ -10,11 +10,14 @@ from itertools import pairwise
 from pathlib import Path
 
 from orpo_lightning.command_line.config_files import as_typed
-from orpo_lightning.command_line.messages import Reason, reason_of, types_of, value_of
+from orpo_lightning.command_line.messages import Reason, choices_of, reason_of, types_of, value_of
 from orpo_lightning.command_line.options import Option, import_class, options_of
+from orpo_lightning.objectives import get_objective, list_objectives
 
 _EXAMPLES = {"model.policy.lora": "r 16", "model.optimizer": "lr 1e-5", "model.policy": "name_or_path smollm2"}
 """Of blocks that somebody might set as if they were a value."""
+_NOT_FOR_USERS = ("DummyLogger", "MetricsFile")
+"""Of the loggers."""
 _KINDS = {
     **{
         "int": "a whole number",
@@ -90,7 +93,7 @@ def nearest_key(key: str, known: Iterable[str]) -> str | None:
             same_leaf = [each for each in known if each.split(".")[-1] == parts[-1]]
             candidate = ".".join((*parts[:i], *near, *parts[i + 1 :]))
             complete = near and any(each == candidate or each.startswith(f"{candidate}.") for each in known)
-            if complete or not same_leaf:
+            if (complete and len(parts) > 1) or not same_leaf:  # a word that is the name of a setting means that one
                 break
             return difflib.get_close_matches(key, same_leaf, n=1, cutoff=0)[0]
         start = f"{start}{part}."
@@ -110,6 +113,9 @@ def _unknown_key(reason: Reason, name: str, message: str, typed: Typed) -> str:
     key = as_typed(name.split()[0].removeprefix("--").partition("=")[0])
     if not name.startswith("--") and "unrecognized" in reason.text:
         return f"{name.split()[0]!r} belongs to no option; options are typed as --key value"
+    if key == "class_path":
+        example = f"{{class_path: {reason.class_path.rpartition('.')[2]}, init_args: {{...}}}}"
+        return f"{typed.name(reason.class_key)}: the arguments of a class stand under init_args: {example}"
     if "Group '" in reason.text:
         group = re.search(r"Group '([^']*)'", reason.text)
         key = f"{group[1]}.{key}" if group else key
@@ -124,7 +130,10 @@ def _unknown_key(reason: Reason, name: str, message: str, typed: Typed) -> str:
         start = start.rpartition(".")[0]
         accepted = _children(known, f"{start}.") if start else []
     subject = typed.name(key)
-    near = nearest_key(key, known)
+    if key.startswith("model.objective."):
+        near = nearest_key(key, known)
+    else:  # those of another objective are meant as well
+        near = nearest_key(key, [*known, *(option.key for option in _of_all_objectives())])
     near = near and (f"--{near}" if subject.startswith("--") else near)
     said = f"{subject} is not a setting" + (f"; did you mean {near}?" if near else "")
     if near and len(accepted) > 8:
@@ -132,6 +141,11 @@ def _unknown_key(reason: Reason, name: str, message: str, typed: Typed) -> str:
     if not accepted or len(accepted) > 20:
         return said if near else f"{said}; settings: orpo-lightning fit --help"
     return f"{said}{'' if near else ';'} accepted: {', '.join(accepted)}"
+
+
+def _of_all_objectives() -> Iterator[Option]:
+    for name in list_objectives():
+        yield from options_of(get_objective(name), "model.objective")
 
 
 def _known(reason: Reason, typed: Typed) -> Sequence[Option]:
@@ -164,6 +178,8 @@ def _below(base: type) -> Iterator[type]:
     for cls in found:
         yield from _below(cls)
         is_of_base = cls.__module__.split(".")[0] == "lightning" and base.__name__.startswith("Lightning")
+        if cls.__name__ in _NOT_FOR_USERS:
+            continue
         if not (is_of_base or cls.__name__.startswith("_") or getattr(cls, "__abstractmethods__", None)):
             yield cls
 
@@ -173,8 +189,7 @@ def _no_module(reason: Reason, name: str, message: str, typed: Typed) -> str:
 
 
 def _not_a_choice(reason: Reason, name: str, message: str, typed: Typed) -> str:
-    choices = [each.strip().strip("'") for each in name.split(",")]
-    value = value_of(message)
+    choices, value = choices_of(message), value_of(message)
     near = difflib.get_close_matches(value, choices, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     return f"{typed.name(reason.key)} = {value}; {hint}accepted: {', '.join(choices)}"
@@ -185,7 +200,7 @@ def _not_a_block(reason: Reason, name: str, message: str, typed: Typed) -> str:
         _EXAMPLES.get(reason.key) or _children([option.key for option in _known(reason, typed)], f"{reason.key}.")[0]
     )
     return (
-        f"{typed.name(reason.key)} = {value_of(message)} is not a block of settings; set one of them, such as "
+        f"{typed.name(reason.key)} = {value_of(message) or name} is not a block of settings; set one of them, such as "
         f"--{reason.key}.{example}"
     )
 

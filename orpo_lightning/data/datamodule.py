@@ -72,7 +72,7 @@ class PreferenceDataModule(LightningDataModule):
         # with a Path among the types the command line never opens a data file as if it were a config file; it is the
         # last, because the command line writes any value as a Path that it has not written as another type
         train: str | SourceConfig | list[str | SourceConfig | Path] | Path = SAMPLE,
-        val: str | SourceConfig | dict[str, str | SourceConfig | Path] | Path | None = SAMPLE,
+        val: str | SourceConfig | dict[str, str | SourceConfig | Path | None] | Path | None = SAMPLE,
         format: str | None = None,
         columns: dict[str, str] | None = None,
         filters: list[Filter] | None = None,
@@ -101,7 +101,10 @@ class PreferenceDataModule(LightningDataModule):
         shared = SourceConfig("", format=format, columns=columns or {})
         self.train = [_source(each, shared) for each in (train if isinstance(train, list) else [train])]
         named = val if isinstance(val, dict) else {"": val} if val is not None else {}
-        self.val = {name: _source(each, shared) for name, each in named.items()}
+        empty = [name for name, each in named.items() if each is None]
+        if empty:
+            raise ValueError(f"data.val.{empty[0]} is empty; accepted: a source, or leave the name out")
+        self.val = {name: _source(each, shared) for name, each in named.items() if each is not None}
         weighted = [source.path for source in self.val.values() if source.weight != 1]
         if weighted:
             raise ValueError(f"data.val: {weighted[0]} has a weight; validation measures every row once, leave it out")

@@ -34,6 +34,12 @@ OBJECTIVES = "known: CPO, DPO, HingeDPO, IPO, KTO, ORPO, RobustDPO, SFT, SimPO, 
             "--modle.objective is not a setting; did you mean --model.objective?",
         ),
         (["--lr", "1"], "--lr is not a setting; did you mean --model.optimizer.lr?"),
+        (["--beta", "1e-3"], "--beta is not a setting; did you mean --model.objective.beta?"),
+        (
+            ["--model.label_smoothing=0"],
+            "--model.label_smoothing is not a setting; did you mean --model.objective.label_smoothing? "
+            "accepted: objective, policy, reference, layout, optimizer, schedule",
+        ),
         (["--confg", "orpo"], "--confg is not a setting; did you mean --config?"),
         (
             ["--model.objective=DPO", "--model.objective.lambda_=1"],
@@ -71,6 +77,20 @@ OBJECTIVES = "known: CPO, DPO, HingeDPO, IPO, KTO, ORPO, RobustDPO, SFT, SimPO, 
         ),
         (["--model.objective.lambda_", "abc"], "--model.objective.lambda_ = abc; accepted: a number"),
         (["--data.limit", "few"], "--data.limit = few; accepted: a whole number, null"),
+        (
+            ["--trainer.logger", "CSVLoger"],
+            "--trainer.logger: no Logger is named 'CSVLoger'; did you mean 'CSVLogger'? known: CSVLogger, CometLogger, "
+            "MLFlowLogger, TensorBoardLogger, WandbLogger, or the path of a class",
+        ),
+        (
+            ["--trainer.precision", "bf-16"],
+            "--trainer.precision = bf-16; did you mean bf16? accepted: transformer-engine, transformer-engine-float16, "
+            "16-true, 16-mixed, bf16-true, bf16-mixed, 32-true, 64-true, 64, 32, 16, bf16",
+        ),
+        (
+            ["--trainer", "null"],
+            "--trainer = null is not a block of settings; set one of them, such as --trainer.accelerator",
+        ),
         (["--seed_everything", "x"], "--seed_everything = x; accepted: true or false, a whole number"),
         (
             ["--data.overlong", "cut"],
@@ -132,6 +152,19 @@ def test_a_mistake_on_the_command_line_is_answered_in_one_line(refusal, argument
             "data:\n  filters:\n  - class_path: SmallMargin\n    init_args:\n      leastt: 1\n",
             "mine.yaml:5: data.filters.leastt is not a setting; did you mean data.filters.least? accepted: least",
         ),
+        (
+            "data:\n  train: [sample, {path: sample, weight: x}]\n",
+            "mine.yaml:2: data.train.weight = x; accepted: a number",
+        ),
+        (
+            "model:\n  objective: {class_path: DPO, beta: 0.3}\n",
+            "mine.yaml:2: model.objective: the arguments of a class stand under init_args: {class_path: ORPO",
+        ),
+        (
+            "model:\n  optimizer:\n    lr: ${model.policy}\n",
+            "mine.yaml:3: model.optimizer.lr = {'name_or_path': 'tiny', 'revision': None, 'dtype': 'float32', …; "
+            "accepted: a number",
+        ),
         ("model:\n  objective: [ORPO\ndata: 3\n", "mine.yaml:3: not valid YAML: while parsing a flow sequence"),
         ("model:\n\tlayout: auto\n", "mine.yaml:2: not valid YAML: while scanning for the next token"),
         ("- ORPO\n", "mine.yaml:1: not a configuration; accepted: a mapping of keys"),
@@ -192,6 +225,31 @@ def test_no_option_is_abbreviated(refusal, option):
 def test_the_nearest_key_is_found_through_several_mistakes(key, nearest):
     known = ["model.objective", "model.objective.lambda_", "model.layout", "trainer.max_steps", "data.train"]
     assert nearest_key(key, known) == nearest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--trainer.strategy=dpd"], "trainer.strategy = dpd is not known; did you mean ddp?"),
+        (["--trainer.accelerator=gpuu"], "trainer.accelerator = gpuu is not known; did you mean gpu?"),
+        (
+            ["--trainer.profiler=bad"],
+            "trainer.profiler = bad is not known; accepted: simple, advanced, pytorch, xla",
+        ),
+        (["--seed_everything=-1"], "seed_everything = -1 is out of range; accepted: 0 to 4294967295"),
+        (["--data.val={a: sample, b: null}"], "data.val.b is empty; accepted: a source, or leave the name out"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+@pytest.mark.parametrize("verb", ["fit", "validate"])
+def test_a_value_that_nothing_knows_is_refused_by_name(refusal, verb, arguments, said):
+    assert refusal(verb, "--config=orpo", *arguments) == said
+
+
+def test_a_misuse_of_the_trainer_is_one_line(refusal):
+    said = refusal("fit", "--config=orpo", "--trainer.barebones=true")
+    assert said.startswith("`Trainer(barebones=True, ")
+    assert "Traceback" not in said
 
 
 def test_only_what_is_not_expected_offers_a_traceback(refusal, monkeypatch):
