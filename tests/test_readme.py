@@ -44,6 +44,8 @@ def folder(tmp_path, monkeypatch, runs, only_built_in_objectives):
     pairs = [{"prompt": f"{i} and {i}?", "chosen": f"{2 * i}.", "rejected": f"{i}."} for i in range(16)]
     pairs.append({**pairs[0], "chosen": ""})
     (tmp_path / "my_pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    for name, rows in (("train", pairs[:12]), ("val", pairs[12:16])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in rows))
     (tmp_path / "my_losses.py").write_text(next(snippet for snippet in SNIPPETS if "class SquaredMargin" in snippet))
     monkeypatch.chdir(tmp_path)
     return tmp_path
