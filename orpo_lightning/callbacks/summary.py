@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from lightning import LightningModule, Trainer
@@ -12,6 +13,8 @@ from rich import get_console
 
 from orpo_lightning.callbacks.answers import answer_prompts, why_no_answers
 from orpo_lightning.callbacks.throughput import Throughput
+from orpo_lightning.data.report import SplitReport
+from orpo_lightning.models.logp_model import LogpModel
 from orpo_lightning.run_folder import CURVES_FILE, METRICS_FILE, SUMMARY_FILE
 from orpo_lightning.summary.curves import draw_curves
 from orpo_lightning.summary.markdown import write_markdown
@@ -77,15 +80,19 @@ class Summary(Callback):
             return
         folder = Path(trainer.default_root_dir)
         why_not = why_no_answers(trainer, pl_module) if self.prompts else None
-        reports = getattr(trainer.datamodule, "reports", {})  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
+        reports: dict[str, SplitReport] = getattr(trainer.datamodule, "reports", {})  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
         outcome = Outcome(
             objective=repr(getattr(pl_module, "objective", None) or type(pl_module).__name__).strip("'"),
             ending=ending,
             steps=trainer.global_step,
             total_steps=_total_steps(trainer),
             speed=self._speed(trainer),
+            has_policy=isinstance(getattr(pl_module, "policy", None), LogpModel),
             reports=[str(report) for report in reports.values()],
-            notes=[why_not] if why_not else [],
+            notes=[
+                *_shared(sum(report.shared_prompts for report in reports.values())),
+                *([why_not] if why_not else []),
+            ],
         )
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -104,6 +111,11 @@ class Summary(Callback):
             return Speed(seconds)
         totals = counted.totals
         return Speed(seconds, totals.steps, totals.seconds, totals.pairs, totals.tokens, totals.peak_gb)
+
+
+def _shared(prompts: int) -> Iterator[str]:
+    if prompts:
+        yield f"{prompts:,} training rows have a prompt of the validation data: it measures what was trained on."
 
 
 def _total_steps(trainer: Trainer) -> int | None:

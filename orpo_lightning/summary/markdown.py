@@ -10,8 +10,7 @@ from orpo_lightning.run_folder import CURVES_FILE
 from orpo_lightning.summary.gains import SetGains
 from orpo_lightning.summary.intervals import Interval
 from orpo_lightning.summary.run import RunSummary
-from orpo_lightning.summary.sentences import EXPLANATION, format_value, interval_note, speed_sentences
-from orpo_lightning.summary.terminal import labelled
+from orpo_lightning.summary.sentences import EXPLANATION, format_value, interval_note, labelled, speed_sentences
 from orpo_lightning.summary.words import command_lines, short_path, visible
 
 

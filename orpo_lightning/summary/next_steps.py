@@ -27,13 +27,14 @@ class NextStep:
     words: tuple[str, ...]
 
 
-def next_steps(folder: Path, config: Mapping[str, Any], *, is_complete: bool) -> list[NextStep]:
+def next_steps(folder: Path, config: Mapping[str, Any], *, is_complete: bool, has_policy: bool) -> list[NextStep]:
     """The commands to try after a run.
 
     Args:
         folder: of the run.
         config: its configuration; empty where it was not started from the command line.
         is_complete: whether it came to its end.
+        has_policy: whether its checkpoints hold a policy of this package.
     """
     steps = []
     has_checkpoint = any((folder / "checkpoints").glob("*.ckpt"))
@@ -43,7 +44,7 @@ def next_steps(folder: Path, config: Mapping[str, Any], *, is_complete: bool) ->
             steps.append(NextStep("go on where this run stopped", (*again, "--ckpt_path", "last")))
         steps += _other_runs(folder, config, again)
     has_model = (folder / "model").is_dir()
-    if has_model or has_checkpoint:
+    if has_model or (has_checkpoint and has_policy):
         generate = (_COMMAND, "generate", "--model", short_path(folder / "model" if has_model else folder))
         files = ("--prompts", "prompts.txt", "--out", "generated.jsonl")
         steps.append(NextStep("answer prompts of your own, one a line in prompts.txt", (*generate, *files)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,6 +87,7 @@ class Outcome:
         steps: optimizer steps done, those before a resumption included.
         total_steps: those that were planned; None without an end.
         speed: what it took.
+        has_policy: whether its checkpoints hold a policy of this package, which can answer prompts.
         reports: what became of the rows of each split, a sentence each.
         notes: what the reader would otherwise miss, a sentence each.
     """
@@ -96,6 +97,7 @@ class Outcome:
     steps: int
     total_steps: int | None
     speed: Speed
+    has_policy: bool = True
     reports: Sequence[str] = ()
     notes: Sequence[str] = ()
 
@@ -134,18 +136,23 @@ class RunSummary:
         """
         config = yaml.safe_load(config_of(folder) or "{}")
         settings = _essentials(config)
+        answers = _before_and_after(read_answers(folder / ANSWERS_FILE))
+        if answers and not any(each and each.answer.strip() for pair in answers for each in pair):
+            answers, outcome = [], replace(outcome, notes=[*outcome.notes, "All answers to the prompts are blank."])
         return cls(
             folder=folder,
             outcome=outcome,
             base_model=settings.get("model.policy.name_or_path"),
             sets=gains_of(read_pairs(folder / PAIRS_FILE), read_series(folder / METRICS_FILE)),
-            answers=_before_and_after(read_answers(folder / ANSWERS_FILE)),
+            answers=answers,
             files={
                 f"{name}/" if (folder / name).is_dir() else name: what
                 for name, what in _FILES.items()
                 if (folder / name).exists() or name == SUMMARY_FILE
             },
-            next_steps=next_steps(folder, config, is_complete=outcome.ending == "complete"),
+            next_steps=next_steps(
+                folder, config, is_complete=outcome.ending == "complete", has_policy=outcome.has_policy
+            ),
             settings=settings,
         )
 
@@ -168,7 +175,7 @@ class RunSummary:
         """What the reader would otherwise miss."""
         notes = list(self.outcome.notes)
         if not self.sets:
-            notes.append("Nothing was validated: there is no accuracy and no margin to show.")
+            notes.append("No preference pairs were validated: there is no accuracy and no margin to show.")
         for each in self.sets:
             where = f" of {each.set}" if each.set else ""
             if not each.has_before:

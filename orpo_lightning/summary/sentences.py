@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from orpo_lightning.summary.answers import Answer
 from orpo_lightning.summary.intervals import LEVEL, RESAMPLES, Interval
 from orpo_lightning.summary.run import Speed
 from orpo_lightning.summary.words import duration
@@ -39,6 +40,13 @@ def format_value(value: Interval | float, unit: str, sign: str = "") -> Iterator
         yield f"{number(value.low)} to {number(value.high)}"
     else:
         yield number(value)
+
+
+def labelled(first: Answer, last: Answer | None) -> Iterator[tuple[str, Answer]]:
+    """The answers with what they are called."""
+    yield ("before" if first.step == 0 else "after"), first
+    if last is not None:
+        yield "after", last
 
 
 def speed_sentences(speed: Speed) -> Iterator[str]:

@@ -12,7 +12,7 @@ from rich.text import Text
 from orpo_lightning.summary.answers import Answer
 from orpo_lightning.summary.gains import Gain, SetGains
 from orpo_lightning.summary.run import RunSummary
-from orpo_lightning.summary.sentences import EXPLANATION, format_value, interval_note, speed_sentences
+from orpo_lightning.summary.sentences import EXPLANATION, format_value, interval_note, labelled, speed_sentences
 from orpo_lightning.summary.words import command_lines, cut, short_path, visible
 
 _WIDEST = 100
@@ -127,13 +127,6 @@ def _answers(summary: RunSummary, width: int) -> Iterator[Line]:
         for label, text, lines, style in texts:
             for place, line in enumerate(cut(text, width - len(left.format("")), lines)):
                 yield Line(left.format(label if not place else "") + line, style)
-
-
-def labelled(first: Answer, last: Answer | None) -> Iterator[tuple[str, Answer]]:
-    """The answers with what they are called."""
-    yield ("before" if first.step == 0 else "after"), first
-    if last is not None:
-        yield "after", last
 
 
 def _shown(answer: Answer) -> str:

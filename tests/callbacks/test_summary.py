@@ -75,9 +75,9 @@ def test_two_prompts_are_answered_before_the_first_step_and_after_the_last(fitte
     found = read_answers(folder / "answers.jsonl")
     first = [f"sample/validation:{i}" for i in (1, 2)]
     assert [(answer.step, answer.row_id) for answer in found] == [(step, row) for step in (0, 32) for row in first]
-    for answer in found:
-        assert answer.prompt in printed
-        assert not answer.prompt.startswith("<")
+    assert not any(answer.prompt.startswith("<") for answer in found)
+    # those of the tiny model are
+    assert "All answers to the prompts are blank." in printed
 
 
 def test_the_rows_of_the_machine_are_in_the_metrics_and_not_in_the_card(fitted):
@@ -193,9 +193,20 @@ def test_a_fast_dev_run_has_none(orpo_lightning, capsys):
 def test_without_validation_it_says_so(orpo_lightning, capsys):
     orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *FEW, "--data.val=null")
     printed = " ".join(capsys.readouterr().out.split())
-    assert "Nothing was validated" in printed
+    assert "No preference pairs were validated" in printed
     assert "there is no validation data to take prompts from" in printed
     assert "accuracy:" not in printed
+
+
+def test_pairs_whose_prompts_were_trained_on_are_counted_beside_the_verdict(orpo_lightning, capsys):
+    rows = [{"prompt": f"{i} and {i}?", "chosen": f"It is {2 * i}.", "rejected": f"It is {i}."} for i in range(1, 17)]
+    Path("all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("val.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:5]))
+    data = ["--data.train=all.jsonl", "--data.val=val.jsonl"]
+    orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *FEW, *data)
+    said = "5 training rows have a prompt of the validation data: it measures what was trained on."
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert said in Path("runs/orpo/summary.md").read_text()
 
 
 def test_without_a_sanity_check_there_is_no_before(orpo_lightning, capsys):

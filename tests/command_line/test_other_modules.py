@@ -88,6 +88,11 @@ def _task(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("_task")
 def test_it_runs_under_fit_and_validate_with_a_run_folder_of_its_own(orpo_lightning, capfd, notes):
     orpo_lightning("fit", "--config=line.yaml", "--model.slope=1", "--data.count=16", *QUIET)
+    summary = capfd.readouterr().out
+    assert "No preference pairs were validated" in summary
+    assert "Nothing was validated" not in summary
+    assert "orpo-lightning generate" not in summary
+    assert "orpo-lightning generate" not in Path("runs/line/summary.md").read_text()
     assert "fit: Line; trains 1 parameters; cpu, 32-true" in notes
     run = Path("runs/line")
     with (run / "metrics.csv").open() as file:

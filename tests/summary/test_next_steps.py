@@ -25,8 +25,9 @@ def run(tmp_path, monkeypatch):
     return folder
 
 
-def commands(folder, settings, is_complete=True):
-    return [" ".join(step.words) for step in next_steps(folder, settings, is_complete=is_complete)]
+def commands(folder, settings, is_complete=True, has_policy=True):
+    steps = next_steps(folder, settings, is_complete=is_complete, has_policy=has_policy)
+    return [" ".join(step.words) for step in steps]
 
 
 def test_another_objective_on_the_same_data_goes_to_a_folder_of_its_own(run):
@@ -81,3 +82,9 @@ def test_a_run_without_a_configuration_offers_no_command_that_needs_one(run):
 
 def test_a_module_without_an_objective_is_offered_none(run):
     assert commands(run, {"model": {"class_path": "toy.Module"}, "data": {"class_path": "toy.Data"}}) == []
+
+
+def test_from_the_checkpoint_of_another_module_one_cannot_generate(run):
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "last.ckpt").touch()
+    assert not any("generate" in each for each in commands(run, config(), has_policy=False))

@@ -133,7 +133,7 @@ def test_without_validation_nothing_false_is_said(folder):
     (folder / "answers.jsonl").unlink()
     (folder / "metrics.csv").write_text("step,epoch,train/loss\n0,0,2.5\n")
     text = printed(folder)
-    assert "Nothing was validated" in text
+    assert "No preference pairs were validated" in text
     assert not {"accuracy:", "before", "rose"} & set(text.split())
 
 
@@ -205,3 +205,15 @@ def test_a_page_that_cannot_be_written_leaves_the_one_before(folder, monkeypatch
     with pytest.raises(OSError, match="no space left"):
         write_markdown(summary, Path(folder / "summary.md"))
     assert (folder / "summary.md").read_text() == before
+
+
+def test_answers_that_are_all_blank_are_said_in_one_sentence(folder):
+    answers = [Answer(step, f"a:{row}", "Why?", " \n", False) for row in (1, 2) for step in (0, 8)]
+    for step in (0, 8):
+        write_answers(folder / "answers.jsonl", step, [each for each in answers if each.step == step])
+    text = printed(folder)
+    assert "All answers to the prompts are blank." in text
+    assert "Why?" not in text
+    page = to_markdown(RunSummary.of_run(folder, outcome()))
+    assert "All answers to the prompts are blank." in page
+    assert "Why?" not in page
