@@ -139,8 +139,12 @@ def test_every_command_of_the_comments_is_understood(printed, command):
 
 
 def test_the_run_of_the_paper_has_the_values_of_the_paper(printed):
-    command = "orpo-lightning fit --config orpo --config model/opt-350m --config data/hh_rlhf --config trainer/gpu_bf16"
-    assert command in commands_in(Path(path_of("orpo")))
+    command = (
+        "orpo-lightning fit --config orpo --config model/opt-350m --config data/hh_rlhf --config trainer/gpu_bf16 "
+        "--model.objective.lambda_ 1.0"
+    )
+    for name in ("orpo", "model/opt-350m", "data/hh_rlhf"):
+        assert command in [" ".join(each.split()) for each in commands_in(Path(path_of(name)))]
     found = dict(leaves(printed(*arguments_of(command))))
     assert {
         "model.objective.class_path": "orpo_lightning.ORPO",
@@ -156,10 +160,22 @@ def test_the_run_of_the_paper_has_the_values_of_the_paper(printed):
     }.items() <= found.items()
 
 
-def test_a_layer_with_the_strength_of_orpo_is_refused_over_another_objective(orpo_lightning, capsys):
-    with pytest.raises(SystemExit):
-        orpo_lightning("fit", *layered("dpo", "model/phi-2"), "--print_config")
-    assert "lambda_" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("model", "lambda_"), [("opt-350m", 1.0), ("phi-2", 0.25), ("llama-2-7b", 0.2), ("mistral-7b", 0.1)]
+)
+def test_the_first_command_of_a_model_has_the_strength_of_the_paper(printed, model, lambda_):
+    command, *_ = commands_in(Path(path_of(f"model/{model}")))
+    assert dict(leaves(printed(*arguments_of(command))))["model.objective.lambda_"] == lambda_
+
+
+@pytest.mark.parametrize("model", [path.stem for path in sorted((CONFIGS / "model").glob("*.yaml"))])
+def test_a_model_layer_leaves_the_objective_alone(printed, model):
+    arguments = {}
+    for name in ("dpo", "simpo"):
+        bare = printed("fit", *layered(name))["model"]["init_args"]["objective"]
+        assert printed("fit", *layered(name, f"model/{model}"))["model"]["init_args"]["objective"] == bare
+        arguments[name] = bare["init_args"]
+    assert arguments["dpo"] != arguments["simpo"]
 
 
 def test_a_layer_adds_a_callback_to_those_of_a_configuration(printed, tmp_path):
