@@ -28,7 +28,12 @@ from orpo_lightning.modules import resume
 from orpo_lightning.modules.finite import NonFiniteError, RowLosses, rows_to_blame
 from orpo_lightning.modules.optimization import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule
 from orpo_lightning.modules.settings import check_changes, honour_rates, settings_of_run
-from orpo_lightning.modules.validation_interval import check_validation_interval, is_complete, is_still_to_come
+from orpo_lightning.modules.validation_interval import (
+    ValidateAtEnd,
+    check_validation_interval,
+    is_complete,
+    is_still_to_come,
+)
 from orpo_lightning.modules.views import view_of
 from orpo_lightning.objectives import Objective
 from orpo_lightning.packing import PackedBatch
@@ -106,6 +111,10 @@ class PreferenceModule(LightningModule):
             self.reference = make_reference(self.reference_config, self.policy_config, self.policy)
             # a frozen copy is in eval mode on purpose
             warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode at the start of training")
+
+    def configure_callbacks(self) -> list[Any]:
+        """Have the weights measured that a fit ends with."""
+        return [ValidateAtEnd()]
 
     def configure_optimizers(self) -> Any:
         """The optimizer and the schedule, which advances once per optimizer step."""
@@ -220,7 +229,7 @@ class PreferenceModule(LightningModule):
             if not getattr(self._data, "val", True):
                 raise ValueError("there is nothing to measure: data.val is null; set it to validation data")
             return
-        check_validation_interval(self.trainer, self._steps_per_epoch, bool(getattr(self._data, "val", None)))
+        check_validation_interval(self.trainer, self._steps_per_epoch)
         if self.policy_config.has_dropout:
             rank_zero_warn("with dropout the loss depends on how a global batch is split over micro-batches and ranks")
 

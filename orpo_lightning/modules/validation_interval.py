@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning import Trainer
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
 
 
 def is_complete(trainer: Trainer) -> bool:
@@ -25,27 +25,45 @@ def is_still_to_come(trainer: Trainer) -> bool:
     return batches.processed > batches.completed and fetcher is not None and loop._should_check_val_fx(fetcher)
 
 
-def check_validation_interval(trainer: Trainer, steps_per_epoch: int, has_data: bool) -> None:
-    """Refuse an interval that no epoch has, and say so where a run ends before its first validation.
+def check_validation_interval(trainer: Trainer, steps_per_epoch: int) -> None:
+    """Refuse an interval that no epoch has.
 
     Args:
         trainer: that of the fit.
         steps_per_epoch: its optimizer steps per epoch.
-        has_data: whether there is validation data.
 
     Raises:
         ValueError: names the interval and what it can be. Lightning says so too, but after the log-probabilities of a
             reference are computed.
     """
     interval, batches = trainer.val_check_interval, steps_per_epoch * trainer.accumulate_grad_batches
-    in_epochs = trainer.check_val_every_n_epoch is not None
-    if has_data and interval in (1.0, None) and in_epochs and 0 <= trainer.max_steps < steps_per_epoch:
-        rank_zero_warn(
-            f"no validation will run: it comes after an epoch of {steps_per_epoch} steps, and trainer.max_steps is "
-            f"{trainer.max_steps}; set trainer.val_check_interval to a number of micro-batches"
-        )
-    if isinstance(interval, int) and interval > batches and in_epochs:
+    if isinstance(interval, int) and interval > batches and trainer.check_val_every_n_epoch is not None:
         raise ValueError(
             f"trainer.val_check_interval = {interval} is more than the {batches} micro-batches of an epoch; "
             f"accepted: 1 to {batches}, or set trainer.check_val_every_n_epoch = null to count over epochs"
         )
+
+
+class ValidateAtEnd(Callback):
+    """Has Lightning validate after the last step of a fit, also where its interval or its epoch is not over then."""
+
+    def __init__(self) -> None:
+        self._interval: tuple[int | None, Any] | None = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Take the interval as one micro-batch, for the one time that Lightning looks at it after the last step."""
+        if trainer.global_step >= trainer.datamodule.total_steps:  # type: ignore[attr-defined]  # a connector sets it
+            self._interval = trainer.check_val_every_n_epoch, trainer.val_check_batch
+            trainer.check_val_every_n_epoch, trainer.val_check_batch = None, 1
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give it back."""
+        if self._interval is not None:
+            trainer.check_val_every_n_epoch, trainer.val_check_batch = self._interval
+            self._interval = None
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same, where there was nothing to validate."""
+        self.on_validation_start(trainer, pl_module)

@@ -401,11 +401,6 @@ def test_a_data_module_without_a_plan_is_refused_before_a_model_is_loaded(loads)
     assert loads == []
 
 
-def test_a_run_too_short_to_validate_says_so():
-    with pytest.warns(UserWarning, match=r"no validation will run: it comes after an epoch of 3 steps"):
-        run(ORPO(), validation=make_rows(3), max_steps=2)
-
-
 @pytest.mark.parametrize("verb", ["validate", "test"])
 def test_to_measure_without_validation_data_is_refused(verb):
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
