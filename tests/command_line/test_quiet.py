@@ -52,6 +52,11 @@ def test_the_summary_of_lightning_is_there_for_who_asks(orpo_lightning, capfd):
     assert "LogpModel" in capfd.readouterr().out
 
 
+def test_a_fast_dev_run_says_nothing_of_loggers(orpo_lightning, recwarn):
+    orpo_lightning("fit", "--config=orpo", "--trainer.fast_dev_run=true", "--trainer.enable_progress_bar=false")
+    assert not any("self.log" in str(warning.message) for warning in recwarn)
+
+
 def test_warnings_of_others_come_through_and_name_the_package(monkeypatch):
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
     with warnings.catch_warnings():
