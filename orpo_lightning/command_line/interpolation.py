@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -31,6 +31,21 @@ def refer_by_typed_keys() -> None:
 
     set_loader(MODE, load_with_references, (yaml.YAMLError,))
     OmegaConf.register_resolver("setting", lambda key, _root_: _setting(_root_, key, followed), replace=True)
+
+
+def with_references(words: Sequence[str]) -> list[str]:
+    """The words of a command line, with what refers to settings as it is in configuration files.
+
+    Example:
+        >>> with_references(["--data.limit", "${data.seed}"])
+        ['--data.limit', '${setting:data.seed}']
+    """
+    return [_REFERENCE.sub(r"${setting:\1}", word) for word in words]
+
+
+def as_typed_references(text: str) -> str:
+    """A message with the references that it has as somebody has typed them."""
+    return text.replace("${setting:", "${")
 
 
 def _marked(value: Any) -> Any:

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from orpo_lightning.command_line.config_files import ConfigFile, as_typed
 from orpo_lightning.command_line.errors import Typed, explain
+from orpo_lightning.command_line.interpolation import as_typed_references, with_references
 from orpo_lightning.command_line.options import Option, default_options, options_of_parser
 from orpo_lightning.user_loggers import leave_folder_open
 
@@ -50,7 +51,8 @@ class Parser(LightningArgumentParser):
         """Parse, options over configuration files wherever these stand; say in one line what cannot be resolved."""
         words, *others = args or [None]
         try:
-            words = _files_first(sys.argv[1:] if words is None else words, after=bool(self._subcommands_action))
+            words = with_references(sys.argv[1:] if words is None else words)
+            words = _files_first(words, after=bool(self._subcommands_action))
             return super().parse_args(words, *others, **kwargs)
         except OmegaConfBaseException as error:
             reason = str(error).splitlines()[0].removeprefix("ValueError raised while resolving interpolation: ")
@@ -75,7 +77,7 @@ class Parser(LightningArgumentParser):
         parser = verbs.get(verb, self)
         message = message.replace(f'"{verb}.', '"') if verb else message
         typed = Typed(self.args, parser.files, parser.options)
-        self.exit(2, f"orpo-lightning: {explain(message, typed)}\n")
+        self.exit(2, f"orpo-lightning: {as_typed_references(explain(message, typed))}\n")
 
 
 def _files_first(words: Sequence[str], after: int) -> list[str]:

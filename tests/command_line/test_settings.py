@@ -161,6 +161,22 @@ def test_a_reference_may_be_typed(printed_config):
     assert setting(printed_config("fit", "--data.limit=${data.global_batch_size}"), "data.limit") == 8
 
 
+def test_a_text_may_refer_to_settings_where_it_is_typed(printed_config):
+    options = ["--trainer.default_root_dir", "runs/${model.optimizer.lr}-${model.policy.name_or_path}"]
+    printed = printed_config("fit", *options, "--model.optimizer.lr=0.5", "--config=orpo")
+    assert setting(printed, "trainer.default_root_dir") == "runs/0.5-tiny"
+    printed = printed_config(
+        "fit", "--model.policy.revision=${data.train}", "--model.optimizer.lr=${data.limit}", "--data.limit=3"
+    )
+    assert setting(printed, "model.policy.revision") == "sample"
+    assert setting(printed, "model.optimizer.lr") == 3
+
+
+def test_a_typed_reference_to_nothing_is_said_as_it_is_typed(refusal):
+    assert refusal("fit", "--data.limit=${data.lmit}") == "--data.limit: ${data.lmit} refers to no setting"
+    assert "${setting:" not in refusal("fit", "--model.layout=${data.overlong}")
+
+
 def test_a_layer_adds_callbacks_to_those_that_are_there(printed_config):
     early = "{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {monitor: val/pref/accuracies}}"
     Path("base.yaml").write_text(f"trainer:\n  callbacks:\n  - {early}\n")
