@@ -7,8 +7,9 @@ import importlib
 import os
 import sys
 
+from orpo_lightning import __version__
 from orpo_lightning.signals import ending_at_once
-from orpo_lightning.verbs import ENTRY_POINTS, HELP
+from orpo_lightning.verbs import ENTRY_POINTS, HELP, OTHER_NAMES
 
 TRACEBACK_VARIABLE = "ORPO_LIGHTNING_TRACEBACK"
 
@@ -19,9 +20,12 @@ def main() -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
         return
+    if arguments[0] == "--version":
+        print(f"orpo-lightning {__version__}")
+        return
     verb = arguments[0]
     if verb not in ENTRY_POINTS:
-        near = difflib.get_close_matches(verb, HELP, n=1)
+        near = [OTHER_NAMES[verb]] if verb in OTHER_NAMES else difflib.get_close_matches(verb, HELP, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(HELP)}"
         sys.exit(f"orpo-lightning: no verb is named {verb!r}; {hint}")
     # an objective in a file of the current folder is found by its name, as under python -m
@@ -68,7 +72,7 @@ def _help() -> str:
         "usage: orpo-lightning VERB [options]\n\n"
         f"Preference optimization of language models.\n\nverbs:\n{verbs}\n\n"
         "example:\n  orpo-lightning fit --config orpo --model.objective.lambda_ 0.2\n\n"
-        "options of a verb: orpo-lightning VERB --help"
+        "options of a verb: orpo-lightning VERB --help\nversion: orpo-lightning --version"
     )
 
 

@@ -20,7 +20,6 @@ from orpo_lightning.callbacks.checkpoints import Checkpoints
 from orpo_lightning.callbacks.data_report import DataReport
 from orpo_lightning.callbacks.describe_run import DescribeRun
 from orpo_lightning.callbacks.early_stop import StoppedEarly
-from orpo_lightning.callbacks.export import ExportModel
 from orpo_lightning.callbacks.first_line import FirstLine
 from orpo_lightning.callbacks.measures import KeptMeasures
 from orpo_lightning.callbacks.pair_measures import PairMeasuresFile
@@ -32,7 +31,7 @@ from orpo_lightning.checkpoint_io import SafeCheckpointIO, refuse_address
 from orpo_lightning.command_line.config_files import shipped_configs
 from orpo_lightning.command_line.help import help_for
 from orpo_lightning.command_line.interpolation import MODE, refer_by_typed_keys
-from orpo_lightning.command_line.options import DEFAULT_CLASSES, import_class
+from orpo_lightning.command_line.options import CLASSES_OF_RUN, DEFAULT_CLASSES, import_class
 from orpo_lightning.command_line.parser import Parser
 from orpo_lightning.command_line.quiet import quieten
 from orpo_lightning.command_line.trainer_names import check_names
@@ -97,9 +96,10 @@ class CLI(LightningCLI):
                 "data": {"class_path": DEFAULT_CLASSES["data"]},
             }
         )
-        parser.add_lightning_class_args(ExportModel, "export")
-        parser.add_lightning_class_args(Summary, "summary")
-        parser.add_lightning_class_args(Checkpoints, "checkpoint")
+        for key, path in CLASSES_OF_RUN.items():
+            cls = import_class(path)
+            assert cls is not None
+            parser.add_lightning_class_args(cls, key)
         parser.link_arguments("model.init_args.policy.name_or_path", "data.init_args.tokenizer")
         parser.link_arguments("model.init_args.policy.revision", "data.init_args.tokenizer_revision")
 

@@ -24,3 +24,5 @@ HELP = TRAINER_VERBS | {verb: text for verb, (text, _) in OWN_VERBS.items()}
 ENTRY_POINTS = dict.fromkeys(TRAINER_VERBS, "orpo_lightning.cli:run_trainer") | {
     verb: entry_point for verb, (_, entry_point) in OWN_VERBS.items()
 }
+OTHER_NAMES = {"train": "fit", "finetune": "fit", "eval": "validate", "evaluate": "validate"}
+"""What somebody may type for a verb."""

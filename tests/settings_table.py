@@ -43,7 +43,7 @@ def default_of(parameter, hint):
 
 def meaning_of(text):
     plain = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"`\1`", text.replace("``", "`"))
-    plain = " ".join(plain.split()).rstrip(".")
+    plain = re.sub(r"\bNone\b", "null", " ".join(plain.split())).rstrip(".")
     return plain[0].upper() + plain[1:]
 
 

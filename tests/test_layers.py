@@ -38,7 +38,7 @@ MAY_IMPORT = {
         *("verbs", "run_folder", "run_start", "loggers", "user_loggers", "checkpoint_io", "callbacks", "objectives"),
         *("data", "command_line"),
     },
-    "__main__": {"verbs", "signals", "command_line"},
+    "__main__": {"verbs", "signals", "command_line", "__version__"},
     "__init__": {"data", "models", "modules", "objectives", "records"},
 }
 THIRD_PARTIES = {

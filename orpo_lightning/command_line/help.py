@@ -11,8 +11,15 @@ from itertools import pairwise
 from lightning import LightningDataModule, LightningModule, Trainer
 
 from orpo_lightning.command_line.config_files import shipped_configs
-from orpo_lightning.command_line.options import DEFAULT_CLASSES, Option, default_options, import_class, options_of
-from orpo_lightning.objectives import list_objectives
+from orpo_lightning.command_line.options import (
+    DEFAULT_CLASSES,
+    Option,
+    default_options,
+    import_class,
+    options_of,
+    options_of_run,
+)
+from orpo_lightning.objectives import Objective, list_objectives
 from orpo_lightning.verbs import HELP
 
 _TRAINER = (
@@ -23,11 +30,11 @@ _TRAINER = (
 """The settings of the trainer that the short help shows."""
 _FEW, _YES_OR_NO = 6, ("true", "false")
 _MODULE_OF_DATA = ("model.objective", "model.policy.name_or_path", "model.policy.revision")
-_BASES = {"model": LightningModule, "data": LightningDataModule, "trainer": Trainer}
+_BASES = {"model": LightningModule, "model.objective": Objective, "data": LightningDataModule, "trainer": Trainer}
 _PLACE = {
-    "fit": "checkpoint to go on from: a file, or last",
-    "validate": "checkpoint to measure: a file, or last",
-    "test": "checkpoint to measure: a file, or last",
+    "fit": "checkpoint to go on from: a file, last or best",
+    "validate": "checkpoint to measure: a file, last or best",
+    "test": "checkpoint to measure: a file, last or best",
     "data": "of a fit; not looked at here",
 }
 
@@ -59,6 +66,8 @@ def _short(verb: str) -> str:
     else:
         trainer = {option.key: option for option in options_of(Trainer, "trainer")}
         groups["the trainer"] = [trainer[f"trainer.{name}"] for name in _TRAINER]
+    if verb == "fit":
+        groups["what the run leaves behind"] = options_of_run()
     lines = [f"usage: orpo-lightning {verb} [--config NAME|FILE]... [--KEY VALUE]...", "", HELP[verb], ""]
     for title, shown in groups.items():
         lines += [f"{title}:"] if title else []

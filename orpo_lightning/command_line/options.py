@@ -19,6 +19,12 @@ DEFAULT_CLASSES = {
     "data": "orpo_lightning.PreferenceDataModule",
 }
 """By key, where neither the command line nor a configuration file names another."""
+CLASSES_OF_RUN = {
+    "checkpoint": "orpo_lightning.callbacks.checkpoints.Checkpoints",
+    "export": "orpo_lightning.callbacks.export.ExportModel",
+    "summary": "orpo_lightning.callbacks.summary.Summary",
+}
+"""By key, of the callbacks with settings that every fit has."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +48,8 @@ class Option:
     @property
     def summary(self) -> str:
         """The first sentence of its help; of a long one, up to its first pause."""
-        sentence = re.split(r"(?<!\beq)\.\s", self.help, maxsplit=1)[0]
-        return (sentence if len(sentence) < _LONG else sentence.partition("; ")[0]).rstrip(".")
+        sentence = _up_to(r"(?<!\beq)\.\s", self.help)
+        return (sentence if len(sentence) < _LONG else _up_to("; ", sentence)).rstrip(".")
 
 
 @functools.cache
@@ -103,6 +109,23 @@ def import_class(path: str) -> type | None:
     return found if isinstance(found, type) else None
 
 
+def options_of_run() -> tuple[Option, ...]:
+    """The options for what a fit leaves behind."""
+    found = ((key, import_class(path)) for key, path in CLASSES_OF_RUN.items())
+    return tuple(option for key, cls in found if cls is not None for option in options_of(cls, key))
+
+
+def _up_to(pattern: str, text: str) -> str:
+    """The text up to a pattern; what is in brackets is not cut.
+
+    Example:
+        >>> _up_to("; ", "a list (eq. 2; or none), or text; more")
+        'a list (eq. 2; or none), or text'
+    """
+    starts = (each.start() for each in re.finditer(pattern, text))
+    return text[: next((i for i in starts if text.count("(", 0, i) == text.count(")", 0, i)), len(text))]
+
+
 def _classes(typehint: Any) -> Iterator[type]:
     if isinstance(typehint, type) and get_origin(typehint) is None:
         if typehint.__module__ not in ("builtins", "datetime", "pathlib"):
@@ -129,4 +152,5 @@ def _typed(value: Any) -> str | None:
 def _plain(text: str) -> str:
     text = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"\1", text)
     text = re.sub(r"\s*Default: .*", "", text, flags=re.DOTALL)
+    text = re.sub(r"\bNone\b", "null", text)  # as it is typed
     return " ".join(text.replace("`", "").split())

@@ -63,10 +63,10 @@ def _whole_parser() -> argparse.ArgumentParser:
 def _settings(with_trainer: bool) -> Iterable[tuple[str, str, tuple[str, ...]]]:
     from lightning import Trainer
 
-    from orpo_lightning.command_line.options import default_options, options_of
+    from orpo_lightning.command_line.options import default_options, options_of, options_of_run
     from orpo_lightning.objectives import get_objective, list_objectives
 
-    options = [*default_options(), *(options_of(Trainer, "trainer") if with_trainer else ())]
+    options = [*default_options(), *((*options_of(Trainer, "trainer"), *options_of_run()) if with_trainer else ())]
     for name in list_objectives():
         options += options_of(get_objective(name), "model.objective")
     for option in {option.key: option for option in options}.values():
@@ -80,7 +80,7 @@ def _add_settings(parser: argparse.ArgumentParser, settings: Iterable[tuple[str,
     config.complete = dict.fromkeys(_PREAMBLE, "_orpo_lightning_configs")  # type: ignore[attr-defined]  # of shtab
     parser.add_argument("--print_config", action="store_true", help="print the settings")
     parser.add_argument("--seed_everything", help="of everything that is random")
-    for key, text, choices in [("ckpt_path", "a checkpoint, or last", ()), *settings]:
+    for key, text, choices in [("ckpt_path", "a checkpoint, last or best", ()), *settings]:
         action = parser.add_argument(f"--{key}", help=text.replace("%", "%%"), choices=choices or None)
         if key in _FILES:
             action.complete = shtab.FILE  # type: ignore[attr-defined]  # of shtab

@@ -41,7 +41,7 @@ class PreferenceDataModule(LightningDataModule):
     Args:
         train: training data: a source, or a list of sources, each with a ``weight`` that says how often an epoch goes
             over its rows.
-        val: validation data: a source, or sources by name, logged under ``val/NAME/``; None (null) for none.
+        val: validation data: a source, or sources by name, logged under ``val/NAME/``; None for none.
         format: of the rows of all sources: text, messages, hh_rlhf, sharegpt, unpaired, or the path of a
             :class:`~orpo_lightning.Format` of your own; None is told from the rows.
         columns: our name of a column to that of the data, where they differ, in all sources.

@@ -39,6 +39,8 @@ def test_bash_completes_what_a_user_types(completions):
     )
     assert {"ORPO", "DPO", "KTO"} <= set(completions("fit", "--model.objective", ""))
     assert completions("fit", "--data.overlong", "truncate_r") == ["truncate_response"]
+    assert {"--summary.prompts", "--summary.enabled"} <= set(completions("fit", "--summary."))
+    assert {"--checkpoint.monitor", "--export.folder"} <= set(completions("fit", "--"))
     assert "--trainer.max_epochs" in completions("fit", "--config", "orpo", "--data.limit", "3", "--trainer.max")
     assert not completions("data", "--trainer.max")
     assert "--show" in completions("data", "--s")
