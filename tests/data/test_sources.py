@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections import Counter
+from difflib import SequenceMatcher
 
 import pytest
 
@@ -29,6 +30,17 @@ def sample(split):
 def test_no_prompt_of_the_sample_comes_twice_or_in_both_splits():
     prompts = [" ".join(row["prompt"].lower().split()) for split in ("train", "validation") for row in sample(split)]
     assert len(set(prompts)) == len(prompts)
+
+
+def test_no_two_prompts_of_the_sample_are_nearly_the_same():
+    prompts = [row["prompt"].lower() for split in ("train", "validation") for row in sample(split)]
+    matcher = SequenceMatcher(autojunk=False)
+    for i, prompt in enumerate(prompts):
+        matcher.set_seq2(prompt)  # which it keeps an index of
+        for other in prompts[:i]:
+            matcher.set_seq1(other)
+            upper_bounds = (matcher.real_quick_ratio, matcher.quick_ratio)
+            assert any(bound() < 0.75 for bound in upper_bounds) or matcher.ratio() < 0.75, (prompt, other)
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
