@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import Namespace, _typehints
+from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.fabric.utilities.seed import max_seed_value
@@ -33,11 +33,11 @@ from orpo_lightning.command_line.help import help_for
 from orpo_lightning.command_line.interpolation import MODE, refer_by_typed_keys
 from orpo_lightning.command_line.options import CLASSES_OF_RUN, DEFAULT_CLASSES, import_class
 from orpo_lightning.command_line.parser import Parser
+from orpo_lightning.command_line.private_parts import start_objectives_afresh
 from orpo_lightning.command_line.quiet import quieten
 from orpo_lightning.command_line.trainer_names import check_names
 from orpo_lightning.data.datamodule import PreferenceDataModule
 from orpo_lightning.loggers import MetricsFile
-from orpo_lightning.objectives import get_objective
 from orpo_lightning.run_folder import DEFAULT_RUN
 from orpo_lightning.run_start import (
     RunStart,
@@ -233,7 +233,7 @@ def make_cli(cls: type[CLI], **options: Any) -> CLI:
     """The command line of a verb that reads the configuration of a run."""
     quieten()
     refer_by_typed_keys()
-    _typehints.discard_init_args_on_class_path_change = _discard_arguments_of_another_objective
+    start_objectives_afresh()
     return cls(
         LightningModule,
         LightningDataModule,
@@ -250,27 +250,3 @@ def make_cli(cls: type[CLI], **options: Any) -> CLI:
         },
         **options,
     )
-
-
-_discard_unknown_arguments = _typehints.discard_init_args_on_class_path_change
-
-
-def _discard_arguments_of_another_objective(parser: Any, previous: Any, value: Any) -> None:
-    """Start a newly named objective from its own defaults.
-
-    jsonargparse keeps the arguments of the class named before that the new one has too: DPO's ``beta`` of 0.1 would
-    become SimPO's, whose default is 2.
-    """
-    if previous and value["class_path"] != previous["class_path"] and _is_objective(previous["class_path"]):
-        for name in list(previous.get("init_args", {}).keys()):
-            previous["init_args"].pop(name)
-    else:
-        _discard_unknown_arguments(parser, previous, value)  # type: ignore[no-untyped-call]  # it is private and not annotated
-
-
-def _is_objective(class_path: str) -> bool:
-    try:
-        get_objective(class_path)
-    except ValueError:
-        return False
-    return True

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from orpo_lightning.run_folder import WANDB_ID_FILE
@@ -16,13 +16,13 @@ from orpo_lightning.run_folder import WANDB_ID_FILE
 WANDB_HELP = "WandbLogger needs the package wandb, which is not installed: pip install 'orpo-lightning[wandb]'"
 
 
-def leave_folder_open(parser: ArgumentParser) -> None:
+def leave_folder_open(arguments: Iterable[argparse.Action]) -> None:
     """Let the configuration of a logger leave out where it writes: which folder is the run's is found out later.
 
     Args:
-        parser: of the arguments of a logger.
+        arguments: those of a logger.
     """
-    for action in parser._actions:
+    for action in arguments:
         if action.dest == "save_dir":
             action.required = False
             action.default = None

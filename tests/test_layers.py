@@ -52,7 +52,7 @@ THIRD_PARTIES = {
         "command_line",
     ),
     "torchmetrics": ("metrics",),
-    "jsonargparse": ("cli", "command_line", "user_loggers", "testing"),
+    "jsonargparse": ("cli", "command_line", "testing"),
     "omegaconf": ("command_line",),
     "shtab": ("commands.completion",),
     "matplotlib": ("summary.curves",),

@@ -12,6 +12,8 @@ from typing import Any, Literal, get_args, get_origin
 
 from jsonargparse import ArgumentParser
 
+from orpo_lightning.command_line.private_parts import actions_of, is_block, type_of
+
 _LONG = 120
 DEFAULT_CLASSES = {
     "model": "orpo_lightning.PreferenceModule",
@@ -77,14 +79,14 @@ def options_of_parser(parser: ArgumentParser) -> tuple[Option, ...]:
             action.dest,
             _plain(action.help or ""),
             _typed(action.default),
-            tuple(dict.fromkeys(_choices(getattr(action, "_typehint", None)))),
-            tuple(_classes(getattr(action, "_typehint", None))),
+            tuple(dict.fromkeys(_choices(type_of(action)))),
+            tuple(_classes(type_of(action))),
         )
-        for action in parser._actions
+        for action in actions_of(parser)
         if any(word.startswith("--") for word in action.option_strings)
         and not action.dest.endswith(("help", SUPPRESS))
         and action.help != SUPPRESS
-        and type(action).__name__ != "_ActionConfigLoad"  # a block of settings, which are listed one by one
+        and not is_block(action)  # whose settings are listed one by one
     )
 
 

@@ -16,6 +16,7 @@ from orpo_lightning.command_line.config_files import ConfigFile, as_typed
 from orpo_lightning.command_line.errors import Typed, explain
 from orpo_lightning.command_line.interpolation import as_typed_references, with_references
 from orpo_lightning.command_line.options import Option, default_options, options_of_parser
+from orpo_lightning.command_line.private_parts import actions_of, check_null, verbs_of
 from orpo_lightning.user_loggers import leave_folder_open
 
 
@@ -35,7 +36,7 @@ class Parser(LightningArgumentParser):
         """Add the arguments of a class; the folder of a logger is by default that of the run."""
         added: list[str] = super().add_class_arguments(theclass, *args, **kwargs)
         if isinstance(theclass, type) and issubclass(theclass, Logger):
-            leave_folder_open(self)
+            leave_folder_open(actions_of(self))
         return added
 
     def add_config_argument(self) -> None:
@@ -52,7 +53,7 @@ class Parser(LightningArgumentParser):
         words, *others = args or [None]
         try:
             words = with_references(sys.argv[1:] if words is None else words)
-            words = _files_first(words, after=bool(self._subcommands_action))
+            words = _files_first(words, after=bool(verbs_of(self)))
             return super().parse_args(words, *others, **kwargs)
         except OmegaConfBaseException as error:
             reason = str(error).splitlines()[0].removeprefix("ValueError raised while resolving interpolation: ")
@@ -64,15 +65,15 @@ class Parser(LightningArgumentParser):
         jsonargparse takes null as a value that is not set, and where it is typed for a text as the text None.
         """
         super().validate(namespace, *args, **kwargs)
-        for action in self._actions:
+        for action in actions_of(self):
             if action.default is not None and namespace.get(action.dest, action.default) in (None, "None", "null"):
-                self._check_value_key(action, None, action.dest, namespace)
+                check_null(self, action, namespace)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """End with one line; the parsers of single classes raise, as the one around them expects."""
         if not self.exit_on_error:
             super().error(message, ex)
-        verbs = self._subcommands_action.choices if self._subcommands_action else {}
+        verbs = verbs_of(self)
         verb = next((word for word in sys.argv[1:2] if word in verbs), "")
         parser = verbs.get(verb, self)
         message = message.replace(f'"{verb}.', '"') if verb else message
