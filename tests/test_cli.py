@@ -114,7 +114,7 @@ def test_the_seed_of_everything_is_that_of_the_data(orpo_lightning):
 def test_it_runs_without_any_config(orpo_lightning):
     orpo_lightning("fit", "--model.objective.lambda_", "0.3", *SHORT)
     assert objective_of("runs/run")["init_args"]["lambda_"] == 0.3
-    assert len(metrics("runs/run")) == 2
+    assert len(metrics("runs/run")) == 3
 
 
 def test_the_saved_config_starts_the_same_run_again(orpo_lightning):
@@ -143,7 +143,7 @@ def test_keys_are_what_users_and_scripts_rely_on(orpo_lightning):
         "--trainer.default_root_dir=here",
         *SHORT,
     )
-    assert len(metrics("here")) == 2
+    assert len(metrics("here")) == 3
 
 
 def test_the_tokenizer_is_the_policys(orpo_lightning, capsys):
@@ -216,7 +216,7 @@ def test_a_users_loss_in_a_file_of_their_own_folder_runs(tmp_path, command):
         "class_path": "my_losses.SquaredMargin",
         "init_args": {"width": 0.7},
     }
-    assert len(metrics(tmp_path / "runs" / "run")) == 2
+    assert len(metrics(tmp_path / "runs" / "run")) == 3
 
 
 def test_help_lists_the_verbs(orpo_lightning, capsys):

@@ -13,6 +13,7 @@ from orpo_lightning.command_line.config_files import as_typed
 from orpo_lightning.command_line.messages import Reason, choices_of, reason_of, types_of, value_of
 from orpo_lightning.command_line.options import Option, import_class, options_of
 from orpo_lightning.objectives import get_objective, list_objectives
+from orpo_lightning.verbs import TRAINER_VERBS
 
 _EXAMPLES = {"model.policy.lora": "r 16", "model.optimizer": "lr 1e-5", "model.policy": "name_or_path smollm2"}
 """Of blocks that somebody might set as if they were a value."""
@@ -199,10 +200,9 @@ def _not_a_block(reason: Reason, name: str, message: str, typed: Typed) -> str:
     example = (
         _EXAMPLES.get(reason.key) or _children([option.key for option in _known(reason, typed)], f"{reason.key}.")[0]
     )
-    return (
-        f"{typed.name(reason.key)} = {value_of(message) or name} is not a block of settings; set one of them, such as "
-        f"--{reason.key}.{example}"
-    )
+    value = "null" if name == "None" else name or value_of(message)
+    said = f"{typed.name(reason.key)} = {value} is not a block of settings"
+    return f"{said}; set one of them, such as --{reason.key}.{example}"
 
 
 def _not_of_type(reason: Reason, name: str, message: str, typed: Typed) -> str:
@@ -214,10 +214,17 @@ def _no_value(reason: Reason, name: str, message: str, typed: Typed) -> str:
     return f"{typed.without_value or name} needs a value"
 
 
+def _required(reason: Reason, name: str, message: str, typed: Typed) -> str:
+    block, _, key = name.partition(", ")[0].rpartition(".")
+    key = key if block in ("", *TRAINER_VERBS) else f"{block}.{key}"
+    return f"{typed.name(f'{reason.key}.{key}' if reason.key else key)} needs a value"
+
+
 _SENTENCES = (
     (r"Option '([^']*)' is not accepted", _unknown_key),
     (r"unrecognized arguments: (.*)", _unknown_key),
     (r"does not accept option '([^']*)'", _unknown_key),
+    (r"the following arguments are required: (.*)", _required),
     (r"No module named '([^']*)'", _no_module),
     (r"Expected an? typing\.Literal\[(.*?)\]", _not_a_choice),
     (r"Expected a dot import path string: (.*)", _no_class),

@@ -16,7 +16,7 @@ from orpo_lightning.command_line.config_files import ConfigFile, as_typed
 from orpo_lightning.command_line.errors import Typed, explain
 from orpo_lightning.command_line.interpolation import as_typed_references, with_references
 from orpo_lightning.command_line.options import Option, default_options, options_of_parser
-from orpo_lightning.command_line.private_parts import actions_of, check_null, verbs_of
+from orpo_lightning.command_line.private_parts import actions_of, check_null, is_block, verbs_of
 from orpo_lightning.user_loggers import leave_folder_open
 
 
@@ -66,6 +66,8 @@ class Parser(LightningArgumentParser):
         """
         super().validate(namespace, *args, **kwargs)
         for action in actions_of(self):
+            if is_block(action) and namespace.get(action.dest, action) is None:
+                raise TypeError(f"Parser key \"{action.dest}\":\n  Unable to load config 'null'")
             if action.default is not None and namespace.get(action.dest, action.default) in (None, "None", "null"):
                 check_null(self, action, namespace)
 

@@ -2,18 +2,21 @@
 
 import importlib
 import logging
+import pkgutil
 import sys
 
 import pytest
 
+import orpo_lightning as package
 from orpo_lightning.__main__ import console
 from orpo_lightning.command_line import errors
 from orpo_lightning.data import datamodule
 from orpo_lightning.models import tokenizer
 from orpo_lightning.modules import preference
 
-# imported here: what it takes from other modules must not be what the fixture puts in its place
-importlib.import_module("orpo_lightning.cli")
+# all of it imported here: what modules take from each other must not be what the fixture puts in its place
+for each in pkgutil.walk_packages(package.__path__, "orpo_lightning."):
+    importlib.import_module(each.name)
 
 
 def is_not_of_a_test(cls):

@@ -256,6 +256,7 @@ def test_only_what_is_not_expected_offers_a_traceback(refusal, monkeypatch):
     hint = "set ORPO_LIGHTNING_TRACEBACK=1"
     assert hint not in refusal("fit", "--config", "orpo", "--model.objective.lambda_=-1")
     assert hint not in refusal("fit", "--config", "orpo", "--data.max_length=3")
+    assert hint not in refusal("validate", "--config", "orpo", "--ckpt_path=best")  # there is no such file
     for error in (OSError("the disk is full"), ValueError("of somebody else"), ArithmeticError("not finite")):
         monkeypatch.setattr("orpo_lightning.__main__.main", lambda error=error: (_ for _ in ()).throw(error))
         assert hint in refusal("fit")

@@ -55,3 +55,20 @@ def test_other_verbs_refuse_it_too(refusal):
 def test_it_is_taken_where_it_means_something(printed_config):
     options = [f"--{key}=null" for key in (*NEED_NONE, "checkpoint.every_n_steps", "trainer.callbacks")]
     printed_config("fit", "--config=dpo", *options)
+
+
+@pytest.mark.parametrize("key", ["model.policy", "model.policy.lora", "model.optimizer", "model.schedule"])
+def test_a_block_is_refused_too(refusal, key):
+    said = f"{key} = null is not a block of settings; set one of them, such as --{key}."
+    assert refusal("fit", "--config=orpo", f"--{key}=null").startswith(f"--{said}")
+    *blocks, name = key.split(".")
+    lines = [*(f"{'  ' * depth}{block}:" for depth, block in enumerate(blocks)), f"{'  ' * len(blocks)}{name}: null"]
+    Path("mine.yaml").write_text("\n".join(lines))
+    assert refusal("fit", "--config=orpo", "--config=mine.yaml").startswith(f"mine.yaml:{len(lines)}: {said}")
+
+
+def test_a_class_is_refused_too(refusal):
+    for key in ("model", "model.objective"):
+        assert refusal("fit", "--config=orpo", f"--{key}=null") == f"--{key} needs a value"
+    Path("mine.yaml").write_text("model:\n  objective: null\n")
+    assert refusal("fit", "--config=orpo", "--config=mine.yaml") == "mine.yaml:2: model.objective needs a value"
