@@ -78,6 +78,15 @@ def test_a_run_that_is_stopped_and_goes_on_ends_bit_for_bit_where_it_would_have(
     assert_equal_runs(Path("parts"), straight)
 
 
+def test_the_validation_after_the_last_step_is_made_up_for(orpo_lightning, stopped):
+    only_steps = ["--trainer.max_epochs=-1", "--trainer.max_steps=7"]  # no interval and no epoch ends there
+    orpo_lightning(*BASE, *only_steps, "--trainer.default_root_dir=straight")
+    assert stopped(*only_steps, *send("on_validation_batch_start", 7, skip=1)) == (75, 7)
+    orpo_lightning(*BASE, *only_steps, "--trainer.default_root_dir=parts")
+    Path("parts/config-2.yaml").replace("parts/config.yaml")
+    assert_equal_runs(Path("parts"), Path("straight"))
+
+
 @pytest.mark.parametrize(
     ("interval", "step"),
     [(4, 4), (10, 5), (3, 4)],
