@@ -25,7 +25,7 @@ def lines(*rows):
         ("broken.jsonl", lines(GOOD) + b"{broken\n", [], "broken.jsonl:2: not valid JSON"),
         (
             "short.jsonl.gz",
-            gzip.compress(lines(*[GOOD] * 99))[:-9],
+            gzip.compress(lines(*[GOOD] * 99), mtime=0)[:-9],
             [],
             "short.jsonl.gz: the gzip file is broken or cut",
         ),

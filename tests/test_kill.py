@@ -70,10 +70,11 @@ def compare(tmp_path, options, kills, steps):
     assert_equal_runs(tmp_path / "parts", tmp_path / "straight")
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["parts", "straight"]
     rows = rows_of(tmp_path / "straight")
-    assert [int(row["step"]) for row in rows] == list(range(steps))
+    assert [int(row["step"]) for row in rows] == list(range(steps + 1))
     assert [int(row["step"]) for row in rows if row["val/loss"]] == [
         0,
         *(s for s in range(1, steps) if s % 5 in (2, 4)),
+        steps,
     ]
     return [end == KILL for end in parts[:-1]]
 

@@ -50,13 +50,17 @@ class ValidateAtEnd(Callback):
     def __init__(self) -> None:
         self._interval: tuple[int | None, Any] | None = None
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Take the interval as one micro-batch, for the one time that Lightning looks at it after the last step."""
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the interval as one micro-batch, where a run goes on amid the validation after its last step."""
         if trainer.global_step >= trainer.datamodule.total_steps:  # type: ignore[attr-defined]  # a connector sets it
             self._interval = trainer.check_val_every_n_epoch, trainer.val_check_batch
             trainer.check_val_every_n_epoch, trainer.val_check_batch = None, 1
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """The same for the one time that Lightning looks at it after the last step."""
+        self.on_train_start(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give it back."""

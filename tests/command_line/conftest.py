@@ -20,7 +20,8 @@ for each in pkgutil.walk_packages(package.__path__, "orpo_lightning."):
 
 
 def is_not_of_a_test(cls):
-    return cls.__module__.startswith(("orpo_lightning.", "lightning."))
+    of_packages = cls.__module__.startswith(("orpo_lightning.", "lightning."))
+    return of_packages and not cls.__module__.startswith("lightning.pytorch.demos")
 
 
 @pytest.fixture

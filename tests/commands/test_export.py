@@ -52,7 +52,7 @@ def test_every_fit_ends_with_a_model_that_is_the_last_checkpoints(orpo_lightning
 @pytest.mark.parametrize("source", ["runs/dpo", "the file"])
 def test_an_exported_checkpoint_is_the_model_of_the_run(orpo_lightning, tmp_path, monkeypatch, capsys, source):
     orpo_lightning("fit", "--config", CONFIGS / "dpo.yaml", *SHORT)
-    (file,) = Path("runs/dpo/checkpoints").glob("*.ckpt")
+    file = Path("runs/dpo/checkpoints/last.ckpt")
     orpo_lightning("export", "--checkpoint", file if source == "the file" else source, "--out", "out/mine")
     assert bytes_of("out/mine", besides=["README.md"]) == bytes_of("runs/dpo/model", besides=["README.md"])
     exported, of_run = (Path(folder, "README.md").read_text() for folder in ("out/mine", "runs/dpo/model"))
@@ -77,7 +77,7 @@ def test_sft_then_dpo_are_two_commands(orpo_lightning):
     orpo_lightning("fit", "--config", CONFIGS / "sft.yaml", *SHORT)
     orpo_lightning("fit", "--config", CONFIGS / "dpo.yaml", "--model.policy.name_or_path", "runs/sft", *SHORT)
     after_sft = weights_of("runs/sft/model")
-    (file,) = Path("runs/dpo/checkpoints").glob("*.ckpt")
+    file = Path("runs/dpo/checkpoints/last.ckpt")
     # the reference is the policy's start
     assert torch.load(file, weights_only=True)["reference"] == after_sft != weights_of("tiny")
     with Path("runs/dpo/metrics.csv").open() as metrics:
@@ -89,7 +89,7 @@ def test_without_its_model_folder_a_run_goes_on_from_its_checkpoint(orpo_lightni
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     orpo_lightning("fit", "--config", CONFIGS / "sft.yaml", "--export.enabled=false", *SHORT)
     assert not Path("runs/sft/model").exists()
-    (file,) = Path("runs/sft/checkpoints").glob("*.ckpt")
+    file = Path("runs/sft/checkpoints/last.ckpt")
     name = str(file) if start == "the file" else start
     orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", "--model.policy.name_or_path", name, *SHORT)
     saved = torch.load(file, weights_only=True)["state_dict"]["policy.net.lm_head.weight"]
@@ -106,7 +106,7 @@ def test_a_model_at_the_end_is_not_written_where_none_is_wanted(orpo_lightning):
 def test_a_resumed_fit_writes_its_model_again(orpo_lightning):
     orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *SHORT)
     before = weights_of("runs/orpo")
-    (file,) = Path("runs/orpo/checkpoints").glob("*.ckpt")
+    file = Path("runs/orpo/checkpoints/last.ckpt")
     orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", "--ckpt_path", file, *SHORT, "--trainer.max_steps=4")
     assert weights_of("runs/orpo") != before
     assert "for 4 optimizer steps" in Path("runs/orpo/model/README.md").read_text()

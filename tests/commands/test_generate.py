@@ -99,7 +99,7 @@ def test_the_weights_that_answered_are_told_of(orpo_lightning, questions):
 
     orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *SHORT)
     run = Path("runs/orpo")
-    (file,) = (run / "checkpoints").glob("*.ckpt")
+    file = run / "checkpoints" / "last.ckpt"
     trained = identity.fingerprint(loading.load_causal_lm(loading.PolicyConfig("runs/orpo")))
     about = {"step": 2, "fingerprint": trained}
     assert weights(run) == weights(run / "model") == {"path": str((run / "model").resolve()), **about}
