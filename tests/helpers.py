@@ -178,3 +178,9 @@ def with_random_trained_weights(net: torch.nn.Module) -> torch.nn.Module:
             if parameter.requires_grad:
                 parameter.normal_(std=0.2)
     return net
+
+
+def leave_together() -> None:
+    """End the process group of the ranks: one whose peer has gone while its own connections are open may abort."""
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()

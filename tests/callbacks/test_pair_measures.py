@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import RowsData, TinyModule, run
+from helpers import RowsData, TinyModule, leave_together, run
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
@@ -222,6 +222,7 @@ def main(folder: Path) -> None:
     from lightning.pytorch.strategies import DDPStrategy
 
     fit(folder, devices=2, strategy=DDPStrategy(process_group_backend="gloo"), accumulate_grad_batches=2)
+    leave_together()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import Exploding, Run, run
+from helpers import Exploding, Run, leave_together, run
 
 from orpo_lightning import CPO, DPO, IPO, ORPO, SFT, HingeDPO, NonFiniteError, RobustDPO, SimPO
 from orpo_lightning.testing import make_rows
@@ -203,6 +203,7 @@ def main(folder: Path) -> None:
         run(Exploding(), make_rows(16), devices=2, strategy=strategy, data={"global_batch_size": 16})
     except NonFiniteError as error:
         (folder / f"non-finite-{os.environ['RANK']}.txt").write_text(str(error))
+    leave_together()
 
 
 if __name__ == "__main__":

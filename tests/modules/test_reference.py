@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import RowsData, Run
+from helpers import RowsData, Run, leave_together
 from lightning import Trainer
 from reference_runs import FULL, LORA, OBJECTIVES, TRAIN, VALIDATION, assert_same, interrupted, train
 
@@ -298,6 +298,7 @@ def main(folder: Path) -> None:
         if rank == "0":
             saved = {"history": json.dumps(found.history), "gradients": found.gradients, "weights": found.weights}
             torch.save(saved, folder / f"{name}.pt")
+    leave_together()
 
 
 if __name__ == "__main__":
