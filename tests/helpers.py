@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 import warnings
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -178,6 +182,21 @@ def with_random_trained_weights(net: torch.nn.Module) -> torch.nn.Module:
             if parameter.requires_grad:
                 parameter.normal_(std=0.2)
     return net
+
+
+def run_on_two_ranks(script: str, folder: Path, **environment: str) -> None:
+    """Run a module of the tests as a script on two ranks (gloo), which writes into a folder."""
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
+    result = subprocess.run(
+        [*command, "--rdzv-endpoint", "localhost:0", script, str(folder)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **environment},
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
 
 
 def leave_together() -> None:

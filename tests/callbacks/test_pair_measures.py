@@ -1,13 +1,11 @@
 """val_pairs.csv beside a fit: every pair once, in the order of the data, however a validation is split."""
 
 import dataclasses
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from helpers import RowsData, TinyModule, leave_together, run
+from helpers import RowsData, TinyModule, leave_together, run, run_on_two_ranks
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
@@ -196,17 +194,7 @@ def test_to_validate_a_run_leaves_its_file_alone(tmp_path):
 def two_processes(tmp_path_factory):
     """A fit on two ranks (DDP over gloo), with slots that only a filler can take."""
     folder = tmp_path_factory.mktemp("ddp")
-    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
-    result = subprocess.run(
-        [*command, "--rdzv-endpoint", "localhost:0", __file__, str(folder)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr[-4000:]
+    run_on_two_ranks(__file__, folder)
     return folder
 
 

@@ -3,13 +3,12 @@
 import dataclasses
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import Exploding, Run, leave_together, run
+from helpers import Exploding, Run, leave_together, run, run_on_two_ranks
 
 from orpo_lightning import CPO, DPO, IPO, ORPO, SFT, HingeDPO, NonFiniteError, RobustDPO, SimPO
 from orpo_lightning.testing import make_rows
@@ -129,18 +128,7 @@ def test_validation_does_not_depend_on_how_it_is_split():
 def two_processes(tmp_path_factory):
     """The same runs on two ranks (DDP over gloo): one launch for all objectives."""
     folder = tmp_path_factory.mktemp("ddp")
-    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
-    result = subprocess.run(
-        [*command, "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", __file__, str(folder)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr[-4000:]
+    run_on_two_ranks(__file__, folder)
     return folder
 
 

@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import RowsData, Run, leave_together
+from helpers import RowsData, Run, leave_together, run_on_two_ranks
 from lightning import Trainer
 from reference_runs import FULL, LORA, OBJECTIVES, TRAIN, VALIDATION, assert_same, interrupted, train
 
@@ -199,18 +198,7 @@ CASES = {
 def two_processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ddp")
     tiny_model("opt", torch.float64).save_pretrained(folder / "base")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ORPO_LIGHTNING_CACHE": str(folder / "cache")}
-    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
-    result = subprocess.run(
-        [*command, "--rdzv-endpoint", "localhost:0", __file__, str(folder)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr[-4000:]
+    run_on_two_ranks(__file__, folder, ORPO_LIGHTNING_CACHE=str(folder / "cache"))
     return folder
 
 
