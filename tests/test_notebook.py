@@ -48,7 +48,7 @@ def test_the_notebook_runs_from_beginning_to_end(tmp_path, monkeypatch, settings
     assert len(margins) == 3
     if not settings:
         assert min(margins) > 0
-        assert likelihoods(tmp_path, "orpo")[-1] < likelihoods(tmp_path, "orpo")[0] - 0.1
+        assert likelihoods(tmp_path, "orpo")[-1] < likelihoods(tmp_path, "orpo")[0] - 0.5
         for run in ("dpo", "squared"):
-            assert 0 < likelihoods(tmp_path, run)[-1] - likelihoods(tmp_path, run)[0] < 0.1
+            assert abs(likelihoods(tmp_path, run)[-1] - likelihoods(tmp_path, run)[0]) < 0.1
     assert {"metrics.csv", "data_report.json", "model"} <= {path.name for path in (tmp_path / "runs/orpo").iterdir()}
