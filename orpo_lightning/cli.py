@@ -35,7 +35,7 @@ from orpo_lightning.command_line.options import CLASSES_OF_RUN, DEFAULT_CLASSES,
 from orpo_lightning.command_line.parser import Parser
 from orpo_lightning.command_line.private_parts import start_objectives_afresh
 from orpo_lightning.command_line.quiet import quieten
-from orpo_lightning.command_line.trainer_names import check_names
+from orpo_lightning.command_line.trainer_settings import check_trainer
 from orpo_lightning.data.datamodule import PreferenceDataModule
 from orpo_lightning.loggers import MetricsFile
 from orpo_lightning.run_folder import DEFAULT_RUN
@@ -122,7 +122,7 @@ class CLI(LightningCLI):
             raise ValueError("weights_only = False would run any code that a checkpoint holds; accepted: True")
         config.weights_only = True  # for the strategies and plugins that read checkpoints in their own way
         refuse_address(config.ckpt_path or "")
-        check_names(config.trainer)
+        check_trainer(config.trainer)
         asked = Path(config.trainer.default_root_dir or DEFAULT_RUN).expanduser()
         ckpt_path = str(Path(config.ckpt_path).expanduser()) if config.ckpt_path else None
         config.trainer.default_root_dir = str(asked)
@@ -213,7 +213,8 @@ class CLI(LightningCLI):
 
 def _check_length(trainer: Namespace) -> None:
     """Insist that something ends the training; Lightning would go on for 1000 epochs."""
-    if trainer.max_epochs is None and trainer.max_steps == -1 and not trainer.max_time and not trainer.fast_dev_run:
+    limits = (trainer.max_epochs not in (None, -1), trainer.max_steps != -1, trainer.max_time, trainer.fast_dev_run)
+    if not any(limits):
         raise ValueError(
             "nothing says how long to train: set trainer.max_epochs or trainer.max_steps, or start from a whole "
             f"configuration: --config NAME, one of: {', '.join(name for name in shipped_configs() if '/' not in name)}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -29,6 +31,25 @@ WRITTEN_BY_FITS = (
 """What a fit would write over, besides checkpoints."""
 DEFAULT_RUN = Path("runs/run")
 """The run folder where none is asked for."""
+
+
+def check_model_folder(name: str) -> None:
+    """Insist that the model of a run gets a folder of its own in that of the run.
+
+    Args:
+        name: the setting `export.folder`.
+
+    Raises:
+        ValueError: it is no plain name, or that of something else that a fit writes.
+
+    Example:
+        >>> check_model_folder("checkpoints")
+        Traceback (most recent call last):
+        ValueError: export.folder = 'checkpoints'; accepted: a name in the run folder that nothing else has there
+    """
+    others = {*WRITTEN_BY_FITS, CHECKPOINT_FOLDER} - {MODEL_FOLDER}
+    if not name or name.startswith(".") or Path(name).name != name or name in others:
+        raise ValueError(f"export.folder = {name!r}; accepted: a name in the run folder that nothing else has there")
 
 
 def run_of(checkpoint: Path) -> Path:
@@ -60,6 +81,19 @@ def config_of(run: Path) -> str | None:
         if isinstance(values, dict) and {"model", "data"} <= values.keys():
             return text
     return None
+
+
+def model_folder_of(config: Mapping[str, Any]) -> str:
+    """The name of the model's folder in that of a run.
+
+    Args:
+        config: of the run; empty where it was not started from the command line.
+
+    Example:
+        >>> model_folder_of({"export": {"folder": "final"}}), model_folder_of({})
+        ('final', 'model')
+    """
+    return str(config.get("export", {}).get("folder", MODEL_FOLDER))
 
 
 def metrics_of(run: Path, steps: int) -> dict[str, float]:

@@ -21,6 +21,7 @@ from orpo_lightning.run_folder import (
     LAST_CHECKPOINT,
     MODEL_FOLDER,
     WRITTEN_BY_FITS,
+    check_model_folder,
     run_of,
 )
 
@@ -102,8 +103,10 @@ def start_of_fit(
         model_folder: the name in the run folder of the model that it leaves behind.
 
     Raises:
-        ValueError: the checkpoint is not there, or the run folder cannot be used; says what to do.
+        ValueError: the checkpoint is not there, or the run folder or that of the model cannot be used; says what to
+            do.
     """
+    check_model_folder(model_folder)
     made = tuple(folder for folder in asked.parents if not folder.exists())
     if ckpt_path is None:
         start = _new(asked, model_folder)

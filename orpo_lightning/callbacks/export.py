@@ -18,7 +18,7 @@ from orpo_lightning.models.logp_model import LogpModel
 from orpo_lightning.models.pretrained import PACKAGE
 from orpo_lightning.models.tokenizer import load_tokenizer
 from orpo_lightning.models.whole_folder import write_whole
-from orpo_lightning.run_folder import DATA_REPORT_FILE, MODEL_FOLDER, OF_THE_MACHINE
+from orpo_lightning.run_folder import DATA_REPORT_FILE, MODEL_FOLDER, OF_THE_MACHINE, check_model_folder
 
 
 class ExportModel(Callback):
@@ -27,9 +27,13 @@ class ExportModel(Callback):
     Args:
         enabled: whether to write it.
         folder: its name in the run folder.
+
+    Raises:
+        ValueError: `folder` is no name that it can have there.
     """
 
     def __init__(self, enabled: bool = True, folder: str = MODEL_FOLDER) -> None:
+        check_model_folder(folder)
         self.enabled = enabled
         self.folder = folder
 

@@ -132,9 +132,13 @@ def _unknown_key(reason: Reason, name: str, message: str, typed: Typed) -> str:
         accepted = _children(known, f"{start}.") if start else []
     subject = typed.name(key)
     if key.startswith("model.objective."):
+        others = [name for name in list_objectives() if key in (each.key for each in _of_objective(name))]
+        if others:
+            return f"{subject} is a setting of {', '.join(others)}; accepted: {', '.join(accepted)}"
         near = nearest_key(key, known)
     else:  # those of another objective are meant as well
-        near = nearest_key(key, [*known, *(option.key for option in _of_all_objectives())])
+        of_objectives = (option.key for name in list_objectives() for option in _of_objective(name))
+        near = nearest_key(key, [*known, *of_objectives])
     near = near and (f"--{near}" if subject.startswith("--") else near)
     said = f"{subject} is not a setting" + (f"; did you mean {near}?" if near else "")
     if near and len(accepted) > 8:
@@ -144,9 +148,8 @@ def _unknown_key(reason: Reason, name: str, message: str, typed: Typed) -> str:
     return f"{said}{'' if near else ';'} accepted: {', '.join(accepted)}"
 
 
-def _of_all_objectives() -> Iterator[Option]:
-    for name in list_objectives():
-        yield from options_of(get_objective(name), "model.objective")
+def _of_objective(name: str) -> Sequence[Option]:
+    return options_of(get_objective(name), "model.objective")
 
 
 def _known(reason: Reason, typed: Typed) -> Sequence[Option]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,7 +57,7 @@ class Parser(LightningArgumentParser):
             words = _files_first(words, after=bool(verbs_of(self)))
             return super().parse_args(words, *others, **kwargs)
         except OmegaConfBaseException as error:
-            reason = str(error).splitlines()[0].removeprefix("ValueError raised while resolving interpolation: ")
+            reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", str(error).splitlines()[0]).strip('"')
             self.error(f'Parser key "{as_typed(error.full_key or "")}":\n  {reason}', error)
 
     def validate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:

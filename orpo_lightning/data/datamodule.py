@@ -93,6 +93,8 @@ class PreferenceDataModule(LightningDataModule):
             ("global_batch_size", global_batch_size, 1),
             ("num_workers", num_workers, 0),
             ("limit", 1 if limit is None else limit, 1),
+            ("max_tokens_per_batch", 1 if max_tokens_per_batch is None else max_tokens_per_batch, 1),
+            ("seed", 0 if seed is None else seed, 0),
         ):
             if value < least:
                 raise ValueError(f"data.{name} = {value!r} is out of range; accepted: {least} or more")

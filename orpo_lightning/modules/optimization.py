@@ -39,6 +39,35 @@ class OptimizerConfig:
             raise ValueError(
                 f"model.optimizer.weight_decay = {self.weight_decay!r} is out of range; accepted: 0 or more"
             )
+        own = {"params", "lr", "weight_decay"} & self.options.keys()
+        if own:
+            raise ValueError(f"model.optimizer.options: {', '.join(sorted(own))} is no further argument of the class")
+        try:
+            inspect.signature(self.optimizer_class).bind([], lr=self.lr, **self.options)
+        except TypeError as error:
+            known = [name for name in inspect.signature(self.optimizer_class).parameters if name != "params"]
+            raise ValueError(
+                f"model.optimizer.options: {self.optimizer_class.__name__} {error}; accepted: {', '.join(known)}"
+            ) from error
+
+    @property
+    def optimizer_class(self) -> type[Optimizer]:
+        """The class that `algorithm` names.
+
+        Raises:
+            ValueError: it is not the import path of an optimizer class.
+        """
+        module, _, name = self.algorithm.rpartition(".")
+        try:
+            cls = getattr(importlib.import_module(module), name, None) if module else None
+        except ModuleNotFoundError:
+            cls = None
+        if not (isinstance(cls, type) and issubclass(cls, Optimizer)):
+            raise ValueError(
+                f"model.optimizer.algorithm = {self.algorithm!r} is not an optimizer class that can be imported; "
+                "an example: torch.optim.AdamW"
+            )
+        return cls
 
 
 @dataclass(frozen=True)
@@ -75,28 +104,21 @@ def build_optimizer(
         fused: whether to use the fused form of the class, if it has one.
 
     Raises:
-        ValueError: `algorithm` is not the import path of an optimizer class.
+        ValueError: the class does not take a value of the options.
 
     Example:
         >>> optimizer = build_optimizer(OptimizerConfig(weight_decay=0.1), nn.Linear(2, 2).named_parameters())
         >>> [group["weight_decay"] for group in optimizer.param_groups]
         [0.1, 0.0]
     """
-    module, _, name = config.algorithm.rpartition(".")
-    try:
-        cls = getattr(importlib.import_module(module), name, None) if module else None
-    except ModuleNotFoundError:
-        cls = None
-    if not (isinstance(cls, type) and issubclass(cls, Optimizer)):
-        raise ValueError(
-            f"model.optimizer.algorithm = {config.algorithm!r} is not an optimizer class that can be imported; "
-            "an example: torch.optim.AdamW"
-        )
     options = dict(config.options)
-    if fused and "fused" in inspect.signature(cls).parameters and "foreach" not in options:
+    if fused and "fused" in inspect.signature(config.optimizer_class).parameters and "foreach" not in options:
         options.setdefault("fused", True)
-    make: Callable[..., Optimizer] = cls
-    return make(parameter_groups(config, parameters), lr=config.lr, **options)
+    make: Callable[..., Optimizer] = config.optimizer_class
+    try:
+        return make(parameter_groups(config, parameters), lr=config.lr, **options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"model.optimizer.options = {dict(config.options)}: {error}") from error
 
 
 def parameter_groups(config: OptimizerConfig, parameters: Iterable[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:

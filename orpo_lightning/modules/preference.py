@@ -328,7 +328,7 @@ class PreferenceModule(LightningModule):
             self.reference.policy_moves()
         check_base(checkpoint["base"], self._base_fingerprint)
         if self._is_fitting:
-            resume.check_epoch_of(checkpoint, self._steps_per_epoch, self._data.total_steps)
+            resume.check_length_of(checkpoint, self._steps_per_epoch, self.trainer.max_epochs, self._data.total_steps)
             check_changes(checkpoint["settings"], settings_of_run(self), checkpoint["global_step"])
         check_settings(checkpoint["policy"]["settings"], settings_of(self._policy.net))
         weights = self.state_dict()

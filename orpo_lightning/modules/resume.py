@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,16 +69,19 @@ def check_reference_of(checkpoint: Mapping[str, Any], found: str) -> None:
         )
 
 
-def check_epoch_of(checkpoint: Mapping[str, Any], steps_per_epoch: int, total_steps: int) -> None:
-    """Insist that epochs have as many steps as they had, and say so if nothing is left to train.
+def check_length_of(
+    checkpoint: Mapping[str, Any], steps_per_epoch: int, max_epochs: int | None, total_steps: int
+) -> None:
+    """Insist that epochs have as many steps as they had and go on, and say so if nothing is left to train.
 
     Args:
         checkpoint: the loaded checkpoint.
         steps_per_epoch: optimizer steps per epoch of the run that resumes.
+        max_epochs: its epochs; None or -1 is no limit.
         total_steps: its optimizer steps in all.
 
     Raises:
-        ValueError: the epochs are of another length.
+        ValueError: the epochs are of another length, or there are fewer than the checkpoint has seen.
     """
     saved = checkpoint["steps_per_epoch"]
     if saved != steps_per_epoch:
@@ -85,9 +89,15 @@ def check_epoch_of(checkpoint: Mapping[str, Any], steps_per_epoch: int, total_st
             f"the checkpoint is of a run with {saved} optimizer steps an epoch, this run has {steps_per_epoch}: the "
             "training data, data.global_batch_size and trainer.limit_train_batches must be as they were"
         )
-    if checkpoint["global_step"] >= total_steps:
+    step = checkpoint["global_step"]
+    if max_epochs not in (None, -1) and step > max_epochs * steps_per_epoch:
+        raise ValueError(
+            f"trainer.max_epochs = {max_epochs} ends before step {step}, which the checkpoint is of; accepted: "
+            f"{math.ceil(step / steps_per_epoch)} or more, or another checkpoint"
+        )
+    if step >= total_steps:
         rank_zero_warn(
-            f"nothing is left to train: the checkpoint is of step {checkpoint['global_step']}, and the run has "
+            f"nothing is left to train: the checkpoint is of step {step}, and the run has "
             f"{total_steps}; raise trainer.max_epochs or trainer.max_steps"
         )
 

@@ -26,7 +26,7 @@ def is_still_to_come(trainer: Trainer) -> bool:
 
 
 def check_validation_interval(trainer: Trainer, steps_per_epoch: int) -> None:
-    """Refuse an interval that no epoch has.
+    """Refuse an interval that no epoch has, or that depends on how fast the machine is.
 
     Args:
         trainer: that of the fit.
@@ -36,6 +36,11 @@ def check_validation_interval(trainer: Trainer, steps_per_epoch: int) -> None:
         ValueError: names the interval and what it can be. Lightning says so too, but after the log-probabilities of a
             reference are computed.
     """
+    if not hasattr(trainer, "val_check_interval"):  # Lightning keeps a time elsewhere
+        raise ValueError(
+            "trainer.val_check_interval is a time, which no run that goes on could repeat; accepted: a number of "
+            "micro-batches, or a share of an epoch up to 1.0"
+        )
     interval, batches = trainer.val_check_interval, steps_per_epoch * trainer.accumulate_grad_batches
     if isinstance(interval, int) and interval > batches and trainer.check_val_every_n_epoch is not None:
         raise ValueError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orpo_lightning.run_folder import CONFIG_FILE
+from orpo_lightning.run_folder import CHECKPOINT_FOLDER, CONFIG_FILE, model_folder_of
 from orpo_lightning.summary.words import short_path
 
 _COMMAND = "orpo-lightning"
@@ -37,15 +37,16 @@ def next_steps(folder: Path, config: Mapping[str, Any], *, is_complete: bool, ha
         has_policy: whether its checkpoints hold a policy of this package.
     """
     steps = []
-    has_checkpoint = any((folder / "checkpoints").glob("*.ckpt"))
+    has_checkpoint = any((folder / CHECKPOINT_FOLDER).glob("*.ckpt"))
     if (folder / CONFIG_FILE).exists() and config:
         again = (_COMMAND, "fit", "--config", short_path(folder / CONFIG_FILE))
         if has_checkpoint and not is_complete:
             steps.append(NextStep("go on where this run stopped", (*again, "--ckpt_path", "last")))
         steps += _other_runs(folder, config, again)
-    has_model = (folder / "model").is_dir()
+    model = folder / model_folder_of(config)
+    has_model = model.is_dir()
     if has_model or (has_checkpoint and has_policy):
-        generate = (_COMMAND, "generate", "--model", short_path(folder / "model" if has_model else folder))
+        generate = (_COMMAND, "generate", "--model", short_path(model if has_model else folder))
         files = ("--prompts", "prompts.txt", "--out", "generated.jsonl")
         steps.append(NextStep("answer prompts of your own, one a line in prompts.txt", (*generate, *files)))
     return steps

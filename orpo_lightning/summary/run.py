@@ -11,6 +11,7 @@ import yaml
 
 from orpo_lightning.run_folder import (
     ANSWERS_FILE,
+    CHECKPOINT_FOLDER,
     CONFIG_FILE,
     CURVES_FILE,
     DATA_REPORT_FILE,
@@ -18,6 +19,7 @@ from orpo_lightning.run_folder import (
     PAIRS_FILE,
     SUMMARY_FILE,
     config_of,
+    model_folder_of,
 )
 from orpo_lightning.summary.answers import Answer, read_answers
 from orpo_lightning.summary.curves import read_series
@@ -34,9 +36,9 @@ _FILES = {
     ANSWERS_FILE: "the answers before and after, in full",
     DATA_REPORT_FILE: "what became of every row of the data",
     CONFIG_FILE: "all settings, to start the same run again",
-    "checkpoints": "to go on from, or to export",
-    "model": "the trained model, a Hugging Face folder",
+    CHECKPOINT_FOLDER: "to go on from, or to export",
 }
+_MODEL = "the trained model, a Hugging Face folder"
 _ESSENTIALS = (
     ("model", "policy", "name_or_path"),
     ("model", "policy", "dtype"),
@@ -147,7 +149,7 @@ class RunSummary:
             answers=answers,
             files={
                 f"{name}/" if (folder / name).is_dir() else name: what
-                for name, what in _FILES.items()
+                for name, what in (_FILES | {model_folder_of(config): _MODEL}).items()
                 if (folder / name).exists() or name == SUMMARY_FILE
             },
             next_steps=next_steps(

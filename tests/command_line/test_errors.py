@@ -43,8 +43,7 @@ OBJECTIVES = "known: CPO, DPO, HingeDPO, IPO, KTO, ORPO, RobustDPO, SFT, SimPO, 
         (["--confg", "orpo"], "--confg is not a setting; did you mean --config?"),
         (
             ["--model.objective=DPO", "--model.objective.lambda_=1"],
-            "--model.objective.lambda_ is not a setting; did you mean --model.objective.beta? "
-            "accepted: beta, label_smoothing, length_normalized",
+            "--model.objective.lambda_ is a setting of ORPO; accepted: beta, label_smoothing, length_normalized",
         ),
         (
             ["--model.objective", "DPOO"],
@@ -104,6 +103,11 @@ OBJECTIVES = "known: CPO, DPO, HingeDPO, IPO, KTO, ORPO, RobustDPO, SFT, SimPO, 
             ["--model.policy.lora", "true"],
             "--model.policy.lora = true is not a block of settings; set one of them, such as --model.policy.lora.r 16",
         ),
+        (
+            ["--model.objective", "SFT", "--model.objective.lambda_", "1"],
+            "--model.objective.lambda_ is a setting of ORPO; accepted: nll_over, nll_mean",
+        ),
+        (["--data.limit", "${oc.env:NOT_THERE}"], "--data.limit: Environment variable 'NOT_THERE' not found"),
         (["--model.objective.lambda_"], "--model.objective.lambda_ needs a value"),
         (["--model.objective.lambda_", "--data.limit", "3"], "--model.objective.lambda_ needs a value"),
         (["--trainer.max_steps"], "--trainer.max_steps needs a value"),

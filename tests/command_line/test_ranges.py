@@ -3,7 +3,10 @@
 from pathlib import Path
 
 import pytest
+from jsonargparse import ArgumentParser
+from lightning import Trainer
 
+from orpo_lightning.command_line.trainer_settings import check_trainer
 from orpo_lightning.data import datamodule
 
 
@@ -47,9 +50,41 @@ from orpo_lightning.data import datamodule
             "or null for half",
         ),
         (["--data.limit=0"], "data.limit = 0 is out of range; accepted: 1 or more"),
+        (["--data.seed=-1"], "data.seed = -1 is out of range; accepted: 0 or more"),
+        (["--data.max_tokens_per_batch=0"], "data.max_tokens_per_batch = 0 is out of range; accepted: 1 or more"),
+        *(
+            ([f"--trainer.{setting}={value}"], f"trainer.{setting} = {value} is out of range; accepted: {accepted}")
+            for setting, value, accepted in (
+                ("accumulate_grad_batches", 0, "1 or more"),
+                ("check_val_every_n_epoch", 0, "1 or more, or null"),
+                ("devices", 0, "1 or more, a list of devices"),
+                ("gradient_clip_algorithm", "foo", "norm, value"),
+                ("gradient_clip_val", -1, "0 or more, or null"),
+                ("limit_train_batches", 0, "a number of batches, or a share of them up to 1.0"),
+                ("limit_val_batches", -1, "a number of batches, or a share of them up to 1.0"),
+                ("limit_test_batches", 1.5, "a number of batches, or a share of them up to 1.0"),
+                ("max_epochs", 0, "1 or more, or -1 for no limit"),
+                ("max_steps", -5, "1 or more, or -1 for no limit"),
+                ("max_time", "abc", "days:hours:minutes:seconds, such as 00:08:00:00"),
+                ("num_nodes", 0, "1 or more"),
+                ("num_sanity_val_steps", -3, "0 or more, or -1 for all"),
+                ("val_check_interval", 0, "a number of micro-batches, or a share of an epoch up to 1.0"),
+                ("val_check_interval", 1.5, "a number of micro-batches, or a share of an epoch up to 1.0"),
+            )
+        ),
+        *(
+            ([f"--export.folder={name}"], f"export.folder = {name!r}; accepted: a name in the run folder that nothing")
+            for name in ("", ".", "..", "../mine", "/tmp", "a/b", "checkpoints", "config.yaml", ".run.lock")
+        ),
         (["--data.num_workers=-1"], "data.num_workers = -1 is out of range; accepted: 0 or more"),
         (["--model.optimizer.lr=-1"], "model.optimizer.lr = -1.0 is out of range; accepted: 0 or more"),
         (["--model.optimizer.weight_decay=-1"], "model.optimizer.weight_decay = -1.0 is out of range"),
+        (
+            ["--model.optimizer.options={beta: 1}"],
+            "model.optimizer.options: AdamW got an unexpected keyword argument 'beta'; accepted: lr, betas, eps",
+        ),
+        (["--model.optimizer.options={lr: 1}"], "model.optimizer.options: lr is no further argument of the class"),
+        (["--model.optimizer.algorithm=torch.optim.AdamWW"], "model.optimizer.algorithm = 'torch.optim.AdamWW' is not"),
         (["--model.schedule.warmup=1.5"], "model.schedule.warmup = 1.5; accepted: a share of all steps in [0, 1)"),
         (["--model.policy.lora.dropout=1"], "model.policy.lora.dropout = 1.0 is out of range; accepted: [0, 1)"),
         (
@@ -81,10 +116,29 @@ def test_the_window_of_the_prompt_follows_that_of_the_conversation_where_it_is_n
     assert datamodule.PreferenceDataModule().limits.max_prompt_length == 512
 
 
+@pytest.mark.parametrize(
+    ("setting", "values"),
+    [
+        ("val_check_interval", (1, 0.5, 1.0)),
+        ("limit_val_batches", (0, 1, 0.5)),
+        ("max_time", ("00:01:00:00", "{hours: 1}")),
+        ("devices", (1, "auto", -1)),
+        ("gradient_clip_val", (0, 0.5, "null")),
+        ("num_sanity_val_steps", (0, -1)),
+    ],
+)
+def test_the_ends_of_the_ranges_of_the_trainer_are_accepted(setting, values):
+    parser = ArgumentParser()
+    parser.add_class_arguments(Trainer)
+    for value in values:
+        check_trainer(parser.parse_args([f"--{setting}={value}"]))
+
+
 def test_a_fit_that_nothing_ends_says_what_to_type(refusal):
     said = "nothing says how long to train: set trainer.max_epochs or trainer.max_steps, or start from a whole config"
     assert refusal("fit").startswith(said)
     assert refusal("fit", "--model.objective=DPO").startswith(said)
+    assert refusal("fit", "--trainer.max_epochs=-1").startswith(said)
     assert "--config NAME, one of: dpo, ipo, kto, orpo, quickstart, sft, simpo" in refusal("fit")
 
 

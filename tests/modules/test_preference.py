@@ -414,9 +414,21 @@ def test_an_interval_that_no_epoch_has_is_refused_before_anything_is_computed(mo
         run(ORPO(), module_class=PreferenceModule, val_check_interval=7, accumulate_grad_batches=2)
 
 
+def test_an_interval_that_depends_on_the_speed_of_the_machine_is_refused():
+    with pytest.raises(ValueError, match=r"val_check_interval is a time, which no run that goes on could repeat"):
+        run(ORPO(), validation=make_rows(2), val_check_interval="00:00:00:01")
+
+
 def test_a_run_that_has_no_steps_left_says_so(tmp_path):
     run(ORPO(), max_epochs=1).trainer.save_checkpoint(tmp_path / "a.ckpt")
     with pytest.warns(UserWarning, match=r"nothing is left to train: the checkpoint is of step 3, and the run has 3"):
+        run(ORPO(), max_epochs=1, ckpt_path=tmp_path / "a.ckpt")
+
+
+def test_a_run_that_would_end_before_its_checkpoint_is_refused(tmp_path):
+    run(ORPO(), max_epochs=2).trainer.save_checkpoint(tmp_path / "a.ckpt")
+    said = r"trainer\.max_epochs = 1 ends before step 6, which the checkpoint is of; accepted: 2 or more"
+    with pytest.raises(ValueError, match=said):
         run(ORPO(), max_epochs=1, ckpt_path=tmp_path / "a.ckpt")
 
 

@@ -30,6 +30,12 @@ def commands(folder, settings, is_complete=True, has_policy=True):
     return [" ".join(step.words) for step in steps]
 
 
+def test_the_model_is_where_the_configuration_says(run):
+    (run / "final").mkdir()
+    settings = {**config(), "export": {"folder": "final"}}
+    assert "generate --model runs/mine/final --prompts" in commands(run, settings)[-1]
+
+
 def test_another_objective_on_the_same_data_goes_to_a_folder_of_its_own(run):
     assert commands(run, config("ORPO", lambda_=0.1))[0] == (
         "orpo-lightning fit --config runs/mine/config.yaml --model.objective DPO --trainer.default_root_dir runs/dpo"
