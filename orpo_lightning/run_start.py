@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice, takewhile
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
@@ -93,7 +94,7 @@ def start_of_fit(
 
     Without a checkpoint that is the folder asked for, or a numbered sibling where another run is or has begun, or
     anything else that a fit would write over. Two processes never get the same one. With ``last`` it is the folder
-    asked for in any case, so that a job can be started again by the same command. With a file it is the folder of that
+    asked for, so that a job can be started again by the same command. With a file it is the folder of that
     file's run, if it is the one asked for or a sibling, and has not gone on from there; else a new one.
 
     Args:
@@ -103,8 +104,8 @@ def start_of_fit(
         model_folder: the name in the run folder of the model that it leaves behind.
 
     Raises:
-        ValueError: the checkpoint is not there, or the run folder or that of the model cannot be used; says what to
-            do.
+        ValueError: the checkpoint is not there, a numbered sibling has a later one, or the run folder or that of the
+            model cannot be used; says what to do.
     """
     check_model_folder(model_folder)
     made = tuple(folder for folder in asked.parents if not folder.exists())
@@ -217,6 +218,7 @@ def _last(asked: Path, model_folder: str, say: Callable[[str], None]) -> RunStar
     start = RunStart(asked, asked, lock=_owned(asked))  # before looking: who holds it may be about to save, or to end
     checkpoint = _named(asked, LAST)
     if checkpoint is not None:
+        _refuse_later_sibling(start, checkpoint)
         return replace(start, checkpoint=checkpoint)
     if (asked / model_folder).exists():
         start.end()
@@ -228,6 +230,18 @@ def _last(asked: Path, model_folder: str, say: Callable[[str], None]) -> RunStar
     there = f" ({', '.join(others)} can be named by its path)" if others else ""
     say(f"no {LAST_CHECKPOINT} in {asked / CHECKPOINT_FOLDER} yet{there}: the run starts from the beginning in {asked}")
     return start
+
+
+def _refuse_later_sibling(start: RunStart, checkpoint: Path) -> None:
+    siblings = takewhile(Path.is_dir, islice(_siblings(start.asked), 1, None))
+    others = [other for other in (_named(folder, LAST) for folder in siblings) if other is not None]
+    newest = max([checkpoint, *others], key=lambda path: path.stat().st_mtime_ns)
+    if newest != checkpoint:
+        start.end()
+        raise ValueError(
+            f"ckpt_path = 'last': the run in {run_of(newest)} is later than that in {start.asked}; name the checkpoint "
+            f"to go on from: --ckpt_path {newest}, or --ckpt_path {checkpoint}"
+        )
 
 
 def _from(asked: Path, ckpt_path: str, model_folder: str, say: Callable[[str], None]) -> RunStart:

@@ -104,13 +104,13 @@ def test_without_a_folder_a_fit_makes_one_and_leaves_the_current_one_alone(orpo_
     Path("model/mine.txt").write_text("mine")
     options = [option for option in BASE if "default_root_dir" not in option]
     orpo_lightning(*options)
-    orpo_lightning(*options)
-    assert sorted(os.listdir("runs")) == ["run", "run-2"]
     assert steps("runs/run") == [0, 1, 2, 3]
-    assert Path("runs/run/model/model.safetensors").exists()
-    assert sorted(str(path) for path in Path().rglob("*") if "runs" not in path.parts) == ["model", "model/mine.txt"]
     orpo_lightning(*options, "--ckpt_path=last", "--trainer.max_epochs=2")
     assert steps("runs/run") == list(range(8))
+    orpo_lightning(*options)
+    assert sorted(os.listdir("runs")) == ["run", "run-2"]
+    assert Path("runs/run/model/model.safetensors").exists()
+    assert sorted(str(path) for path in Path().rglob("*") if "runs" not in path.parts) == ["model", "model/mine.txt"]
 
 
 def test_a_fit_that_fails_before_it_has_measured_anything_leaves_no_folder(tmp_path, said):
@@ -258,6 +258,20 @@ def test_the_best_is_the_last_where_a_kill_came_between_their_writing(fit, tmp_p
     (checkpoints / "best-step=10.ckpt").unlink()
     fit("--ckpt_path=last")
     assert steps("runs/a") == [0, 1, 2, 3]
+
+
+def test_last_is_refused_where_a_numbered_sibling_is_later(fit):
+    fit()
+    fit()
+    said = (
+        r"ckpt_path = 'last': the run in runs/a-2 is later than that in runs/a; name the checkpoint to go on from: "
+        r"--ckpt_path runs/a-2/checkpoints/last\.ckpt, or --ckpt_path runs/a/checkpoints/last\.ckpt"
+    )
+    with pytest.raises(ValueError, match=said):
+        fit("--ckpt_path=last")
+    fit("--ckpt_path=runs/a/checkpoints/last.ckpt", "--trainer.max_epochs=2")  # which is the later one now
+    fit("--ckpt_path=last", "--trainer.max_epochs=3")
+    assert not Path("runs/a-3").exists()
 
 
 def test_a_run_that_another_process_writes_is_not_gone_on_with(fit, monkeypatch):
@@ -439,3 +453,10 @@ def test_a_run_that_had_ended_is_made_longer_in_its_folder(fit, epochs):
     )
     fit(*options, "--trainer.max_epochs=3", "--ckpt_path=last")
     assert rows_of("runs/a") == rows_of("runs/whole")
+
+
+def test_the_summary_of_a_run_stays_where_nothing_is_left_to_train(fit):
+    fit()
+    before = Path("runs/a/summary.md").read_text()
+    fit("--ckpt_path=last")
+    assert Path("runs/a/summary.md").read_text() == before
