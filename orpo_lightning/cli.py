@@ -58,9 +58,11 @@ class SaveConfig(SaveConfigCallback):
         super().__init__(*args, **kwargs)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Save in a fit only: to measure a run changes nothing about it."""
-        if stage == "fit":
-            super().setup(trainer, pl_module, stage)
+        """Do not save yet: a checkpoint may still refuse the settings."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save; in a fit only, as to measure a run changes nothing about it."""
+        super().setup(trainer, pl_module, "fit")
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write config.yaml, or, where a run goes on with other settings, a numbered sibling."""
@@ -170,11 +172,11 @@ class CLI(LightningCLI):
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # neither a user's own nor an accelerator's
             trainer.strategy.checkpoint_io = SafeCheckpointIO()
         fast_dev_run = trainer.fast_dev_run  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
-        callbacks.append(DescribeRun(yaml.safe_load(self._configuration())))
+        callbacks += [DescribeRun(yaml.safe_load(self._configuration())), FirstLine()]
         if self.subcommand == "fit" and not fast_dev_run:
             file = MetricsFile(trainer.default_root_dir)
             trainer.loggers = [file, *trainer.loggers]
-            callbacks += [DataReport(), FirstLine(), KeptMeasures(file), PairMeasuresFile(), Throughput()]
+            callbacks += [DataReport(), KeptMeasures(file), PairMeasuresFile(), Throughput()]
         callbacks.sort(key=lambda callback: isinstance(callback, Summary))  # it tells of what the others leave behind
         return trainer
 

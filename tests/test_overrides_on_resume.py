@@ -97,6 +97,8 @@ def test_what_cannot_be_honoured_is_refused_by_name(go_on, option, sentence):
     with pytest.raises(ValueError, match=sentence) as error:
         go_on(option)
     assert "\n" not in str(error.value)
+    configs = [path.name for path in Path("run").glob("config*.yaml")]
+    assert configs == ["config.yaml"]  # what was refused is none of the run's
 
 
 LORA = {
@@ -153,6 +155,10 @@ def test_arguments_of_the_objective_are_honoured(go_on, recwarn):
     assert any(
         "the run was of ORPO(lambda_=0.1" in each and "goes on as ORPO(lambda_=0.9" in each for each in sentences
     )
+    others = "nll_over='prompt_and_response', nll_mean='tokens')"
+    trained_by = f"ORPO(lambda_=0.1, {others} to step 6, then ORPO(lambda_=0.9, {others}"
+    for page in ("run/summary.md", "run/model/README.md"):
+        assert trained_by in Path(page).read_text()
 
 
 HONOURED = {

@@ -54,7 +54,7 @@ class ExportModel(Callback):
         run = Path(trainer.default_root_dir)
         card = ModelCard.of_run(
             run,
-            objective=repr(pl_module.objective),
+            objective=str(pl_module.trained_by),
             base_model=config.name_or_path,
             steps=trainer.global_step,
             version=versions()[PACKAGE],

@@ -58,6 +58,8 @@ class Summary(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Answer the prompts again, a run too that was stopped after its last step, and give the account."""
         self._answer(trainer, pl_module)
+        if not self._has_trained and (Path(trainer.default_root_dir) / SUMMARY_FILE).exists():
+            return  # it has the account of the training already
         total = _total_steps(trainer)
         self._tell(trainer, pl_module, "complete" if total is None or trainer.global_step >= total else "stopped")
 
@@ -82,7 +84,7 @@ class Summary(Callback):
         why_not = why_no_answers(trainer, pl_module) if self.prompts else None
         reports: dict[str, SplitReport] = getattr(trainer.datamodule, "reports", {})  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
         outcome = Outcome(
-            objective=repr(getattr(pl_module, "objective", None) or type(pl_module).__name__).strip("'"),
+            objective=getattr(pl_module, "trained_by", type(pl_module).__name__),
             ending=ending,
             steps=trainer.global_step,
             total_steps=_total_steps(trainer),

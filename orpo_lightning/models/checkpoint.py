@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import pickle
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -148,13 +149,27 @@ def read_checkpoint(
         tokenizer=tokenizer,
         tokenizer_revision=revision,
         version=about["version"],
-        objective=saved["objective"]["repr"],
+        objective=in_words(saved["objective"].get("trained_by", [[0, saved["objective"]["repr"]]])),
         steps=saved["global_step"],
         base=saved["base"],
         settings=about["settings"],
         dtype=getattr(torch, about["dtype"]),
         weights={k.removeprefix(_POLICY): v for k, v in saved["state_dict"].items() if k.startswith(_POLICY)},
     )
+
+
+def in_words(trained_by: Sequence[Sequence[Any]]) -> str:
+    """The objectives that a run was trained by.
+
+    Args:
+        trained_by: each with the step that it began at before it.
+
+    Example:
+        >>> in_words([[0, "ORPO(lambda_=0.1)"], [5, "ORPO(lambda_=0.2)"]])
+        'ORPO(lambda_=0.1) to step 5, then ORPO(lambda_=0.2)'
+    """
+    before = [f"{name} to step {end}, then " for (_, name), (end, _) in pairwise(trained_by)]
+    return "".join([*before, trained_by[-1][1]])
 
 
 def require(saved: object, names: Iterable[str], source: str) -> None:

@@ -18,7 +18,7 @@ from torch.utils.data import ConcatDataset
 
 from orpo_lightning.metrics import RatioMetrics, SplitMetrics, weighted_sum
 from orpo_lightning.models.adapters import untrained
-from orpo_lightning.models.checkpoint import describe_policy
+from orpo_lightning.models.checkpoint import describe_policy, in_words
 from orpo_lightning.models.identity import base_weights, check_base, check_settings, fingerprint, settings_of
 from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig, load_causal_lm
 from orpo_lightning.models.logp_model import Layout, LogpModel
@@ -37,7 +37,7 @@ from orpo_lightning.modules.validation_interval import (
 from orpo_lightning.modules.views import view_of
 from orpo_lightning.objectives import Objective
 from orpo_lightning.packing import PackedBatch
-from orpo_lightning.records import PairLogps, UnpairedLogps
+from orpo_lightning.records import ObjectiveOutput, PairLogps, UnpairedLogps
 
 
 class PreferenceModule(LightningModule):
@@ -90,6 +90,7 @@ class PreferenceModule(LightningModule):
         self._view: Any = view_of(objective)  # its types are those that the objective is called with
         self._step_losses: list[RowLosses] = []
         self._objective_state: dict[str, Any] | None = None
+        self._trained_by: list[list[Any]] = [[0, repr(objective)]]
 
     @property
     def needs_rejected(self) -> bool:
@@ -181,6 +182,10 @@ class PreferenceModule(LightningModule):
         if self.training and self.global_step == 0 and reference is not None:
             self._check_reference(self._view.sums(policy), self._view.sums(reference), batch)
         output = self.objective(policy, reference)
+        if not isinstance(output, ObjectiveOutput):
+            raise ValueError(
+                f"{type(self.objective).__name__} returned a {type(output).__name__}; accepted: an ObjectiveOutput"
+            )
         groups = self._view.groups(batch)
         weight = batch.weight[groups]
         metrics.update(self._view.ratios(policy, output, weight))
@@ -304,6 +309,7 @@ class PreferenceModule(LightningModule):
         checkpoint["objective"] = {
             "class": resume.class_path(self.objective),
             "repr": repr(self.objective),
+            "trained_by": self._trained_by,
             "state": dict(self.objective.state_dict()) if measuring is None else measuring,
         }
         checkpoint["amid_validation"] = measuring is not None or (self._is_fitting and is_still_to_come(self.trainer))
@@ -322,6 +328,8 @@ class PreferenceModule(LightningModule):
         resume.check_contents(checkpoint, goes_on=self._is_fitting)
         if self._is_fitting:
             resume.check_objective_of(checkpoint["objective"], self.objective)
+            left = checkpoint["global_step"] < self._data.total_steps
+            self._trained_by = resume.trained_by(checkpoint, repr(self.objective) if left else None)
         self.objective.load_state_dict(checkpoint["objective"]["state"])
         if self.reference is not None:
             resume.check_reference_of(checkpoint, self.reference.fingerprint)
@@ -339,6 +347,11 @@ class PreferenceModule(LightningModule):
                 honour_rates(checkpoint, self)
         elif self._trainer is not None:
             resume.log_as_of_step(self.trainer, checkpoint["global_step"])
+
+    @property
+    def trained_by(self) -> str:
+        """The objective, and those before it where the run went on with other arguments."""
+        return in_words(self._trained_by)
 
     @property
     def _is_fitting(self) -> bool:

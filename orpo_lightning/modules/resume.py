@@ -52,6 +52,22 @@ def check_objective_of(saved: Mapping[str, Any], objective: Objective) -> None:
         rank_zero_warn(f"the run was of {saved['repr']} and goes on as {objective!r}")
 
 
+def trained_by(checkpoint: Mapping[str, Any], objective: str | None) -> list[list[Any]]:
+    """The objectives of a run and the steps that they began at.
+
+    Args:
+        checkpoint: the loaded checkpoint.
+        objective: the one that it goes on with; None where nothing is left to train.
+
+    Example:
+        >>> saved = {"objective": {"trained_by": [[0, "ORPO(lambda_=0.1)"]]}, "global_step": 5}
+        >>> trained_by(saved, "ORPO(lambda_=0.2)")
+        [[0, 'ORPO(lambda_=0.1)'], [5, 'ORPO(lambda_=0.2)']]
+    """
+    before = checkpoint["objective"].get("trained_by", [[0, checkpoint["objective"]["repr"]]])
+    return before if objective in (None, before[-1][1]) else [*before, [checkpoint["global_step"], objective]]
+
+
 def check_reference_of(checkpoint: Mapping[str, Any], found: str) -> None:
     """Insist that a run goes on against the same reference.
 

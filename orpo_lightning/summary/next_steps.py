@@ -69,6 +69,10 @@ def _other_runs(folder: Path, config: Mapping[str, Any], again: tuple[str, ...])
     for key in ("format", "columns"):
         if _init_args(config.get("data")).get(key):
             data += (f"--data.{key}", "null")
+    if _init_args(config.get("data")).get("limit"):
+        data += ("--data.limit", "null")
+    if config.get("trainer", {}).get("max_steps", -1) != -1:  # so many steps may be a small part of other data
+        data += ("--trainer.max_steps", "-1", "--trainer.max_epochs", "1")
     columns = "prompt, chosen, rejected"
     steps.append(NextStep(f"your own data (columns {columns})", (*again, *data, *to("own-data"))))
     if name == "ORPO":

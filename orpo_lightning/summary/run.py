@@ -48,6 +48,7 @@ _ESSENTIALS = (
     ("model", "schedule", "name"),
     ("data", "train"),
     ("data", "val"),
+    ("data", "limit"),
     ("data", "global_batch_size"),
     ("data", "max_length"),
     ("trainer", "max_epochs"),
@@ -167,7 +168,8 @@ class RunSummary:
     def ending(self) -> str:
         """How far it came."""
         done, total = self.outcome.steps, self.outcome.total_steps
-        steps = f"{done:,} of {total:,} optimizer steps" if total is not None else f"{done:,} optimizer steps"
+        of = "" if total is None or total < done else f" of {total:,}"
+        steps = f"{done:,}{of} optimizer steps"
         return {"complete": steps, "stopped": f"stopped after {steps}", "interrupted": f"interrupted after {steps}"}[
             self.outcome.ending
         ]

@@ -425,6 +425,15 @@ def test_a_run_that_has_no_steps_left_says_so(tmp_path):
         run(ORPO(), max_epochs=1, ckpt_path=tmp_path / "a.ckpt")
 
 
+def test_an_objective_that_returns_something_else_is_named():
+    class Bare(ORPO):
+        def __call__(self, policy, reference=None):
+            return super().__call__(policy, reference).loss
+
+    with pytest.raises(ValueError, match="Bare returned a Tensor; accepted: an ObjectiveOutput"):
+        run(Bare(), max_steps=1)
+
+
 def test_a_run_that_would_end_before_its_checkpoint_is_refused(tmp_path):
     run(ORPO(), max_epochs=2).trainer.save_checkpoint(tmp_path / "a.ckpt")
     said = r"trainer\.max_epochs = 1 ends before step 6, which the checkpoint is of; accepted: 2 or more"

@@ -30,6 +30,13 @@ def commands(folder, settings, is_complete=True, has_policy=True):
     return [" ".join(step.words) for step in steps]
 
 
+def test_data_of_the_users_own_is_used_whole(run):
+    settings = {**config(data={"train": "sample", "limit": 300}), "trainer": {"max_steps": 15}}
+    (command,) = (each for each in commands(run, settings) if "--data.train" in each)
+    assert "--data.limit null --trainer.max_steps -1 --trainer.max_epochs 1" in command
+    assert "null" not in next(each for each in commands(run, config()) if "--data.train" in each)
+
+
 def test_the_model_is_where_the_configuration_says(run):
     (run / "final").mkdir()
     settings = {**config(), "export": {"folder": "final"}}
