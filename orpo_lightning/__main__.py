@@ -41,6 +41,8 @@ def console() -> None:
     try:
         with ending_at_once():
             main()
+    except BrokenPipeError:  # whoever read it has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         if os.environ.get(TRACEBACK_VARIABLE) or not _is_a_mistake(error):
             raise

@@ -23,6 +23,7 @@ _OUT_OF_OUR_HANDS = (
     r"The '\w+_dataloader' does not have many workers",  # rows are tokenized before training
     r"You called `self\.log\(.* but have no logger configured",  # a fast_dev_run has none
     r"The number of training batches \(\d+\) is smaller than the logging interval",
+    r"Be aware that when using `ckpt_path`, callbacks used to create",  # a run that is measured needs none of them
     r"Checkpoint directory .* exists and is not empty",
     r".*`lr_scheduler\.step\(\)` before `optimizer\.step\(\)`",  # a step that a gradient scaler skips
 )

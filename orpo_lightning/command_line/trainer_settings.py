@@ -77,3 +77,11 @@ def check_trainer(trainer: Any) -> None:
             near = difflib.get_close_matches(value, names, n=1)
             hint = f"did you mean {near[0]}?" if near else f"accepted: {', '.join(names)}"
             raise ValueError(f"trainer.{key} = {value} is not known; {hint}")
+    kinds = ("cuda", "mps") if trainer.get("accelerator") == "gpu" else (trainer.get("accelerator"),)
+    if not any(_is_there(kind) for kind in kinds):
+        raise ValueError(f"trainer.accelerator = {trainer.accelerator}: there is none here; accepted: cpu, auto")
+
+
+def _is_there(kind: Any) -> bool:
+    is_named = isinstance(kind, str) and kind in AcceleratorRegistry.available_accelerators()
+    return not is_named or bool(AcceleratorRegistry[kind]["accelerator"].is_available())

@@ -194,4 +194,6 @@ def _refuse_unusable(report: SplitReport, filter_names: Sequence[str]) -> None:
             f"(data.columns), or is its template not for such conversations? The first:\n{report.examples(unreadable)}"
         )
     if not report.kept:
-        raise ValueError(f"no row is left: {report}. The first:\n{report.examples(report.dropped)}")
+        main = max(report.dropped, key=lambda reason: report.dropped[reason])
+        hint = "; raise data.max_length, or set data.overlong" if main in LENGTH_REASONS else ""
+        raise ValueError(f"no row is left: {report}{hint}. The first of {main}:\n{report.examples([main])}")

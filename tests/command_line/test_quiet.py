@@ -24,6 +24,20 @@ def ordinary_run(tmp_path_factory):
     )
 
 
+def test_to_measure_says_which_weights_are_measured(orpo_lightning, notes, recwarn):
+    orpo_lightning("fit", "--config=orpo", "--trainer.max_steps=2", "--data.limit=16", "--summary.enabled=false")
+    notes.clear()
+    orpo_lightning("validate", "--config=orpo")
+    orpo_lightning("test", "--config=orpo", "--ckpt_path=last")
+    lines = [line for line in notes if line.startswith(("validate: ", "test: "))]
+    of = "ORPO(lambda_=0.1, nll_over='prompt_and_response', nll_mean='tokens') on tiny"
+    assert lines == [
+        f"validate: {of}; no checkpoint, the weights as loaded; cpu, 32-true",
+        f"test: {of}; checkpoint runs/orpo/checkpoints/last.ckpt; cpu, 32-true",
+    ]
+    assert not any("Be aware that when using" in str(each.message) for each in recwarn)
+
+
 def test_what_is_trained_is_said_in_one_line(ordinary_run):
     said = "trains 139,584 parameters; cpu, 32-true"
     (line,) = [line for line in ordinary_run.stderr.splitlines() if said in line]

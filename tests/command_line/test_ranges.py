@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from jsonargparse import ArgumentParser
 from lightning import Trainer
+from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 
 from orpo_lightning.command_line.trainer_settings import check_trainer
 from orpo_lightning.data import datamodule
@@ -107,6 +108,13 @@ def test_it_is_refused_by_name_before_anything_loads(refusal, monkeypatch, argum
     message = refusal("fit", "--config", "orpo", "--trainer.accelerator=cpu", *arguments)
     assert message.startswith(said)
     assert len(message.splitlines()) == 1
+
+
+def test_an_accelerator_that_is_not_here_is_refused_by_name(refusal, monkeypatch):
+    monkeypatch.setattr(CUDAAccelerator, "is_available", lambda: False)
+    monkeypatch.setattr(MPSAccelerator, "is_available", lambda: False)
+    said = "trainer.accelerator = gpu: there is none here; accepted: cpu, auto"
+    assert refusal("fit", "--config=orpo", "--config=trainer/gpu_bf16") == said
 
 
 def test_the_window_of_the_prompt_follows_that_of_the_conversation_where_it_is_not_given(orpo_lightning, capsys):

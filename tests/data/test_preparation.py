@@ -119,6 +119,10 @@ def test_a_source_of_which_no_row_is_left_is_refused_with_what_dropped_them(tmp_
         prepare(path)
     assert f"{path} (text): 3 rows read, 0 kept" in str(error.value)
     assert "1 empty_chosen, 2 response_too_long" in str(error.value)
+    *_, heading, first, second = str(error.value).splitlines()
+    assert heading.endswith("raise data.max_length, or set data.overlong. The first of response_too_long:")
+    assert "a.jsonl:2: response_too_long" in first
+    assert "a.jsonl:3: response_too_long" in second
 
 
 def test_a_source_of_no_known_format_is_refused_by_name(tmp_path, write):
