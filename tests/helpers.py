@@ -184,13 +184,18 @@ def with_random_trained_weights(net: torch.nn.Module) -> torch.nn.Module:
     return net
 
 
+def environment_with_tests() -> dict[str, str]:
+    """The environment of a process that imports from the folder of the tests."""
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    return {**os.environ, "PYTHONPATH": path}
+
+
 def run_on_two_ranks(script: str, folder: Path, **environment: str) -> None:
     """Run a module of the tests as a script on two ranks (gloo), which writes into a folder."""
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
     result = subprocess.run(
         [*command, "--rdzv-endpoint", "localhost:0", script, str(folder)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **environment},
+        env={**environment_with_tests(), "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
         timeout=500,

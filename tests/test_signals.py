@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import environment_with_tests
 from test_kill import assert_equal_runs
 
 from orpo_lightning.signals import StopSignals
@@ -184,6 +185,7 @@ def test_processes_that_pack_batches_leave_a_signal_to_all_of_them_to_the_run(tm
     done = subprocess.run(
         [sys.executable, "-m", "orpo_lightning", *options, "--trainer.callbacks.group=true"],
         cwd=tmp_path,
+        env=environment_with_tests(),
         capture_output=True,
         text=True,
         start_new_session=True,

@@ -28,7 +28,8 @@ _POLICY = "policy.net."
 
 _READ = (
     *("policy.config.name_or_path", "policy.config.lora.r", "policy.tokenizer", "policy.tokenizer_revision"),
-    *("policy.version", "policy.settings", "policy.dtype", "objective.repr", "global_step", "base", "state_dict"),
+    *("policy.version", "policy.settings", "policy.dtype", "objective.trained_by", "base", "state_dict"),
+    "global_step",
 )
 
 
@@ -149,7 +150,7 @@ def read_checkpoint(
         tokenizer=tokenizer,
         tokenizer_revision=revision,
         version=about["version"],
-        objective=in_words(saved["objective"].get("trained_by", [[0, saved["objective"]["repr"]]])),
+        objective=in_words(saved["objective"]["trained_by"]),
         steps=saved["global_step"],
         base=saved["base"],
         settings=about["settings"],

@@ -29,7 +29,8 @@ def check_contents(checkpoint: Mapping[str, Any], goes_on: bool) -> None:
         ValueError: says what is missing.
     """
     place = ("steps_per_epoch", "settings", "global_step", "loops.fit_loop") if goes_on else ()
-    names = ("objective.class", "objective.repr", "objective.state", "policy.settings", "base", "state_dict", *place)
+    objective = ("objective.class", "objective.repr", "objective.trained_by", "objective.state")
+    names = (*objective, "policy.settings", "base", "state_dict", *place)
     require(checkpoint, names, "the checkpoint")
 
 
@@ -64,7 +65,7 @@ def trained_by(checkpoint: Mapping[str, Any], objective: str | None) -> list[lis
         >>> trained_by(saved, "ORPO(lambda_=0.2)")
         [[0, 'ORPO(lambda_=0.1)'], [5, 'ORPO(lambda_=0.2)']]
     """
-    before = checkpoint["objective"].get("trained_by", [[0, checkpoint["objective"]["repr"]]])
+    before: list[list[Any]] = checkpoint["objective"]["trained_by"]
     return before if objective in (None, before[-1][1]) else [*before, [checkpoint["global_step"], objective]]
 
 

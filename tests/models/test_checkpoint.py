@@ -26,7 +26,7 @@ def saved(path, net=None, policy=PolicyConfig("tiny"), data=None, trained_only=F
     contents = {
         "policy": describe_policy(policy, net, data),
         "state_dict": {f"policy.net.{name}": value for name, value in weights.items()} | {"reference.x": torch.ones(1)},
-        "objective": {"repr": "ORPO(lambda_=0.1)"},
+        "objective": {"trained_by": [[0, "ORPO(lambda_=0.1)"]]},
         "global_step": 7,
         "base": fingerprint(base_weights(net)) if policy.lora.is_used else None,
     }
@@ -109,7 +109,7 @@ def without(contents, name):
     "name",
     [
         *("policy.config", "policy.config.name_or_path", "policy.config.lora", "policy.tokenizer", "policy.version"),
-        *("policy.tokenizer_revision", "policy.settings", "policy.dtype", "objective.repr", "objective"),
+        *("policy.tokenizer_revision", "policy.settings", "policy.dtype", "objective.trained_by", "objective"),
         *("global_step", "base", "state_dict"),
     ],
 )

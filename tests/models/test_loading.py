@@ -344,7 +344,7 @@ def test_a_checkpoint_of_such_a_model_is_exported_when_its_code_is_trusted(folde
     contents = {
         "policy": describe_policy(policy, net, None),
         "state_dict": {f"policy.net.{name}": value for name, value in net.state_dict().items()},
-        "objective": {"repr": "ORPO()"},
+        "objective": {"trained_by": [[0, "ORPO()"]]},
         "global_step": 1,
         "base": None,
     }

@@ -41,7 +41,7 @@ def write_checkpoint(path, seed, policy=PolicyConfig("tiny")):
             "policy": describe_policy(policy, net, None),
             "state_dict": {f"policy.net.{name}": value for name, value in net.state_dict().items()},
             "base": None,
-            "objective": {"repr": "ORPO(lambda_=0.1)"},
+            "objective": {"trained_by": [[0, "ORPO(lambda_=0.1)"]]},
             "global_step": 7,
         },
         path,
