@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import environment_with_tests
 from test_kill import assert_equal_runs
 from test_signals import send
 
@@ -29,7 +30,9 @@ def fit(tmp_path_factory):
 
     def run(name, *options):
         command = [sys.executable, "-m", "orpo_lightning", *BASE, f"--trainer.default_root_dir={name}", *options]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            command, cwd=folder, env=environment_with_tests(), capture_output=True, text=True, timeout=120, check=False
+        )
         return done.returncode, done.stderr
 
     run.folder = folder
