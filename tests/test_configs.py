@@ -292,6 +292,7 @@ def test_a_command_for_the_hub_and_a_gpu_runs_here_with_another_model_local_rows
     assert found[-1]["val/pref/accuracies"]
 
 
+@pytest.mark.slow
 def test_an_adapter_of_a_bf16_model_learns_as_the_comments_of_the_large_models_say(orpo_lightning):
     orpo_lightning(
         *("fit", *layered("orpo", "model/phi-2", "model/lora", "data/sample", "trainer/gpu_bf16")),

@@ -122,6 +122,7 @@ def test_a_list_of_loggers_is_served_and_each_has_a_folder(fit, tmp_path):
     assert [row["step"] for row in logged] == [row["step"] for row in rows_of() if row["train/loss"]]
 
 
+@pytest.mark.slow
 def test_a_folder_of_the_users_own_wins(fit):
     fit(*CSV, "--trainer.logger.save_dir=mine", "--trainer.logger.name=named")
     assert (Path("mine") / "named" / "version_0" / "metrics.csv").is_file()
@@ -130,6 +131,7 @@ def test_a_folder_of_the_users_own_wins(fit):
     assert len(offline_runs(Path("mine/wandb"))) == 1
 
 
+@pytest.mark.slow
 def test_a_saved_configuration_starts_another_run_whose_loggers_write_into_its_own_folder(fit, orpo_lightning):
     fit(*CSV)
     orpo_lightning("fit", "--config", RUN / "config.yaml")
@@ -151,6 +153,7 @@ def test_a_second_run_is_another_and_a_resumed_run_the_same_for_weights_and_bias
     assert {row["trainer/global_step"] for row in after.history} == set(range(32, 65))
 
 
+@pytest.mark.slow
 def test_files_of_a_resumed_run_go_on_in_a_new_version(fit, tmp_path):
     layer = tmp_path / "loggers.yaml"
     layer.write_text("trainer: {logger: [{class_path: CSVLogger}, {class_path: TensorBoardLogger}]}")
@@ -164,6 +167,7 @@ def test_files_of_a_resumed_run_go_on_in_a_new_version(fit, tmp_path):
             assert [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]] == list(steps)
 
 
+@pytest.mark.slow
 def test_trials_of_a_sweep_keep_the_ids_that_its_agent_gives_them(fit, monkeypatch):
     for trial in ("first", "second"):
         monkeypatch.setenv("WANDB_RUN_ID", trial)

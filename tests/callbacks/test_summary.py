@@ -104,6 +104,7 @@ def commands_of(printed):
     return [line.split() for line in text.splitlines() if line.strip().startswith("orpo-lightning")]
 
 
+@pytest.mark.slow
 def test_every_command_that_it_names_runs_as_it_is_printed(orpo_lightning, capsys):
     orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *FEW)
     commands = commands_of(capsys.readouterr().out)
@@ -127,6 +128,7 @@ def weights_of(checkpoint):
     return torch.load(checkpoint, weights_only=True)["state_dict"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
