@@ -26,6 +26,7 @@ from orpo_lightning.models.reference import Reference, make_reference, reference
 from orpo_lightning.models.reference_cache import ReferenceRun, Scorer, start_tolerance
 from orpo_lightning.modules import resume
 from orpo_lightning.modules.finite import NonFiniteError, RowLosses, rows_to_blame
+from orpo_lightning.modules.fit_for_objective import check_micro_batches, check_output, check_rows
 from orpo_lightning.modules.optimization import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule
 from orpo_lightning.modules.settings import check_changes, honour_rates, settings_of_run
 from orpo_lightning.modules.validation_interval import (
@@ -37,7 +38,7 @@ from orpo_lightning.modules.validation_interval import (
 from orpo_lightning.modules.views import view_of
 from orpo_lightning.objectives import Objective
 from orpo_lightning.packing import PackedBatch
-from orpo_lightning.records import ObjectiveOutput, PairLogps, UnpairedLogps
+from orpo_lightning.records import PairLogps, UnpairedLogps
 
 
 class PreferenceModule(LightningModule):
@@ -182,10 +183,7 @@ class PreferenceModule(LightningModule):
         if self.training and self.global_step == 0 and reference is not None:
             self._check_reference(self._view.sums(policy), self._view.sums(reference), batch)
         output = self.objective(policy, reference)
-        if not isinstance(output, ObjectiveOutput):
-            raise ValueError(
-                f"{type(self.objective).__name__} returned a {type(output).__name__}; accepted: an ObjectiveOutput"
-            )
+        check_output(self.objective, output)
         groups = self._view.groups(batch)
         weight = batch.weight[groups]
         metrics.update(self._view.ratios(policy, output, weight))
@@ -218,18 +216,8 @@ class PreferenceModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Refuse, before a model is loaded, what would train on something else than what was asked for."""
-        unpaired = getattr(self._data, "unpaired_row", None)
-        if unpaired is not None and self.objective.needs_pairs:
-            raise ValueError(
-                f"the data has unpaired rows ({unpaired} is the first), and {type(self.objective).__name__} takes "
-                "pairs of a chosen and a rejected response: use KTO, or data of pairs"
-            )
-        micro_batches = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        if self.objective.couples_pairs and micro_batches > 1:
-            raise ValueError(
-                f"{type(self.objective).__name__} couples the pairs of a batch, so its global batch cannot be split "
-                f"into {micro_batches} micro-batches: set trainer.accumulate_grad_batches = 1 and use one process"
-            )
+        check_rows(self.objective, getattr(self._data, "unpaired_row", None))
+        check_micro_batches(self.objective, self.trainer.accumulate_grad_batches * self.trainer.world_size)
         if stage != "fit":
             if not getattr(self._data, "val", True):
                 raise ValueError("there is nothing to measure: data.val is null; set it to validation data")
