@@ -1,7 +1,8 @@
-"""From hidden states to log-probabilities of given tokens, a chunk at a time.
+"""From hidden states to log-probabilities of given tokens, or to another statistic of the logits.
 
-A block of logits of tokens x vocabulary is never held: each chunk's logits are computed, used and, for the
-backward pass, computed again.
+A block of logits of tokens x vocabulary is never held: a part of them is computed, used and, for the backward pass,
+computed again. For log-probabilities under a plain linear head that part is a block of the vocabulary, for all else it
+is the whole vocabulary at a chunk of the positions.
 
 Shape suffixes: M scored positions, C positions of a chunk, E hidden size, V vocabulary.
 """
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from orpo_lightning.models.linear_logps import linear_logps
 from orpo_lightning.records import HALF_PRECISION
 
 CHUNK_TOKENS = 512
@@ -78,6 +80,9 @@ class OutputHead:
         chunk_tokens: int = CHUNK_TOKENS,
     ) -> Tensor:
         """`statistic` of every position, by default the log-probability of its target, ``(M, ...)``."""
+        linear = self._plain_linear
+        if statistic is target_logps and linear is not None:
+            return linear_logps(hidden_ME, linear.weight, linear.bias, targets_M, self.scale)
 
         def of_chunk(hidden_CE: Tensor, targets_C: Tensor) -> Tensor:
             return statistic(self.logits(hidden_CE), targets_C)
@@ -89,3 +94,11 @@ class OutputHead:
                 for hidden_CE, targets_C in chunks
             ]
         )
+
+    @property
+    def _plain_linear(self) -> nn.Linear | None:
+        """The projection, if its logits are a product with its weight and no more; an adapter or a hook adds to it."""
+        linear = self.projection
+        if type(linear) is not nn.Linear or self.softcap is not None:
+            return None
+        return None if linear._forward_hooks or linear._forward_pre_hooks else linear

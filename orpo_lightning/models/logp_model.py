@@ -105,12 +105,13 @@ class LogpModel(nn.Module):
             layout=AttentionLayout(batch),
         ).last_hidden_state[0]
         head = OutputHead.of(self.net)
-        responses = head.per_token(hidden_NE[batch.score_index], batch.score_target, statistic)
         if not prompt:
-            return responses, None
-        if not batch.prompt_index.numel():  # prompts of one token each: nothing predicts them
-            return responses, responses[:0]
-        return responses, head.per_token(hidden_NE[batch.prompt_index], batch.prompt_target, statistic)
+            return head.per_token(hidden_NE[batch.score_index], batch.score_target, statistic), None
+        # in one go: the gradient of the output embedding, as large as it is, is made once
+        index = torch.cat([batch.score_index, batch.prompt_index])
+        found = head.per_token(hidden_NE[index], torch.cat([batch.score_target, batch.prompt_target]), statistic)
+        responses = batch.score_target.numel()
+        return found[:responses], found[responses:]
 
     def _padded(self, batch: PackedBatch, prompt: bool, statistic: TokenStatistic) -> TokenLogps:
         lengths = batch.tokens.tolist()

@@ -1,8 +1,8 @@
-"""The chunked head: the same numbers for any chunk, no block of tokens x vocabulary, only where it is asked for."""
+"""The head: the same numbers for any chunk, no block of tokens x vocabulary, only where it is asked for."""
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from tensors import LargestTensor
 
 from orpo_lightning.models.head import OutputHead, target_logps
 from orpo_lightning.models.logp_model import LogpModel
@@ -12,21 +12,6 @@ from orpo_lightning.records import Role, StepInfo
 from orpo_lightning.testing import make_rows
 
 STEP = StepInfo(weight=1.0, tokens_per_pair=1.0, full_tokens_per_pair=1.0)
-
-
-class LargestTensor(TorchDispatchMode):
-    """Observes the size of every tensor that any operation makes, forward and backward."""
-
-    def __init__(self):
-        super().__init__()
-        self.numel = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for value in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(value, torch.Tensor):
-                self.numel = max(self.numel, value.numel())
-        return out
 
 
 class Projected:
@@ -59,7 +44,7 @@ def test_chunks_do_not_change_values_or_gradients(chunk):
 
 def test_no_block_of_tokens_x_vocabulary_is_ever_held():
     hidden = torch.randn(1024, 8, requires_grad=True)
-    head = OutputHead(torch.nn.Linear(8, 5000))
+    head = OutputHead(torch.nn.Linear(8, 5000), softcap=3.0)
     targets = torch.randint(0, 5000, (1024,))
     with LargestTensor() as seen:
         head.per_token(hidden, targets, chunk_tokens=64).sum().backward()
