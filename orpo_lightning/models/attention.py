@@ -10,7 +10,8 @@ Shape suffixes: H heads, K key-value heads, N tokens of the stream, D head size.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from orpo_lightning.packing import GroupSpan, PackedBatch, ResponseSpan
+from orpo_lightning.packing import GroupSpan, PackedBatch
 
 PACKED_ATTENTION = "orpo_lightning_packed"
 
@@ -32,63 +33,67 @@ class AttentionLayout:
     """The blocks of a packed stream and their masks, built once per batch and opaque to the compiler."""
 
     def __init__(self, batch: PackedBatch) -> None:
-        self.groups = batch.groups
         device = batch.input_ids.device
-        self.masks = [
-            [
-                _lower_right_causal(span.end - span.start, group.prompt_end - group.start, device)
-                for span in group.responses[1:]
-            ]
-            for group in batch.groups
-        ]
+        self.blocks = [block for group in batch.groups for block in _blocks(group, device)]
+        self.lengths = [block.queries for block in self.blocks]
 
     # the loop over blocks has another length for each batch: traced, it would be compiled anew each time
     @torch._dynamo.disable  # type: ignore[untyped-decorator]  # torch does not annotate it
     def attend(
         self, query_HND: Tensor, key_KND: Tensor, value_KND: Tensor, scale: float | None, dropout: float
     ) -> Tensor:
-        """Attention outputs of the whole stream, ``(1, H, N, D)``."""
-        heads_per_key = query_HND.shape[1] // key_KND.shape[1]
+        """Attention outputs of the whole stream, ``(1, N, H, D)``."""
+        # split and not sliced: the gradient of each slice would be as large as the stream
+        pieces = zip(*(states.split(self.lengths, dim=2) for states in (query_HND, key_KND, value_KND)), strict=True)
+        first_key = first_value = key_KND
         outputs = []
-        for group, masks in zip(self.groups, self.masks, strict=True):
-            first_end = group.responses[0].end if group.responses else group.prompt_end
-            block = slice(group.start, first_end)
-            outputs.append(
-                F.scaled_dot_product_attention(
-                    query_HND[:, :, block],
-                    key_KND[:, :, block],
-                    value_KND[:, :, block],
-                    dropout_p=dropout,
-                    is_causal=True,
-                    scale=scale,
-                    enable_gqa=heads_per_key > 1,
-                )
-            )
-            for span, mask in zip(group.responses[1:], masks, strict=True):
-                if span.start == span.end:
-                    continue
-                outputs.append(
-                    F.scaled_dot_product_attention(
-                        query_HND[:, :, span.start : span.end],
-                        _prompt_and_response(key_KND, group, span, heads_per_key),
-                        _prompt_and_response(value_KND, group, span, heads_per_key),
-                        attn_mask=mask,
-                        dropout_p=dropout,
-                        scale=scale,
-                    )
-                )
-        return torch.cat(outputs, dim=2)
+        for block, (query, key, value) in zip(self.blocks, pieces, strict=True):
+            if block.mask is None:
+                first_key, first_value = key, value
+            else:
+                key = torch.cat([first_key[:, :, : block.prompt], key], dim=2)
+                value = torch.cat([first_value[:, :, : block.prompt], value], dim=2)
+            output = _attend(query, key, value, block.mask, scale, dropout)
+            outputs.append(output.transpose(1, 2))
+        return torch.cat(outputs, dim=1)
 
 
-def _lower_right_causal(queries: int, prompt: int, device: torch.device) -> Tensor:
-    # a bool mask and not torch's causal_lower_right: that tensor subclass breaks autocast and compile
-    return torch.ones(queries, prompt + queries, dtype=torch.bool, device=device).tril(diagonal=prompt)
+class _Block(NamedTuple):
+    """Queries that attend together: a prompt with its first response, or a further response."""
+
+    queries: int
+    prompt: int
+    mask: Tensor | None
 
 
-def _prompt_and_response(states_KND: Tensor, group: GroupSpan, span: ResponseSpan, heads_per_key: int) -> Tensor:
-    prompt, response = states_KND[:, :, group.start : group.prompt_end], states_KND[:, :, span.start : span.end]
-    # keys are repeated for their heads here, because CUDA has no fast kernel for grouped queries with a mask
-    return torch.cat([prompt, response], dim=2).repeat_interleave(heads_per_key, dim=1)
+def _blocks(group: GroupSpan, device: torch.device) -> Iterator[_Block]:
+    prompt = group.prompt_end - group.start
+    first_end = group.responses[0].end if group.responses else group.prompt_end
+    yield _Block(first_end - group.start, prompt, None)
+    for span in group.responses[1:]:
+        queries = span.end - span.start
+        if queries:
+            # a bool mask and not torch's causal_lower_right: that tensor subclass breaks autocast and compile
+            mask = torch.ones(queries, prompt + queries, dtype=torch.bool, device=device).tril(diagonal=prompt)
+            yield _Block(queries, prompt, mask)
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None, dropout: float
+) -> Tensor:
+    grouped = query.shape[1] // key.shape[1]
+    if mask is not None and query.is_cuda:  # which has no fast kernel for grouped queries with a mask
+        key, value, grouped = key.repeat_interleave(grouped, dim=1), value.repeat_interleave(grouped, dim=1), 1
+    return F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=mask is None,
+        scale=scale,
+        enable_gqa=grouped > 1,
+    )
 
 
 def packed_attention(
@@ -117,7 +122,7 @@ def packed_attention(
             raise UnsupportedAttentionError(f"its attention uses {name!r}")
     # under autocast rotary embeddings leave queries and keys in fp32 beside values in bf16
     outputs = layout.attend(query.to(value.dtype), key.to(value.dtype), value, scaling, dropout)
-    return outputs.transpose(1, 2).contiguous(), None
+    return outputs, None
 
 
 AttentionInterface.register(PACKED_ATTENTION, packed_attention)
