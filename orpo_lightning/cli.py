@@ -26,7 +26,6 @@ from orpo_lightning.callbacks.pair_measures import PairMeasuresFile
 from orpo_lightning.callbacks.progress import StepProgress
 from orpo_lightning.callbacks.stop_on_signal import StopOnSignal
 from orpo_lightning.callbacks.summary import Summary
-from orpo_lightning.callbacks.throughput import Throughput
 from orpo_lightning.checkpoint_io import SafeCheckpointIO, refuse_address
 from orpo_lightning.command_line.config_files import shipped_configs
 from orpo_lightning.command_line.help import help_for
@@ -176,7 +175,7 @@ class CLI(LightningCLI):
         if self.subcommand == "fit" and not fast_dev_run:
             file = MetricsFile(trainer.default_root_dir)
             trainer.loggers = [file, *trainer.loggers]
-            callbacks += [DataReport(), KeptMeasures(file), PairMeasuresFile(), Throughput()]
+            callbacks += [DataReport(), KeptMeasures(file), PairMeasuresFile()]
         callbacks.sort(key=lambda callback: isinstance(callback, Summary))  # it tells of what the others leave behind
         return trainer
 

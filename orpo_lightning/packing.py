@@ -74,6 +74,7 @@ class PackedBatch:
         unlabelled: ids of the rows with an unpaired response whose label is neither 0 nor 1.
         keys: what the content of each response, after its prompt, is known by; on the host, ``R`` of them.
         prompt_keys: the same for the prompts, ``G`` of them.
+        real_rows: rows of a weight above 0; on the host.
     """
 
     input_ids: Tensor
@@ -103,6 +104,7 @@ class PackedBatch:
     unlabelled: tuple[str, ...]
     keys: tuple[bytes, ...]
     prompt_keys: tuple[bytes, ...]
+    real_rows: int
 
     def __init__(self, **fields: Any) -> None:
         vars(self).update(fields)
@@ -273,6 +275,7 @@ def pack(
     judged = (role != Role.MISMATCHED).nonzero().flatten()
     group = long(group_of)
     prompt_tokens = long([len(row.prompt) - 1 for row in rows])
+    weights = [row.weight for row in rows] if weights is None else weights
     return PackedBatch(
         input_ids=long(ids),
         position_ids=long(positions),
@@ -293,7 +296,7 @@ def pack(
         judged=judged,
         desirable=((role == Role.CHOSEN) | ((role == Role.UNPAIRED) & (label == 1)))[judged],
         mismatched=mismatched,
-        weight=real([row.weight for row in rows] if weights is None else weights),
+        weight=real(weights),
         margin=real([float("nan") if row.margin is None else row.margin for row in rows]),
         row_ids=tuple(row.row_id for row in rows),
         step=step,
@@ -301,6 +304,7 @@ def pack(
         unlabelled=tuple(row.row_id for row in rows if _is_unlabelled(row)),
         keys=tuple(keys),
         prompt_keys=tuple(response_key(row.prompt) for row in rows),
+        real_rows=sum(weight > 0 for weight in weights),
     )
 
 

@@ -112,7 +112,19 @@ class Summary(Callback):
         if counted is None:
             return Speed(seconds)
         totals = counted.totals
-        return Speed(seconds, totals.steps, totals.seconds, totals.pairs, totals.tokens, totals.peak_gb)
+        measures = totals.measures if totals.steps else {}
+        return Speed(
+            seconds,
+            totals.steps,
+            totals.seconds,
+            totals.done.pairs,
+            totals.done.tokens,
+            totals.peak_gb,
+            totals.done.flops / 1e12,
+            measures.get("time/mfu"),
+            measures.get("work/saved_by_sharing"),
+            totals.done.seconds_waited / totals.ranks,
+        )
 
 
 def _shared(prompts: int) -> Iterator[str]:

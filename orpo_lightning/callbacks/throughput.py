@@ -1,17 +1,47 @@
-"""How fast a run is, and how much memory it takes."""
+"""How fast a run is, how much of the hardware it uses, and how much memory it takes."""
 
 from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from orpo_lightning.callbacks.peak_rate import peak_rate
+from orpo_lightning.models.work import Counts, ModelSize
+from orpo_lightning.modules.preference import PreferenceModule
 from orpo_lightning.packing import PackedBatch
+
+
+@dataclass(frozen=True)
+class Done:
+    """What was done, over all ranks.
+
+    Args:
+        pairs: rows; 0 where the batches are of another kind.
+        tokens: tokens that the policy ran on.
+        flops: floating-point operations that the policy needed for them.
+        unshared_flops: those it would have needed with a prompt for each response.
+        seconds_waited: time that a rank waited for data, summed over the ranks.
+    """
+
+    pairs: float = 0.0
+    tokens: float = 0.0
+    flops: float = 0.0
+    unshared_flops: float = 0.0
+    seconds_waited: float = 0.0
+
+    def __add__(self, other: Done) -> Done:
+        return Done(*(one + more for one, more in zip(astuple(self), astuple(other), strict=True)))
+
+    @property
+    def saved_by_sharing(self) -> float:
+        """Share of the work of responses with a prompt each that is saved where they share it."""
+        return 1 - self.flops / self.unshared_flops
 
 
 @dataclass(frozen=True)
@@ -21,44 +51,76 @@ class Totals:
     Args:
         steps: optimizer steps.
         seconds: their time, without validation.
-        pairs: rows, over all ranks; 0 where the batches are of another kind.
-        tokens: tokens that the policy ran on, over all ranks.
+        done: what was done in them.
         peak_gb: largest memory of a rank, in 10^9 bytes: of the accelerator if there is one, else of the process.
+        peak_flops: floating-point operations per second that the hardware of all ranks can do; 0 where not known.
+        ranks: their number.
     """
 
     steps: int = 0
     seconds: float = 0.0
-    pairs: float = 0.0
-    tokens: float = 0.0
+    done: Done = Done()
     peak_gb: float | None = None
+    peak_flops: float = 0.0
+    ranks: int = 1
 
-    def __add__(self, later: Totals) -> Totals:
-        return Totals(
-            self.steps + later.steps,
-            self.seconds + later.seconds,
-            self.pairs + later.pairs,
-            self.tokens + later.tokens,
-            later.peak_gb,
-        )
+    @property
+    def measures(self) -> dict[str, float]:
+        """What is logged of these steps, by key."""
+        found = {"time/step_s": self.seconds / self.steps}
+        if self.done.tokens:
+            found |= {
+                "time/pairs_per_s": self.done.pairs / self.seconds,
+                "time/tokens_per_s": self.done.tokens / self.seconds,
+                "time/data_wait_s": self.done.seconds_waited / self.ranks / self.steps,
+            }
+        if self.done.flops:
+            found |= {
+                "work/tflop": self.done.flops / self.steps / 1e12,
+                "work/saved_by_sharing": self.done.saved_by_sharing,
+                "time/mfu": self.done.flops / self.seconds / self.peak_flops,
+            }
+        if self.peak_gb is not None:
+            found["memory/peak_gb"] = self.peak_gb
+        return found
 
 
 class Throughput(Callback):
-    """Logs ``time/step_s``, ``time/pairs_per_s``, ``time/tokens_per_s`` and ``memory/peak_gb`` for each optimizer step.
+    """Logs time, rates, work and memory of each optimizer step, under ``time/``, ``work/`` and ``memory/``.
 
     The time of a step runs from the end of the one before, so that it holds the wait for data and the writing of
-    checkpoints; a validation in between does not count.
+    checkpoints; a validation in between does not count. All is counted on the host: the device is not waited for.
+
+    Args:
+        peak_tflops: 10^12 floating-point operations per second that a device can do, the measure of ``time/mfu``. By
+            default its maker's number for a known GPU, else what products of matrices reach as the run begins.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, peak_tflops: float | None = None) -> None:
+        if peak_tflops is not None and not peak_tflops > 0:
+            raise ValueError(f"throughput.peak_tflops = {peak_tflops}; accepted: a number above 0, or null")
+        self.peak_tflops = peak_tflops
         self.totals = Totals()
+        self._size: ModelSize | None = None
+        self._peak_flops = 0.0
         self._start = 0.0
         self._step = 0
-        self._counts = torch.zeros(2, dtype=torch.long)
+        self._done = Done()
+        self._waited = 0.0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure the model, while its weights are whole on every rank."""
+        self._size = None
+        if isinstance(pl_module, PreferenceModule) and pl_module.policy is not None:
+            self._size = ModelSize.of(pl_module.policy.net)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to count."""
-        self.totals, self._step = Totals(), trainer.global_step
-        self._counts = torch.zeros(2, dtype=torch.long, device=trainer.strategy.root_device)
+        self.totals, self._step, self._done = Totals(), trainer.global_step, Done()
+        self._peak_flops = 0.0
+        if isinstance(pl_module, PreferenceModule) and pl_module.policy is not None:
+            self._peak_flops = self._find_peak(trainer, pl_module.policy.net.dtype) * trainer.world_size
+        self._waited = _seconds_waited(trainer)
         self._start = time.perf_counter()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -74,26 +136,55 @@ class Throughput(Callback):
     ) -> None:
         """Count a micro-batch, and log what an optimizer step took."""
         if isinstance(batch, PackedBatch):
-            rows = batch.weight.count_nonzero()
-            self._counts += torch.stack([rows, rows.new_tensor(batch.num_tokens)])
+            self._done += self._work_of(batch, pl_module)
         if trainer.global_step == self._step:
             return
-        counts = trainer.strategy.reduce(self._counts.float(), reduce_op="sum")
-        peak = peak_memory(trainer.strategy.root_device)
-        if peak is not None:
-            peak = float(trainer.strategy.reduce(counts.new_tensor(peak), reduce_op="max"))
-        now = time.perf_counter()
-        seconds, steps = now - self._start, trainer.global_step - self._step
-        self._start, self._step = now, trainer.global_step
-        self._counts.zero_()
-        pairs, tokens = counts.tolist()
-        self.totals += Totals(steps, seconds, pairs, tokens, peak)
-        values = {"time/step_s": seconds / steps}
-        if tokens:
-            values |= {"time/pairs_per_s": pairs / seconds, "time/tokens_per_s": tokens / seconds}
-        if peak is not None:
-            values["memory/peak_gb"] = peak
-        pl_module.log_dict(values, on_step=True, on_epoch=False, batch_size=1)
+        waited, now = _seconds_waited(trainer), time.perf_counter()
+        done = self._done + Done(seconds_waited=waited - self._waited)
+        peak_gb = peak_memory(trainer.strategy.root_device)
+        if trainer.world_size > 1:
+            done, peak_gb = _over_all_ranks(trainer, done, peak_gb)
+        steps, seconds = trainer.global_step - self._step, now - self._start
+        taken = Totals(steps, seconds, done, peak_gb, self._peak_flops, trainer.world_size)
+        self._start, self._step, self._waited, self._done = now, trainer.global_step, waited, Done()
+        self.totals = Totals(
+            self.totals.steps + steps,
+            self.totals.seconds + seconds,
+            self.totals.done + done,
+            peak_gb,
+            self._peak_flops,
+            trainer.world_size,
+        )
+        pl_module.log_dict(taken.measures, on_step=True, on_epoch=False, batch_size=1)
+
+    def _work_of(self, batch: PackedBatch, pl_module: LightningModule) -> Done:
+        if self._size is None:
+            return Done(batch.real_rows, batch.num_tokens)
+        assert isinstance(pl_module, PreferenceModule)
+        prompt_logps = pl_module.objective.needs_prompt_logps
+        shared, unshared = (of(batch, prompt_logps) for of in (Counts.of, Counts.without_sharing))
+        return Done(batch.real_rows, batch.num_tokens, self._size.flops(shared), self._size.flops(unshared))
+
+    def _find_peak(self, trainer: Trainer, weights: torch.dtype) -> float:
+        if self.peak_tflops is not None:
+            return self.peak_tflops * 1e12
+        device = trainer.strategy.root_device
+        with trainer.precision_plugin.forward_context():
+            mixed = torch.is_autocast_enabled(device.type)
+            dtype = torch.get_autocast_dtype(device.type) if mixed else weights
+        return peak_rate(device, dtype)
+
+
+def _seconds_waited(trainer: Trainer) -> float:
+    return float(getattr(trainer.train_dataloader, "seconds_waited", 0.0))
+
+
+def _over_all_ranks(trainer: Trainer, done: Done, peak_gb: float | None) -> tuple[Done, float | None]:
+    device = trainer.strategy.root_device
+    sums = trainer.strategy.reduce(torch.tensor(astuple(done), dtype=torch.float64, device=device), reduce_op="sum")
+    if peak_gb is not None:
+        peak_gb = float(trainer.strategy.reduce(torch.tensor(peak_gb, device=device), reduce_op="max"))
+    return Done(*sums.tolist()), peak_gb
 
 
 def peak_memory(device: torch.device) -> float | None:

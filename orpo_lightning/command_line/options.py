@@ -25,6 +25,7 @@ CLASSES_OF_RUN = {
     "checkpoint": "orpo_lightning.callbacks.checkpoints.Checkpoints",
     "export": "orpo_lightning.callbacks.export.ExportModel",
     "summary": "orpo_lightning.callbacks.summary.Summary",
+    "throughput": "orpo_lightning.callbacks.throughput.Throughput",
 }
 """By key, of the callbacks with settings that every fit has."""
 

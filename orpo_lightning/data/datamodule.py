@@ -23,6 +23,7 @@ from orpo_lightning.data.report import SplitReport, print_reports
 from orpo_lightning.data.segments import Segments
 from orpo_lightning.data.sources import SAMPLE, SourceConfig
 from orpo_lightning.data.splits import Mixture, load_training, load_validation
+from orpo_lightning.data.timed_loader import TimedLoader
 from orpo_lightning.models.tokenizer import load_tokenizer
 from orpo_lightning.packing import PackedBatch
 from orpo_lightning.records import Role, TokenizedRow
@@ -324,7 +325,7 @@ class PreferenceDataModule(LightningDataModule):
         if self.num_workers:
             # the rows are tokenized; the tokenizer's threads would not survive the fork, and warn of it
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        return DataLoader(
+        return TimedLoader(
             sampler.plan,
             sampler=sampler,
             batch_size=None,  # an item of the plan is a batch already

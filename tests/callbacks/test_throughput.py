@@ -7,11 +7,17 @@ import torch
 from helpers import run
 from lightning.pytorch.callbacks import Callback
 
-from orpo_lightning import ORPO, SFT
+from orpo_lightning import DPO, ORPO, SFT
+from orpo_lightning.callbacks import peak_rate as peak_rates
 from orpo_lightning.callbacks.throughput import Throughput, peak_memory
+from orpo_lightning.models.tiny import tiny_model
+from orpo_lightning.models.work import ModelSize
 from orpo_lightning.testing import make_rows
 
-COLUMNS = {"time/step_s", "time/pairs_per_s", "time/tokens_per_s", "memory/peak_gb"}
+COLUMNS = {
+    *("time/step_s", "time/pairs_per_s", "time/tokens_per_s", "time/data_wait_s", "time/mfu"),
+    *("work/tflop", "work/saved_by_sharing", "memory/peak_gb"),
+}
 ROWS = make_rows(22)
 
 
@@ -53,6 +59,62 @@ def test_responses_that_are_left_out_do_not_count():
     assert sum(tokens[:3]) < tokens_of(ROWS)
 
 
+def flops_of(rows, size, prompt_logps, prompts_each=1):
+    """By hand: each token is multiplied with each weight, and each query meets the keys that it sees."""
+    total = 0
+    for row in rows:
+        prompt, responses = len(row.prompt), [len(each.ids) - 1 for each in row.responses]
+        tokens = prompts_each * prompt + sum(responses)
+        scored = sum(each + 1 for each in responses) + prompt_logps * (prompt - 1)
+        seen = prompts_each * sum(range(1, prompt + 1)) + sum(prompt + i for n in responses for i in range(1, n + 1))
+        total += 6 * size.linear * tokens + 6 * size.head * scored + 12 * size.attention * seen
+    return total
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+@pytest.mark.parametrize("objective", [ORPO(), DPO()], ids=["ORPO", "DPO"])
+def test_the_work_is_that_of_the_tokens_and_what_sharing_saves_that_of_the_repeated_prompts(objective, accumulate):
+    steps, _ = measured(objective=objective, accumulate_grad_batches=accumulate)
+    size = ModelSize.of(tiny_model("opt"))
+    alone, together = (flops_of(ROWS, size, objective.needs_prompt_logps, prompts) for prompts in (2, 1))
+    assert sum(each["work/tflop"] for each in steps[:3]) * 1e12 == pytest.approx(together, rel=1e-6)
+    saved = [each["work/saved_by_sharing"] for each in steps[:3]]
+    assert min(saved) < 1 - together / alone < max(saved)
+
+
+def test_utilisation_is_the_rate_of_the_work_by_the_stated_peak():
+    throughput = Throughput(peak_tflops=0.5)
+    run(ORPO(), ROWS, callbacks=[throughput])
+    totals = throughput.totals
+    assert totals.measures["time/mfu"] == pytest.approx(totals.done.flops / totals.seconds / 0.5e12)
+
+
+def test_a_measured_peak_is_the_best_of_several_products(monkeypatch):
+    ticks = iter([0, 9, 10, 14, 20, 22, 30, 33, 40, 48])  # five products: 9, 4, 2, 3 and 8 seconds
+    monkeypatch.setattr(peak_rates, "_now", lambda device: next(ticks))
+    peak_rates.peak_rate.cache_clear()
+    device = torch.device("cpu")
+    assert peak_rates.peak_rate(device, torch.float32) == 2 * 1024**3 / 2
+    assert peak_rates.peak_rate(device, torch.float32) == 2 * 1024**3 / 2  # without another product
+    peak_rates.peak_rate.cache_clear()
+
+
+@pytest.mark.parametrize("peak", [0, -1.0])
+def test_a_peak_that_is_none_is_refused(peak):
+    with pytest.raises(ValueError, match=r"throughput.peak_tflops = .*; accepted: a number above 0"):
+        Throughput(peak)
+
+
+def test_waiting_for_data_is_that_of_the_loader():
+    throughput = Throughput()
+    steps, found = measured(callbacks=[throughput])
+    waited = found.trainer.train_dataloader.seconds_waited
+    assert waited > 0
+    assert throughput.totals.done.seconds_waited <= waited
+    # the first batch of an epoch may be fetched before the clock runs, and the end of the data after its last step
+    assert throughput.totals.done.seconds_waited == pytest.approx(sum(each["time/data_wait_s"] for each in steps))
+
+
 class _Slow(Callback):
     def on_validation_batch_start(self, *args, **kwargs):
         time.sleep(1)
@@ -67,7 +129,7 @@ def test_the_totals_are_the_sums():
     throughput = Throughput()
     run(ORPO(), ROWS, callbacks=[throughput], accumulate_grad_batches=2)
     totals = throughput.totals
-    assert (totals.steps, totals.pairs, totals.tokens) == (6, 44, 2 * tokens_of(ROWS))
+    assert (totals.steps, totals.done.pairs, totals.done.tokens) == (6, 44, 2 * tokens_of(ROWS))
     assert totals.seconds > 0
     assert totals.peak_gb > 0.05
 
@@ -75,7 +137,7 @@ def test_the_totals_are_the_sums():
 def test_a_slot_that_only_a_filler_takes_is_no_pair():
     throughput = Throughput()
     run(ORPO(), make_rows(10), callbacks=[throughput], data={"global_batch_size": 4}, accumulate_grad_batches=3)
-    assert throughput.totals.pairs == 20
+    assert throughput.totals.done.pairs == 20
 
 
 def test_the_memory_of_a_process_is_that_which_the_system_tells():

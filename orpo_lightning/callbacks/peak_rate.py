@@ -1,0 +1,41 @@
+"""How fast a device multiplies matrices at best."""
+
+from __future__ import annotations
+
+import functools
+import time
+
+import torch
+from lightning.fabric.utilities.throughput import get_available_flops
+
+_PRODUCTS = 5
+
+
+@functools.cache
+def peak_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations per second: the maker's number for a known GPU, else what products of matrices reach.
+
+    Args:
+        device: the device.
+        dtype: of the factors.
+    """
+    known = get_available_flops(device, dtype) if device.type == "cuda" else None
+    return float(known) if known else _reached(device, dtype, size=1024 if device.type == "cpu" else 8192)
+
+
+def _reached(device: torch.device, dtype: torch.dtype, size: int) -> float:
+    left, right = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
+
+    def seconds() -> float:
+        begun = _now(device)
+        torch.mm(left, right)
+        return _now(device) - begun
+
+    # the best of several, because other work on the machine can only make one slower
+    return 2 * size**3 / min(seconds() for _ in range(_PRODUCTS))
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

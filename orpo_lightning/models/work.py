@@ -1,0 +1,115 @@
+"""The arithmetic that a training step needs: a closed form of the model's size and of the tokens of its batches.
+
+What counts is what the mathematics asks for. What is computed once more to save memory (logits, checkpointed layers,
+scores of attention) is not in it, nor is a query with a key that it may not see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from orpo_lightning.packing import GroupSpan, PackedBatch
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What of a batch costs work.
+
+    Args:
+        tokens: tokens that run through the decoder.
+        scored: positions that run through the head.
+        attended: pairs of a query and a key that it sees, in one head of one layer.
+    """
+
+    tokens: int = 0
+    scored: int = 0
+    attended: int = 0
+
+    @classmethod
+    def of(cls, batch: PackedBatch, prompt_logps: bool) -> Counts:
+        """Those of a batch whose prompts are computed once."""
+        return cls._of(batch, prompt_logps, batch.groups)
+
+    @classmethod
+    def without_sharing(cls, batch: PackedBatch, prompt_logps: bool) -> Counts:
+        """Those of the same responses if each ran behind a prompt of its own, still without padding."""
+        alone = (
+            GroupSpan(group.start, group.prompt_end, (span,)) for group in batch.groups for span in group.responses
+        )
+        return cls._of(batch, prompt_logps, alone)
+
+    @classmethod
+    def _of(cls, batch: PackedBatch, prompt_logps: bool, groups: Iterable[GroupSpan]) -> Counts:
+        tokens = attended = 0
+        for group in groups:
+            prompt = group.prompt_end - group.start
+            tokens += prompt
+            attended += _causal(prompt)
+            for span in group.responses:
+                response = span.end - span.start
+                tokens += response
+                attended += response * prompt + _causal(response)
+        scored = batch.score_index.numel() + (batch.prompt_index.numel() if prompt_logps else 0)
+        return cls(tokens, scored, attended)
+
+
+def _causal(tokens: int) -> int:
+    return tokens * (tokens + 1) // 2
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """What of a model costs work.
+
+    Args:
+        linear: weights that each token is multiplied with, without the head.
+        trained_linear: those of them that are trained.
+        head: weights of the head.
+        trained_head: those of them that are trained.
+        attention: heads x size of a head, summed over the layers.
+    """
+
+    linear: int
+    trained_linear: int
+    head: int
+    trained_head: int
+    attention: int
+
+    @classmethod
+    def of(cls, net: PreTrainedModel) -> ModelSize:
+        """The size of a causal language model, adapters included."""
+        config = net.config.get_text_config()
+        output = net.get_output_embeddings()
+        linear = trained = head = trained_head = 0
+        for module in net.modules():
+            for parameter in module.parameters(recurse=False):
+                if module is output and parameter.ndim == 2:
+                    head, trained_head = parameter.numel(), parameter.numel() * parameter.requires_grad
+                elif parameter.ndim >= 2 and not isinstance(module, nn.Embedding):
+                    used = parameter.numel()
+                    if parameter.ndim == 3:  # the experts of a layer, of which each token takes a few
+                        used = used // parameter.shape[0] * getattr(config, "num_experts_per_tok", parameter.shape[0])
+                    linear, trained = linear + used, trained + used * parameter.requires_grad
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return cls(linear, trained, head, trained_head, config.num_hidden_layers * config.num_attention_heads * size)
+
+    def flops(self, counts: Counts) -> int:
+        """Floating-point operations of a forward and backward pass, a multiplication and an addition counted as two.
+
+        ``(4 W + 2 W') N + (4 V + 2 V') M + 12 A S``: W weights per token, W' the trained of these, N tokens; V and V'
+        the same of the head, M scored positions; A width of all attention, S pairs of a query and a key.
+
+        Example:
+            >>> ModelSize(linear=100, trained_linear=100, head=50, trained_head=50, attention=8).flops(
+            ...     Counts(tokens=3, scored=2, attended=6))
+            2976
+        """
+        return (
+            (4 * self.linear + 2 * self.trained_linear) * counts.tokens
+            + (4 * self.head + 2 * self.trained_head) * counts.scored
+            + 12 * self.attention * counts.attended
+        )
