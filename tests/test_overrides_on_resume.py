@@ -176,7 +176,17 @@ HONOURED = {
 
 
 @pytest.mark.usefixtures("others")
-@pytest.mark.parametrize(("option", "sentence"), HONOURED.items())
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        *HONOURED.items(),
+        pytest.param(
+            "--model.policy.compile_layers=true",
+            "model.policy.compile_layers is True from step 6 on",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
 def test_what_holds_from_here_on_is_said(go_on, option, sentence):
     assert sentence in go_on(option)
     assert last()["global_step"] == 8

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from orpo_lightning.models.compilation import without_compilation
 from orpo_lightning.models.export import end_tokens
 
 
@@ -95,7 +96,8 @@ def generate(
         net.eval()
         # in place of the model's own config: its penalties and limits would fill whatever this one leaves open
         net.generation_config = _config(sampling, ends, pad)
-        with torch.random.fork_rng(devices=[net.device] if net.device.type == "cuda" else []):
+        devices = [net.device] if net.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), without_compilation():
             torch.manual_seed(sampling.seed)
             for start in range(0, len(order), sampling.batch_size):
                 rows = order[start : start + sampling.batch_size]

@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from orpo_lightning.models.attention import PACKED_ATTENTION, AttentionLayout
+from orpo_lightning.models.compilation import without_compilation
 from orpo_lightning.models.head import OutputHead, TokenStatistic, target_logps
 from orpo_lightning.packing import PackedBatch, pack
 from orpo_lightning.records import HALF_PRECISION, ResponseLogps, Role, StepInfo, TokenizedResponse, TokenizedRow
@@ -174,7 +175,8 @@ class LogpModel(nn.Module):
         training = self.net.training
         self.net.eval()
         try:
-            with torch.autocast(device.type, enabled=False):  # whose rounding would hide or fake a difference
+            # whose rounding would hide or fake a difference
+            with torch.autocast(device.type, enabled=False), without_compilation():
                 expected = self._padded(probe, True, target_logps)
                 self.net.set_attn_implementation(PACKED_ATTENTION)
                 found = self._packed(probe, True, target_logps)

@@ -51,6 +51,7 @@ SETTINGS = (
     Setting("model.policy.dtype", "weights are rounded to it"),
     Setting("model.policy.attn_implementation", _ROUNDING),
     Setting("model.policy.gradient_checkpointing", _ROUNDING),
+    Setting("model.policy.compile_layers", _ROUNDING),
     Setting("model.policy.disable_dropout"),
     Setting("model.policy.lora.r", _ADAPTER, refused=True),
     Setting("model.policy.lora.alpha", _ADAPTER, refused=True),
