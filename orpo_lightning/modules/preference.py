@@ -90,6 +90,7 @@ class PreferenceModule(LightningModule):
         self.eval_metrics: list[SplitMetrics] = []
         self._view: Any = view_of(objective)  # its types are those that the objective is called with
         self._step_losses: list[RowLosses] = []
+        self._step_loss = self._gradient_norm = torch.zeros(())
         self._objective_state: dict[str, Any] | None = None
         self._trained_by: list[list[Any]] = [[0, repr(objective)]]
 
@@ -145,8 +146,7 @@ class PreferenceModule(LightningModule):
         if batch.step.is_last:
             values = self.train_metrics.compute()
             self.train_metrics.reset()
-            if not math.isfinite(values["loss"]):
-                self._raise_non_finite("the loss", values["loss"])
+            self._step_loss = values["loss"]
             self._log(values, "train")
         # cancels the division by the accumulation (Lightning's) and by the number of ranks (DDP's, FSDP's)
         return loss * batch.step.micro_batches
@@ -247,9 +247,13 @@ class PreferenceModule(LightningModule):
         resume.log_as_of_step(self.trainer, self.global_step)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Log the gradient norm, before clipping, and stop on one that is not finite."""
+        """Log the gradient norm, before clipping, and stop on a loss or a norm that is not finite."""
         gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        self._gradient_norm = torch.nn.utils.get_total_norm(gradients)
+        # both at once, and as late as can be: it is here alone that a step waits for the device
+        loss, norm = torch.stack([self._step_loss.double(), self._gradient_norm.double()]).tolist()
+        if not math.isfinite(loss):
+            self._raise_non_finite("the loss", loss)
         # a gradient scaler (fp16) skips such steps by itself
         if self._scaler is None and not math.isfinite(norm):
             self._raise_non_finite("the gradient norm", norm)
@@ -265,16 +269,18 @@ class PreferenceModule(LightningModule):
         """Clip the gradients of the whole global batch; Lightning would refuse to under bf16-mixed."""
         if not gradient_clip_val:
             return
-        clip = torch.nn.utils.clip_grad_value_ if gradient_clip_algorithm == "value" else torch.nn.utils.clip_grad_norm_
-        clip(self._policy.parameters(), gradient_clip_val)
+        if gradient_clip_algorithm == "value":
+            torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
+        else:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, self._gradient_norm)
 
     @property
     def _scaler(self) -> Any:
         return getattr(self.trainer.precision_plugin, "scaler", None)
 
-    def _raise_non_finite(self, what: str, found: Tensor) -> None:
+    def _raise_non_finite(self, what: str, found: float) -> None:
         raise NonFiniteError(
-            f"{what} of optimizer step {self.global_step} is {found.item()}; the weights are those from before this "
+            f"{what} of optimizer step {self.global_step} is {found}; the weights are those from before this "
             f"step. Rows: {', '.join(rows_to_blame(self._step_losses))}"
         )
 
