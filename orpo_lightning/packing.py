@@ -175,7 +175,9 @@ class PackedBatch:
 
     # the two names by which Lightning and the data loader recognise something that they can move
     def to(self, *args: Any, **kwargs: Any) -> PackedBatch:
-        """This batch with its tensors on another device."""
+        """This batch with its tensors on another device; out of page-locked memory nobody waits for the copies."""
+        # Lightning asks for that with plain tensors only
+        kwargs.setdefault("non_blocking", self.input_ids.is_pinned())
         return self._map("to", *args, **kwargs)
 
     def pin_memory(self) -> PackedBatch:

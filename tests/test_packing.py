@@ -329,3 +329,13 @@ def test_roles_that_are_not_asked_for_are_left_out():
     batch = pack(MIXED, STEP, roles=[Role.UNPAIRED])
     assert batch.role.tolist() == [Role.UNPAIRED] * 2
     assert len(batch) == 3
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_nobody_waits_for_copies_out_of_page_locked_memory(monkeypatch, pinned):
+    batch, asked = pack([FIRST], STEP), []
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda self: pinned)
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *args, **kwargs: asked.append((args, kwargs)) or self)
+    batch.to("cuda")
+    assert asked
+    assert all(each == (("cuda",), {"non_blocking": pinned}) for each in asked)

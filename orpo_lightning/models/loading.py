@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.utils import logging as transformers_logging
 
 from orpo_lightning.models.adapters import LoraConfig, add_adapter, merge_adapter
+from orpo_lightning.models.attention.choice import PackedAttention, check_name
 from orpo_lightning.models.compilation import compile_layers
 from orpo_lightning.models.damage import naming_damage
 from orpo_lightning.models.pretrained import base_of_adapter, resolve
@@ -35,6 +36,10 @@ class PolicyConfig:
         revision: branch, tag or commit of a hub id.
         dtype: of the weights.
         attn_implementation: attention of transformers for generation and the padded layout; None is its default.
+        packed_attention: kernel of the packed layout. ``blocks`` runs everywhere; ``flex`` (FlexAttention) and
+            ``varlen`` (flash attention for sequences of uneven lengths, in half precision) need CUDA and an A100 or
+            later; ``auto`` is the first that can of varlen, flex and blocks. Which one is fastest has not been
+            measured yet.
         gradient_checkpointing: compute each layer's activations again in the backward pass instead of keeping them.
         compile_layers: compile the decoder's layers with torch.compile, once for all lengths: a little faster and with
             less memory, after seconds to minutes of compilation. On a CPU it needs a C++ compiler.
@@ -48,6 +53,7 @@ class PolicyConfig:
     revision: str | None = None
     dtype: Dtype = "float32"
     attn_implementation: str | None = None
+    packed_attention: PackedAttention = "auto"
     gradient_checkpointing: bool = False
     compile_layers: bool = False
     disable_dropout: bool = True
@@ -55,6 +61,7 @@ class PolicyConfig:
     lora: LoraConfig = LoraConfig()
 
     def __post_init__(self) -> None:
+        check_name(self.packed_attention)
         if self.compile_layers and self.gradient_checkpointing:
             raise ValueError(
                 "model.policy.compile_layers and model.policy.gradient_checkpointing are both true, but torch runs "
@@ -123,6 +130,8 @@ def load_causal_lm(config: PolicyConfig) -> PreTrainedModel:
             code of its own, or the adapter does not fit it.
     """
     net = _load_weights(config)
+    # like the attention of transformers, it goes where the model goes
+    net.packed_attention = config.packed_attention  # type: ignore[assignment]  # a module also holds plain values
     if config.gradient_checkpointing:
         net.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     if config.lora.is_used:
@@ -226,6 +235,7 @@ def load_reference(reference: ReferenceConfig, policy: PolicyConfig) -> PreTrain
         revision=reference.revision if reference.name_or_path else policy.revision,
         dtype=policy.dtype,
         attn_implementation=policy.attn_implementation,
+        packed_attention=policy.packed_attention,
         compile_layers=policy.compile_layers,
         trust_remote_code=policy.trust_remote_code,
         lora=replace(policy.lora, dropout=0.0) if starts_from_adapter else LoraConfig(),

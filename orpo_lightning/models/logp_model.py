@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from orpo_lightning.models.attention import PACKED_ATTENTION, AttentionLayout
+from orpo_lightning.models.attention.choice import PackedAttention
+from orpo_lightning.models.attention.packed import PACKED_ATTENTION, AttentionLayout
 from orpo_lightning.models.compilation import without_compilation
 from orpo_lightning.models.head import OutputHead, TokenStatistic, target_logps
 from orpo_lightning.packing import PackedBatch, pack
@@ -42,6 +43,9 @@ class LogpModel(nn.Module):
         layout: ``packed`` computes each prompt once and pads nothing; ``padded`` runs a padded row per response and
             takes the model's own logits; ``auto`` is packed if the two agree on a few tokens, else padded, with a
             warning that says why.
+
+    The kernel of the packed layout is the one that the model was loaded with, see
+    :class:`~orpo_lightning.models.loading.PolicyConfig`; of a model that was made otherwise it is ``auto``.
     """
 
     def __init__(self, net: PreTrainedModel, layout: Layout = "auto") -> None:
@@ -52,6 +56,7 @@ class LogpModel(nn.Module):
         self.layout = layout
         self._route: Route | None = None
         self._plain_attention: str = net.config._attn_implementation
+        self._packed_attention: PackedAttention = getattr(net, "packed_attention", "auto")
         self._window = _sliding_window(net)
 
     def forward(self, batch: PackedBatch, prompt_logps: bool = False) -> ResponseLogps:
@@ -96,14 +101,20 @@ class LogpModel(nn.Module):
             return self._padded(batch, prompt, statistic)
         return self._route(batch, prompt, statistic)
 
-    def _packed(self, batch: PackedBatch, prompt: bool, statistic: TokenStatistic) -> TokenLogps:
+    def _packed(
+        self,
+        batch: PackedBatch,
+        prompt: bool,
+        statistic: TokenStatistic,
+        kernel: PackedAttention | None = None,
+    ) -> TokenLogps:
         hidden_NE = self.net.get_decoder()(
             input_ids=batch.input_ids[None],
             position_ids=batch.position_ids[None],
             use_cache=False,
             # anything four-dimensional keeps transformers from building a mask of its own
             attention_mask=torch.zeros(1, 1, 1, 1, device=batch.input_ids.device),
-            layout=AttentionLayout(batch),
+            layout=AttentionLayout(batch, kernel or self._packed_attention),
         ).last_hidden_state[0]
         head = OutputHead.of(self.net)
         if not prompt:
@@ -115,7 +126,8 @@ class LogpModel(nn.Module):
         return found[:responses], found[responses:]
 
     def _padded(self, batch: PackedBatch, prompt: bool, statistic: TokenStatistic) -> TokenLogps:
-        lengths = batch.tokens.tolist()
+        # out of what the host knows: a list of a tensor would wait for the device
+        lengths = [span.end - span.start + 1 for group in batch.groups for span in group.responses]
         targets = batch.score_target.split(lengths)
         spans = [group for group in batch.groups for _ in group.responses]
         rows = [
@@ -179,7 +191,9 @@ class LogpModel(nn.Module):
             with torch.autocast(device.type, enabled=False), without_compilation():
                 expected = self._padded(probe, True, target_logps)
                 self.net.set_attn_implementation(PACKED_ATTENTION)
-                found = self._packed(probe, True, target_logps)
+                # by the kernel that runs in any precision: whether a model can run packed does not depend on the
+                # kernel, and whether a kernel can be trusted is found out where it is first used
+                found = self._packed(probe, True, target_logps, kernel="blocks")
         except Exception as error:  # whatever the reason that a model cannot run packed, padded is the answer
             return f"{type(error).__name__}: {error}"
         finally:

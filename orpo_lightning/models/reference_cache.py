@@ -14,6 +14,7 @@ import torch.distributed
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from orpo_lightning.models.host_to_device import to_device
 from orpo_lightning.models.reference_store import ReferenceStore
 from orpo_lightning.packing import PackedBatch, pack, response_key
 from orpo_lightning.records import HALF_PRECISION, ResponseLogps, StepInfo, TokenizedRow
@@ -131,7 +132,7 @@ class CachedReference:
                 "model.reference.mode = copy"
             ) from None
         dtype = torch.promote_types(self._dtype(), torch.float32)
-        return torch.tensor(values, dtype=dtype, device=batch.tokens.device)
+        return to_device(torch.tensor(values, dtype=dtype), batch.tokens.device)
 
     def policy_moves(self) -> None:
         """The policy's weights are no longer those it started from."""

@@ -11,6 +11,7 @@ VALUES = {
     "model.policy.revision": "main",
     "model.policy.dtype": "bfloat16",
     "model.policy.attn_implementation": "eager",
+    "model.policy.packed_attention": "flex",
     "model.policy.gradient_checkpointing": True,
     "model.policy.lora.r": 4,
     "model.policy.lora.alpha": 8.0,

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from orpo_lightning.models import logp_model
-from orpo_lightning.models.attention import PACKED_ATTENTION
+from orpo_lightning.models.attention.packed import PACKED_ATTENTION
 from orpo_lightning.models.logp_model import LayoutWarning, LogpModel
 from orpo_lightning.models.tiny import SHAPES, VOCABULARY, tiny_model
 from orpo_lightning.packing import pack

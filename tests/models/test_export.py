@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from orpo_lightning.models.attention import PACKED_ATTENTION
+from orpo_lightning.models.attention.packed import PACKED_ATTENTION
 from orpo_lightning.models.export import (
     end_tokens,
     generation_config,

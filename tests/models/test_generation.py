@@ -4,7 +4,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from orpo_lightning.models.attention import PACKED_ATTENTION
+from orpo_lightning.models.attention.packed import PACKED_ATTENTION
 from orpo_lightning.models.generation import Sampling, generate
 from orpo_lightning.models.tiny import tiny_model, train_tiny_tokenizer
 
