@@ -1,0 +1,184 @@
+"""The results as Markdown."""
+
+from __future__ import annotations
+
+import statistics
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from counting import CONVENTION
+
+from yardstick.comparison import TOLERANCE, difference
+
+Result = Mapping[str, Any]
+
+
+def markdown(conditions: Mapping[str, Any], results: Mapping[str, Result]) -> str:
+    """All that was measured, as a page.
+
+    Args:
+        conditions: of the machine and the runs, by name.
+        results: by ``DATA/OBJECTIVE/SETTING`` those that were measured in full, by ``DATA/OBJECTIVE/search/SETTING``
+            the candidates for TRL's fastest setting.
+    """
+    full = {key: result for key, result in results.items() if "/search/" not in key}
+    pages = [
+        f"# Against TRL {conditions['trl']}",
+        _settings(conditions),
+        "## Ours / TRL",
+        summary(full),
+        *(f"## {_title(key, result)}\n\n{details(result)}" for key, result in full.items()),
+        *_searches(results),
+    ]
+    return "\n\n".join(pages) + "\n"
+
+
+def _settings(conditions: Mapping[str, Any]) -> str:
+    listed = "\n".join(f"- {name}: {value}" for name, value in conditions.items())
+    how = (
+        "Both sides train the same rows in the same order, each in its own process and by its own training loop, with "
+        "the same tokens, weights, precision (fp32), optimizer (fused AdamW), clipping and constant learning rate, "
+        "without gradient checkpointing, validation, saving or loggers. Their steps alternate: while one side takes "
+        "a step the other sleeps. The time of a step holds everything from the data to the optimizer. Of the times "
+        "and their ratios the median and the range stand here. Tokens count once for each pair (prompt, chosen and "
+        f"rejected response), the same number on both sides. {CONVENTION}"
+    )
+    return f"{_prose(how)}\n\n{listed}"
+
+
+def summary(results: Mapping[str, Result]) -> str:
+    """The ratios of ours to TRL, a line for each comparison, and how much of the machine ours uses."""
+    header = [
+        "data",
+        "objective",
+        "TRL's setting",
+        "time per step",
+        "operations",
+        "peak memory",
+        "our share of the rate",
+    ]
+    lines = []
+    for key, result in results.items():
+        data, objective, _ = key.split("/")
+        flops, memory = _ratios(result)
+        measured = [_spread(time_ratios(result), ".2f"), f"{flops:.2f}", f"{memory:.2f}", f"{useful_share(result):.0%}"]
+        lines.append([data, objective.upper(), _setting(key, result), *measured])
+    return _table(header, lines)
+
+
+def time_ratios(result: Result) -> list[float]:
+    """Ours / TRL of each pair of timed steps."""
+    return [a / b for a, b in zip(result["ours"]["seconds"], result["trl"]["seconds"], strict=True)]
+
+
+def _ratios(result: Result) -> tuple[float, float]:
+    ours, theirs = result["ours"], result["trl"]
+    return sum(ours["flops"]) / sum(theirs["flops"]), ours["peak_bytes"] / theirs["peak_bytes"]
+
+
+def details(result: Result) -> str:
+    """Everything that a comparison measured."""
+    ours, theirs = result["ours"], result["trl"]
+    tokens = sum(result["tokens"])
+    flops, memory = _ratios(result)
+    rates = [tokens / sum(side["seconds"]) for side in (ours, theirs)]
+    counts = [statistics.mean(side["flops"]) / 1e12 for side in (ours, theirs)]
+    lines = [
+        [
+            "time per step, s",
+            *(_spread(side["seconds"], ".2f") for side in (ours, theirs)),
+            _spread(time_ratios(result), ".2f"),
+        ],
+        ["operations per step, 10^12", *(f"{count:.3f}" for count in counts), f"{flops:.3f}"],
+        ["tokens per second", *(f"{rate:,.0f}" for rate in rates), f"{rates[0] / rates[1]:.2f}"],
+        ["peak memory, 10^9 bytes", *(f"{side['peak_bytes'] / 1e9:.2f}" for side in (ours, theirs)), f"{memory:.2f}"],
+    ]
+    for number, values in enumerate(result["first"], start=1):
+        mine, other = values["loss"]
+        lines.append(
+            [f"loss, step {number}", f"{mine:.6f}", f"{other:.6f}", f"differ by {difference(mine, other):.0e}"]
+        )
+    rows = result["rows"]
+    largest = max(difference(*pair) for values in result["first"] for pair in values.values())
+    busy = [sum(side["cpu_seconds"]) / sum(side["seconds"]) for side in (ours, theirs)]
+    notes = (
+        f"{rows['pairs']} pairs per step. Steps timed: {len(ours['seconds'])} of each side; then "
+        f"{len(ours['flops'])} of each whose operations are counted. Mean tokens of the rows: prompt "
+        f"{rows['prompt']:.0f}, chosen {rows['chosen']:.0f}, rejected {rows['rejected']:.0f}; {rows['left_out']:,} of "
+        f"{rows['read']:,} rows that fit were left out, because TRL would make other tokens of them. Held against each "
+        f"other: {result['matched']}. The largest difference is {largest:.0e}, relative (refused above {TOLERANCE:g}). "
+        f"Processor time per second of a step: ours {busy[0]:.2f} s, TRL's {busy[1]:.2f} s; much less than the number "
+        f"of threads means that the machine was busy with something else. {_useful(result)}{result['date']}."
+    )
+    return _table(["", "ours", "TRL", "ours / TRL"], lines) + "\n\n" + _prose(notes)
+
+
+def useful_share(result: Result) -> float:
+    """Our useful operations per second, as a share of the rate of matrix products that the machine sustains."""
+    return _useful_rate(result) / statistics.mean(result["matmul_rate"])
+
+
+def _useful_rate(result: Result) -> float:
+    return statistics.median(a / b for a, b in zip(result["useful_flops"], result["ours"]["seconds"], strict=True))
+
+
+def _useful(result: Result) -> str:
+    before, after = (f"{rate / 1e9:.0f}" for rate in result["matmul_rate"])
+    return (
+        f"Ours makes {_useful_rate(result) / 1e9:.0f} * 10^9 useful operations per second (what is computed again not "
+        f"counted), {useful_share(result):.0%} of the rate of fp32 products of 2048 x 2048 matrices that the machine "
+        f"sustained before ({before} * 10^9) and after ({after} * 10^9) these steps. "
+    )
+
+
+def _searches(results: Mapping[str, Result]) -> list[str]:
+    """The candidates for TRL's fastest setting, by data and objective."""
+    groups: dict[str, dict[str, Result]] = {}
+    for key, result in results.items():
+        data, objective, *setting = key.split("/")
+        if setting[-1] != "fastest":
+            groups.setdefault(f"{data}, {objective.upper()}", {})[setting[-1]] = result
+    tables = []
+    for name, candidates in groups.items():
+        lines = [
+            [
+                each["in_words"],
+                str(len(each["trl"]["seconds"])),
+                _spread(each["trl"]["seconds"], ".2f"),
+                _spread(time_ratios(each), ".2f"),
+            ]
+            for each in candidates.values()
+        ]
+        header = ["TRL's setting", "steps timed", "TRL's time per step, s", "ours / TRL"]
+        tables.append(f"### {name}\n\n{_table(header, lines)}")
+    explained = (
+        "The fastest is the one with the largest ratio of times to ours on the same rows. TRL's "
+        "DPO trainer always takes its log-probabilities in chunks, its ORPO trainer cannot; padding_free of the DPO "
+        "trainer has no effect in this version."
+    )
+    return ["## TRL's settings", _prose(explained), *tables]
+
+
+def _title(key: str, result: Result) -> str:
+    data, objective, _ = key.split("/")
+    return f"{data}, {objective.upper()}, TRL: {_setting(key, result)}"
+
+
+def _setting(key: str, result: Result) -> str:
+    words = str(result["in_words"])
+    return f"{words} (its fastest)" if key.endswith("/fastest") or result.get("is_fastest") else words
+
+
+def _prose(text: str) -> str:
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
+
+
+def _spread(values: Sequence[float], how: str) -> str:
+    middle, low, high = (format(value, how) for value in (statistics.median(values), min(values), max(values)))
+    return f"{middle} ({low} to {high})"
+
+
+def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [header, ["---"] * len(header), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

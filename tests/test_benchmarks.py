@@ -1,0 +1,383 @@
+# The counter, the choice of rows and the account of the comparison with TRL, on tiny models; the timings are no tests.
+
+import json
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import against_trl
+import pytest
+import torch
+from counting import DecoderSize, count_flops, training_flops
+from helpers import Recorder, RowsData
+from lightning import Trainer
+from transformers import AutoTokenizer
+from yardstick import environment
+from yardstick.comparison import Length, LossesDifferError, check_losses, compare, first_values
+from yardstick.job import Job, Setting
+from yardstick.report import markdown
+from yardstick.rows import Pool, as_text
+from yardstick.train_ours import AtGate, flops_of, mean_of_micro_batches, objective_of
+from yardstick.worker import Worker, WorkerEndedError
+
+from orpo_lightning import DPO, ORPO, PreferenceModule, ScheduleConfig
+from orpo_lightning.data.batching import step_info
+from orpo_lightning.models.logp_model import LogpModel
+from orpo_lightning.models.pretrained import resolve
+from orpo_lightning.models.tiny import tiny_model
+from orpo_lightning.models.tokenizer import load_tokenizer
+from orpo_lightning.packing import pack
+from orpo_lightning.records import Role, TokenizedResponse, TokenizedRow
+from orpo_lightning.testing import make_rows
+
+WHOLE = Setting(4, 4)
+
+
+def job_of(tmp_path, **fields):
+    defaults = {
+        "objective": "orpo",
+        "model": "tiny",
+        "data": "sample",
+        "max_length": 256,
+        "rows": tuple(range(12)),
+        "rows_file": str(tmp_path / "rows.jsonl"),
+        "setting": WHOLE,
+        "folder": str(tmp_path),
+    }
+    return Job(**{**defaults, **fields})
+
+
+# operations
+
+
+def test_the_closed_form_by_hand():
+    size = DecoderSize(weights=10, layers=2, attention=4, hidden=3, vocabulary=5)
+    assert training_flops(size, tokens=7, scored=6, attended=9) == 6 * 10 * 7 + 6 * 3 * 5 * 6 + 14 * 4 * 2 * 9
+    assert training_flops(size, 7, 6, 9, head_passes=4) == 6 * 10 * 7 + 8 * 3 * 5 * 6 + 14 * 4 * 2 * 9
+
+
+@pytest.mark.parametrize("objective", [ORPO(), DPO()])
+@pytest.mark.parametrize("shape", ["llama", "opt"])
+def test_the_counter_equals_the_closed_form_of_a_packed_step(shape, objective):
+    module = PreferenceModule(objective)
+    module.policy = LogpModel(tiny_model(shape), "packed")
+    members = make_rows(6)
+    batch = pack(members, step_info(members))
+    module.policy(batch)  # whether it can run packed is tried at the first call
+    with count_flops() as counter:
+        table = module.policy(batch, prompt_logps=objective.needs_prompt_logps)
+        loss = table.logps.sum() + (table.prompt_logps.sum() if objective.needs_prompt_logps else 0)
+        loss.backward()
+    assert counter.get_total_flops() == flops_of(module, batch, head_passes=4)
+    assert flops_of(module, batch) < counter.get_total_flops()
+
+
+@pytest.mark.parametrize("shape", ["llama", "opt"])
+def test_the_counter_equals_the_closed_form_of_padded_rows(shape):
+    net = tiny_model(shape)
+    ids = torch.randint(3, 97, (4, 11))
+    mask = torch.ones_like(ids)
+    mask[1, 8:] = 0
+    with count_flops() as counter:
+        net(input_ids=ids, attention_mask=mask, use_cache=False).logits.sum().backward()
+    assert counter.get_total_flops() == training_flops(DecoderSize.of(net), 4 * 11, 4 * 11, 4 * 11 * 11)
+
+
+def test_a_product_that_is_added_in_place_counts():
+    total, left, right = torch.zeros(2, 5), torch.ones(2, 3), torch.ones(3, 5)
+    with count_flops() as counter:
+        total.addmm_(left, right)
+    assert counter.get_total_flops() == 2 * 2 * 3 * 5
+
+
+# rows
+
+
+@pytest.fixture(scope="module")
+def pool():
+    return Pool.of("sample", "tiny", 256)
+
+
+def test_the_texts_of_a_row_come_back_as_its_tokens(pool, tmp_path):
+    pool.write([3, 1], tmp_path / "rows.jsonl")
+    written = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert [row["row_id"] for row in written] == [pool.rows[3].row_id, pool.rows[1].row_id]
+    tokenizer = load_tokenizer("tiny")
+    for row, index in zip(written, [3, 1], strict=True):
+        assert row["prompt_ids"] == list(pool.rows[index].prompt)
+        ids = tokenizer(row["prompt"] + row["rejected"] + tokenizer.eos_token)["input_ids"]
+        assert ids == row["prompt_ids"] + row["rejected_ids"]
+
+
+def test_a_row_whose_text_becomes_other_tokens_is_left_out():
+    tokenizer = load_tokenizer("tiny")
+    hello = tokenizer("hello hello hello")["input_ids"]
+    apart = [number for letter in "hello" for number in tokenizer(letter)["input_ids"]]
+    end = tokenizer.eos_token_id
+    assert len(apart) > len(tokenizer("hello")["input_ids"])
+
+    def row(chosen):
+        responses = (TokenizedResponse((*chosen, end), Role.CHOSEN), TokenizedResponse((hello[0], end), Role.REJECTED))
+        return TokenizedRow("a:1", tuple(tokenizer("<|user|>\n")["input_ids"]), responses)
+
+    assert as_text(tokenizer, row(tokenizer("hello")["input_ids"]))["chosen"] == "hello"
+    assert as_text(tokenizer, row(apart)) is None
+
+
+def test_rows_come_in_the_order_of_the_data_or_grouped_by_length(pool):
+    assert pool.choose(WHOLE, steps=3) == tuple(pool.texts)[:12]
+    grouped = pool.choose(replace(WHOLE, grouped=True), steps=3)
+    assert len(set(grouped)) == 12
+
+    def spread(indices):
+        lengths = [len(pool.rows[i].prompt) + max(len(each.ids) for each in pool.rows[i].responses) for i in indices]
+        return sum(max(lengths[start : start + 4]) - min(lengths[start : start + 4]) for start in (0, 4, 8))
+
+    assert spread(grouped) < spread(pool.choose(WHOLE, steps=3)) / 2
+    with pytest.raises(ValueError, match="400 steps of 4 pairs need 1600 rows"):
+        pool.choose(WHOLE, steps=400)
+
+
+def test_tokens_count_once_for_each_pair(pool):
+    first, second = pool.tokens([0, 1, 2, 3], pairs=2)
+    row = pool.rows[0]
+    assert pool.tokens([0], 1) == [len(row.prompt) + len(row.responses[0].ids) + len(row.responses[1].ids)]
+    assert first + second == sum(pool.rows[i].num_tokens for i in range(4))
+
+
+# our side
+
+
+class Steps:
+    """A gate that lets two steps through."""
+
+    def __init__(self):
+        self.told = []
+
+    def open(self, **values):
+        self.told.append(values)
+        return True
+
+    def end_step(self, **values):
+        self.told.append(values)
+        return len(self.told) < 3
+
+
+def fit(job, gate, members):
+    module = PreferenceModule(objective_of(job), schedule=ScheduleConfig("constant", warmup=0))
+    quiet = {"logger": Recorder(), "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    trainer = Trainer(max_epochs=1, enable_model_summary=False, callbacks=[AtGate(gate, job)], **quiet)
+    trainer.fit(module, RowsData(members, global_batch_size=4, shuffle=False))
+    return module
+
+
+def test_each_step_is_told_and_the_gate_ends_the_training(tmp_path):
+    gate, members = Steps(), make_rows(20)
+    module = fit(job_of(tmp_path), gate, members)
+    assert module.trainer.global_step == 2
+    ready, first, second = gate.told
+    assert ready == {"loss": None}
+    for step, start in ((first, 0), (second, 4)):
+        batch = pack(members[start : start + 4], step_info(members[start : start + 4]))
+        assert step["useful_flops"] == flops_of(module, batch)
+    assert first["chosen"] < 0 < first["loss"]
+
+
+def test_the_loss_of_trl_is_that_of_micro_batches_of_their_own(tmp_path):
+    members, losses = make_rows(4, seed=1), {}
+    module = PreferenceModule(ORPO())
+    module.policy = LogpModel(tiny_model("llama"), "packed")
+    for size in (1, 2, 4):
+        losses[size] = mean_of_micro_batches(module, members, size)
+    module.objective = ORPO(nll_mean="sequences")
+    assert losses[1] == pytest.approx(mean_of_micro_batches(module, members, 4), rel=1e-5)
+    assert len(set(losses.values())) == 3
+
+    halves = job_of(tmp_path, setting=Setting(4, 2))
+    gate = Steps()
+    fit(halves, gate, members)
+    assert gate.told[0]["loss"] > 0
+    assert not halves.is_same_loss
+    assert replace(halves, objective="dpo").is_same_loss
+    alone = replace(halves, setting=Setting(4, 1))
+    assert alone.is_same_loss
+    assert objective_of(alone).nll_mean == "sequences"
+
+
+@pytest.mark.slow
+def test_the_worker_of_our_side_takes_a_step_when_it_is_asked(tmp_path):
+    with Worker("ours", job_of(tmp_path), tmp_path, threads=1) as worker:
+        assert worker.ready() == {"event": "ready", "loss": None}
+        assert worker.ask("rate", seconds=0.1)["rate"] > 1e6
+        step, counted = worker.ask("step"), worker.ask("count")
+        assert step["seconds"] > 0
+        assert step["peak_bytes"] > 1e8
+        assert step["flops"] is None
+        assert counted["flops"] > counted["useful_flops"]
+    assert worker.process.returncode == 0
+
+    broken = job_of(tmp_path, data="no_such_file.jsonl")
+    with Worker("ours", broken, tmp_path, threads=1) as worker, pytest.raises(WorkerEndedError, match=r"no_such_file"):
+        worker.ready()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("objective", "micro_batch"), [("orpo", 4), ("orpo", 2), ("orpo", 1), ("dpo", 2)])
+def test_both_sides_compute_the_same(tmp_path, objective, micro_batch):
+    pytest.importorskip("trl")
+    # TRL's ORPO begins each prompt with the BOS token if there is one, which this template does not
+    tokenizer = AutoTokenizer.from_pretrained(resolve("tiny"))
+    tokenizer.bos_token = None
+    for file in ("config.json", "model.safetensors"):
+        (tmp_path / file).symlink_to(f"{resolve('tiny')}/{file}")
+    tokenizer.save_pretrained(tmp_path)
+
+    length, setting = Length(warm_up=1, timed=2, counted=1, rate_s=0.1), Setting(4, micro_batch)
+    pool = Pool.of("sample", str(tmp_path), 256)
+    chosen = pool.choose(setting, length.steps)
+    pool.write(chosen, tmp_path / "rows.jsonl")
+    job = job_of(tmp_path, objective=objective, model=str(tmp_path), rows=chosen, setting=setting)
+    result = compare(job, length, tmp_path, threads=1, trl=sys.executable)
+    assert len(result["first"]) == (3 if job.is_same_loss else 1)
+    assert result["ours"]["flops"][0] < result["trl"]["flops"][0]
+
+
+# what must agree
+
+
+def step(loss, chosen=-2.0):
+    return {"loss": loss, "chosen": chosen, "rejected": -3.0}
+
+
+def test_losses_that_differ_are_refused_by_name(tmp_path):
+    job = job_of(tmp_path)
+    check_losses(first_values([(step(2.0), step(2.0001)), (step(1.9), step(1.9))], None, job))
+    with pytest.raises(LossesDifferError, match=r"DO NOT COMPUTE THE SAME.*step 2, loss: ours 1\.9, TRL's 1\.91"):
+        check_losses(first_values([(step(2.0), step(2.0)), (step(1.9), step(1.91))], None, job))
+    with pytest.raises(LossesDifferError, match=r"step 1, chosen: ours -2, TRL's -2\.1"):
+        check_losses(first_values([(step(2.0), step(2.0, chosen=-2.1))], None, job))
+    with pytest.raises(LossesDifferError, match="TRL's nan"):
+        check_losses(first_values([(step(2.0), step(float("nan")))], None, job))
+
+
+def test_a_loss_that_ours_does_not_train_by_is_held_against_our_code_for_it(tmp_path):
+    job = job_of(tmp_path, setting=Setting(4, 2))
+    steps = [(step(2.0), step(2.5)), (step(1.9), step(2.4))]
+    first = first_values(steps, 2.5, job)
+    assert [values["loss"] for values in first] == [(2.5, 2.5)]
+    check_losses(first)
+    with pytest.raises(LossesDifferError):
+        check_losses(first_values(steps, 2.0, job))
+
+
+# the command
+
+
+def made_up(job, length, folder, threads, trl):
+    """A comparison in which TRL is fastest with one pair in a micro-batch."""
+    theirs = 4.0 if job.setting.micro_batch == 1 else 8.0
+    times = {"cpu_seconds": [2.0] * length.timed, "peak_bytes": 2 * 10**9, "flops": [10**12] * length.counted}
+    return {
+        "date": "2026-11-24",
+        "setting": job.setting.name,
+        "in_words": job.setting.in_words,
+        "matched": "the loss",
+        "first": [{"loss": (2.0, 2.00002)}],
+        "useful_flops": [10**11] * length.timed,
+        "matmul_rate": [1e11, 3e11],
+        "ours": {**times, "seconds": [2.0] * length.timed},
+        "trl": {**times, "seconds": [theirs] * length.timed, "peak_bytes": 4 * 10**9},
+    }
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    pairs = [{"prompt": f"{i} and {i}?", "chosen": f"{2 * i}.", "rejected": f"{i}."} for i in range(80)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    versions = {name: "1.16.0" for name in environment.NAMED}
+    patched = SimpleNamespace(
+        compare=made_up, python_with_trl=lambda: sys.executable, installed=lambda python: versions
+    )
+    for name, value in vars(patched).items():
+        monkeypatch.setattr(against_trl, name, value)
+    monkeypatch.setattr(against_trl, "FILES", {"hh_rlhf": "pairs.jsonl", "gpt4_pairs": "pairs.jsonl"})
+
+    def run(*options):
+        monkeypatch.setattr(
+            sys, "argv", ["against_trl.py", f"--data-folder={tmp_path}", f"--out={tmp_path}", "--model=tiny", *options]
+        )
+        with pytest.raises(SystemExit) as ended:
+            against_trl.main()
+        return ended.value.code
+
+    return run
+
+
+def test_it_compares_with_trl_as_it_is_and_at_its_fastest_and_measures_nothing_twice(command, monkeypatch, capsys):
+    assert command("--pairs=8", "--only=hh_rlhf/dpo") == 0
+    said = capsys.readouterr().out
+    begun = [line.partition(":")[0] for line in said.splitlines() if line.startswith("hh_rlhf/dpo/")]
+    searched = [f"hh_rlhf/dpo/search/{name}" for name in ("1x8", "2x4", "4x2", "8-grouped")]
+    assert begun == ["hh_rlhf/dpo/8", *searched, "hh_rlhf/dpo/fastest"]
+    assert "| hh_rlhf | DPO | 8 per micro-batch x 1 | 0.25 (0.25 to 0.25) | 1.00 | 0.50 | 25% |" in said
+    assert "| hh_rlhf | DPO | 1 per micro-batch x 8 (its fastest) | 0.50 (0.50 to 0.50) |" in said
+
+    monkeypatch.setattr(against_trl, "compare", None)
+    assert command("--pairs=8", "--only=hh_rlhf/dpo") == 0
+    assert "measured otherwise (pairs per optimizer step: 8 there, 4 here" in command("--pairs=4")
+
+
+def test_losses_that_differ_end_the_command_and_are_not_kept(command, monkeypatch, tmp_path):
+    def differs(*arguments):
+        raise LossesDifferError("THE TWO SIDES DO NOT COMPUTE THE SAME")
+
+    monkeypatch.setattr(against_trl, "compare", differs)
+    assert "hh_rlhf/orpo/2: THE TWO SIDES DO NOT" in command("--quick")
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_a_side_that_ends_by_itself_fails_the_command_but_not_the_other_comparisons(command, monkeypatch, capsys):
+    def ends(job, *others):
+        if job.setting.micro_batch == 2:
+            raise WorkerEndedError("trl ended with -9 (killed: was there enough memory?)")
+        return made_up(job, *others)
+
+    monkeypatch.setattr(against_trl, "compare", ends)
+    assert command("--quick") == 1
+    said = capsys.readouterr().out
+    assert said.count("was there enough memory?") == 2  # in one micro-batch, grouped or not
+    assert "| hh_rlhf | ORPO | 1 per micro-batch x 2 (its fastest) |" in said
+
+
+def test_a_name_that_is_none_is_answered_with_those_that_are(command, capsys):
+    assert command("--only=hh_rlhf/ipo") == 2
+    assert "accepted: hh_rlhf/orpo/8, hh_rlhf/orpo/fastest, hh_rlhf/dpo/8" in capsys.readouterr().err
+
+
+def test_the_page_says_how_it_was_measured(tmp_path):
+    length = Length(warm_up=1, timed=2, counted=1, rate_s=1)
+    result = made_up(job_of(tmp_path), length, tmp_path, 2, None)
+    rows = {"prompt": 100.0, "chosen": 50.0, "rejected": 40.0, "read": 1992, "left_out": 3, "pairs": 4}
+    key = "hh_rlhf/orpo/4"
+    page = markdown({"trl": "1.16.0", "machine": "2 cores"}, {key: {**result, "tokens": [760, 800], "rows": rows}})
+    assert page.startswith("# Against TRL 1.16.0\n")
+    assert "- machine: 2 cores" in page
+    assert max(map(len, page.splitlines())) <= 120
+    page = " ".join(page.split())
+    assert "attention counts as full rectangles of queries x keys, causal or not" in page
+    assert "## hh_rlhf, ORPO, TRL: 4 per micro-batch x 1" in page
+    assert "| time per step, s | 2.00 (2.00 to 2.00) | 8.00 (8.00 to 8.00) | 0.25 (0.25 to 0.25) |" in page
+    assert "| tokens per second | 390 | 98 | 4.00 |" in page
+    assert "| peak memory, 10^9 bytes | 2.00 | 4.00 | 0.50 |" in page
+    assert "| loss, step 1 | 2.000000 | 2.000020 | differ by 1e-05 |" in page
+    assert "3 of 1,992 rows that fit were left out" in page
+    assert "50 * 10^9 useful operations per second (what is computed again not counted), 25% of the rate" in page
+    assert "Processor time per second of a step: ours 1.00 s, TRL's 0.25 s" in page
+
+
+# the environment of TRL
+
+
+def test_versions_other_than_those_of_the_constraints_are_found():
+    assert environment.wrong_versions({"torch": "2.13.0", "trl": "1.16.0", "not-pinned": "1"}) == []
+    assert environment.wrong_versions({"torch": "2.12.0"}) == ["trl", "torch 2.12.0"]
