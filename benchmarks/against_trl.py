@@ -8,7 +8,8 @@ on two cores: leave the machine alone meanwhile. Both make an environment for TR
 and end with an error if the first losses of the two sides do not agree.
 
 Each comparison is kept as soon as it is done, so that the same command goes on where it was. --only takes the names
-that it prints, or how they begin: --only hh_rlhf/orpo/8. The table of the last run is in benchmarks/against_trl.md.
+that it prints, or how they begin: --only hh_rlhf/orpo/8. A side that runs out of memory is named in the tables, and the
+others are measured. The page that it prints is kept beside the results.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def main() -> None:
     bench = Bench(options, pairs, trl, store)
     for key in keys:
         bench.measure(key)
-    table = markdown(conditions, store.results)
+    table = markdown(conditions, store.results, bench.failed)
     (options.out / "table.md").write_text(table, encoding="utf-8")
     print(f"\n{table}")
     sys.exit(bool(bench.failed))
@@ -131,7 +132,7 @@ class Bench:
     pairs: int
     trl: Path
     store: Store
-    failed: set[str] = field(default_factory=set)
+    failed: dict[str, str] = field(default_factory=dict)
 
     def measure(self, key: str) -> None:
         """Measure a comparison in full, and what it depends on; nothing twice."""
@@ -142,7 +143,7 @@ class Bench:
             return
         fastest = self._fastest(data, objective)
         if fastest is None:
-            self.failed.add(key)
+            self.failed[key] = "no setting ran"
         elif fastest.name == str(self.pairs):
             whole = f"{data}/{objective}/{self.pairs}"
             self.store.keep(whole, {**self.store.results[whole], "is_fastest": True})
@@ -188,7 +189,7 @@ class Bench:
             sys.exit(f"\n{key}: {error}")
         except WorkerEndedError as error:
             print(f"\n{key}: {error}\n", flush=True)
-            self.failed.add(key)
+            self.failed[key] = str(error).partition("; the end of")[0]
             return
         timed = slice(length.warm_up, length.warm_up + length.timed)
         result["tokens"] = pool.tokens(chosen, setting.pairs)[timed]

@@ -1,4 +1,4 @@
-"""Floating-point operations of a training step: counted while it runs, and from a closed form.
+"""Floating-point operations of a training step, counted while it runs.
 
 Attention counts as full rectangles of queries x keys, causal or not: two products of matrices forward and five
 backward. What is computed again in the backward pass counts again. Depends on torch alone, so that every trainer can
@@ -7,11 +7,9 @@ be counted where it runs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 CONVENTION = (
@@ -52,52 +50,3 @@ def _attention_backward(
 def _added_product(total: Any, left: Any, right: Any, *, out_shape: Any = None, **options: Any) -> int:
     (rows, inner), (_, columns) = left, right
     return int(2 * rows * inner * columns)
-
-
-@dataclass(frozen=True)
-class DecoderSize:
-    """What the work of a Hugging Face decoder of linear layers and attention depends on, but for the tokens.
-
-    Args:
-        weights: of its linear layers, the output head excepted.
-        layers: number of layers.
-        attention: width of all heads together.
-        hidden: width of what the head takes.
-        vocabulary: width of what it gives.
-    """
-
-    weights: int
-    layers: int
-    attention: int
-    hidden: int
-    vocabulary: int
-
-    @classmethod
-    def of(cls, net: Any) -> DecoderSize:
-        """The size of a model."""
-        config, head = net.config, net.get_output_embeddings()
-        linear = [module for module in net.modules() if isinstance(module, nn.Linear) and module is not head]
-        heads = config.num_attention_heads
-        return cls(
-            weights=sum(module.weight.numel() for module in linear),
-            layers=config.num_hidden_layers,
-            attention=heads * (getattr(config, "head_dim", None) or config.hidden_size // heads),
-            hidden=head.in_features,
-            vocabulary=head.out_features,
-        )
-
-
-def training_flops(size: DecoderSize, tokens: int, scored: int, attended: int, head_passes: int = 3) -> int:
-    """Forward and backward: ``6 W N + 2 k d V R + 3.5 * 4 d L S``.
-
-    Args:
-        size: of the model.
-        tokens: that its layers run on.
-        scored: positions that its head runs on.
-        attended: queries x keys, summed over the blocks of one layer.
-        head_passes: products of the head for each position: forward and two backward, and one more where the logits
-            are computed again in the backward pass.
-    """
-    linear = 6 * size.weights * tokens
-    head = 2 * head_passes * size.hidden * size.vocabulary * scored
-    return linear + head + 14 * size.attention * size.layers * attended

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import against_trl
 import pytest
 import torch
-from counting import DecoderSize, count_flops, training_flops
+from counting import count_flops
 from helpers import Recorder, RowsData
 from lightning import Trainer
 from transformers import AutoTokenizer
@@ -20,12 +20,13 @@ from yardstick.rows import Pool, as_text
 from yardstick.train_ours import AtGate, flops_of, mean_of_micro_batches, objective_of
 from yardstick.worker import Worker, WorkerEndedError
 
-from orpo_lightning import DPO, ORPO, PreferenceModule, ScheduleConfig
+from orpo_lightning import DPO, ORPO, SFT, PreferenceModule, ScheduleConfig
 from orpo_lightning.data.batching import step_info
 from orpo_lightning.models.logp_model import LogpModel
 from orpo_lightning.models.pretrained import resolve
 from orpo_lightning.models.tiny import tiny_model
 from orpo_lightning.models.tokenizer import load_tokenizer
+from orpo_lightning.models.work import Counts, ModelSize
 from orpo_lightning.packing import pack
 from orpo_lightning.records import Role, TokenizedResponse, TokenizedRow
 from orpo_lightning.testing import make_rows
@@ -50,26 +51,41 @@ def job_of(tmp_path, **fields):
 # operations
 
 
-def test_the_closed_form_by_hand():
-    size = DecoderSize(weights=10, layers=2, attention=4, hidden=3, vocabulary=5)
-    assert training_flops(size, tokens=7, scored=6, attended=9) == 6 * 10 * 7 + 6 * 3 * 5 * 6 + 14 * 4 * 2 * 9
-    assert training_flops(size, 7, 6, 9, head_passes=4) == 6 * 10 * 7 + 8 * 3 * 5 * 6 + 14 * 4 * 2 * 9
+def counted(size, tokens, scored, attended, head_passes):
+    """What torch counts: forward and backward of the weights, the head, and attention over full rectangles."""
+    return 6 * size.linear * tokens + 2 * head_passes * size.head * scored + 14 * size.attention * attended
 
 
-@pytest.mark.parametrize("objective", [ORPO(), DPO()])
+def rectangles(batch):
+    """Queries x keys of the blocks of a layer."""
+    total = 0
+    for group in batch.groups:
+        first, *others = group.responses
+        total += (first.end - group.start) ** 2
+        prompt = group.prompt_end - group.start
+        total += sum((span.end - span.start) * (prompt + span.end - span.start) for span in others)
+    return total
+
+
+@pytest.mark.parametrize("objective", [ORPO(), DPO(), SFT()], ids=lambda each: type(each).__name__)
 @pytest.mark.parametrize("shape", ["llama", "opt"])
-def test_the_counter_equals_the_closed_form_of_a_packed_step(shape, objective):
+def test_the_work_of_a_packed_step_is_what_torch_counts_but_for_what_is_not_needed(shape, objective):
     module = PreferenceModule(objective)
     module.policy = LogpModel(tiny_model(shape), "packed")
-    members = make_rows(6)
-    batch = pack(members, step_info(members))
+    members, prompt = make_rows(6), objective.needs_prompt_logps
+    roles = [role for role in Role if module.needs_rejected or role is not Role.REJECTED]
+    batch = pack(members, step_info(members), roles=roles)
     module.policy(batch)  # whether it can run packed is tried at the first call
     with count_flops() as counter:
-        table = module.policy(batch, prompt_logps=objective.needs_prompt_logps)
-        loss = table.logps.sum() + (table.prompt_logps.sum() if objective.needs_prompt_logps else 0)
-        loss.backward()
-    assert counter.get_total_flops() == flops_of(module, batch, head_passes=4)
-    assert flops_of(module, batch) < counter.get_total_flops()
+        table = module.policy(batch, prompt_logps=prompt)
+        (table.logps.sum() + (table.prompt_logps.sum() if prompt else 0)).backward()
+    size, counts = ModelSize.of(module.policy.net), Counts.of(batch, prompt)
+    # the head computes its logits twice; attention counts in full and computes its scores twice
+    assert counter.get_total_flops() == counted(size, counts.tokens, counts.scored, rectangles(batch), head_passes=4)
+    assert flops_of(module, batch) == counted(size, counts.tokens, counts.scored, 0, head_passes=3) + (
+        12 * size.attention * counts.attended
+    )
+    assert counts.attended < rectangles(batch)
 
 
 @pytest.mark.parametrize("shape", ["llama", "opt"])
@@ -80,7 +96,7 @@ def test_the_counter_equals_the_closed_form_of_padded_rows(shape):
     mask[1, 8:] = 0
     with count_flops() as counter:
         net(input_ids=ids, attention_mask=mask, use_cache=False).logits.sum().backward()
-    assert counter.get_total_flops() == training_flops(DecoderSize.of(net), 4 * 11, 4 * 11, 4 * 11 * 11)
+    assert counter.get_total_flops() == counted(ModelSize.of(net), 4 * 11, 4 * 11, 4 * 11 * 11, head_passes=3)
 
 
 def test_a_product_that_is_added_in_place_counts():
@@ -345,7 +361,8 @@ def test_a_side_that_ends_by_itself_fails_the_command_but_not_the_other_comparis
     monkeypatch.setattr(against_trl, "compare", ends)
     assert command("--quick") == 1
     said = capsys.readouterr().out
-    assert said.count("was there enough memory?") == 2  # in one micro-batch, grouped or not
+    assert "- hh_rlhf/orpo/2: trl ended with -9 (killed: was there enough memory?)" in said
+    assert "- hh_rlhf/orpo/search/2-grouped: trl ended" in said
     assert "| hh_rlhf | ORPO | 1 per micro-batch x 2 (its fastest) |" in said
 
 
@@ -359,7 +376,7 @@ def test_the_page_says_how_it_was_measured(tmp_path):
     result = made_up(job_of(tmp_path), length, tmp_path, 2, None)
     rows = {"prompt": 100.0, "chosen": 50.0, "rejected": 40.0, "read": 1992, "left_out": 3, "pairs": 4}
     key = "hh_rlhf/orpo/4"
-    page = markdown({"trl": "1.16.0", "machine": "2 cores"}, {key: {**result, "tokens": [760, 800], "rows": rows}})
+    page = markdown({"trl": "1.16.0", "machine": "2 cores"}, {key: {**result, "tokens": [760, 800], "rows": rows}}, {})
     assert page.startswith("# Against TRL 1.16.0\n")
     assert "- machine: 2 cores" in page
     assert max(map(len, page.splitlines())) <= 120

@@ -14,13 +14,14 @@ from yardstick.comparison import TOLERANCE, difference
 Result = Mapping[str, Any]
 
 
-def markdown(conditions: Mapping[str, Any], results: Mapping[str, Result]) -> str:
+def markdown(conditions: Mapping[str, Any], results: Mapping[str, Result], failed: Mapping[str, str]) -> str:
     """All that was measured, as a page.
 
     Args:
         conditions: of the machine and the runs, by name.
         results: by ``DATA/OBJECTIVE/SETTING`` those that were measured in full, by ``DATA/OBJECTIVE/search/SETTING``
             the candidates for TRL's fastest setting.
+        failed: why those that did not run to their end did not, by the same names.
     """
     full = {key: result for key, result in results.items() if "/search/" not in key}
     pages = [
@@ -28,6 +29,7 @@ def markdown(conditions: Mapping[str, Any], results: Mapping[str, Result]) -> st
         _settings(conditions),
         "## Ours / TRL",
         summary(full),
+        *([f"Not measured:\n\n{_listed(failed)}"] if failed else []),
         *(f"## {_title(key, result)}\n\n{details(result)}" for key, result in full.items()),
         *_searches(results),
     ]
@@ -35,7 +37,6 @@ def markdown(conditions: Mapping[str, Any], results: Mapping[str, Result]) -> st
 
 
 def _settings(conditions: Mapping[str, Any]) -> str:
-    listed = "\n".join(f"- {name}: {value}" for name, value in conditions.items())
     how = (
         "Both sides train the same rows in the same order, each in its own process and by its own training loop, with "
         "the same tokens, weights, precision (fp32), optimizer (fused AdamW), clipping and constant learning rate, "
@@ -44,7 +45,7 @@ def _settings(conditions: Mapping[str, Any]) -> str:
         "and their ratios the median and the range stand here. Tokens count once for each pair (prompt, chosen and "
         f"rejected response), the same number on both sides. {CONVENTION}"
     )
-    return f"{_prose(how)}\n\n{listed}"
+    return f"{_prose(how)}\n\n{_listed(conditions)}"
 
 
 def summary(results: Mapping[str, Result]) -> str:
@@ -168,6 +169,10 @@ def _title(key: str, result: Result) -> str:
 def _setting(key: str, result: Result) -> str:
     words = str(result["in_words"])
     return f"{words} (its fastest)" if key.endswith("/fastest") or result.get("is_fastest") else words
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return "\n".join(f"- {name}: {value}" for name, value in values.items())
 
 
 def _prose(text: str) -> str:

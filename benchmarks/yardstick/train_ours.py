@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from counting import DecoderSize, training_flops
 from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 
@@ -25,7 +24,8 @@ from orpo_lightning import (
     ScheduleConfig,
 )
 from orpo_lightning.data.batching import step_info
-from orpo_lightning.packing import GroupSpan, PackedBatch, pack
+from orpo_lightning.models.work import Counts, ModelSize
+from orpo_lightning.packing import PackedBatch, pack
 from orpo_lightning.records import TokenizedRow
 from yardstick.gate import Gate
 from yardstick.job import BETAS, CLIP, EPSILON, LEARNING_RATE, STRENGTH, Job
@@ -108,25 +108,15 @@ def mean_of_micro_batches(module: PreferenceModule, rows: Sequence[TokenizedRow]
     return torch.stack(losses).mean().item()
 
 
-def flops_of(module: PreferenceModule, batch: PackedBatch, head_passes: int = 3) -> int:
-    """Floating-point operations of a packed step, from the closed form.
+def flops_of(module: PreferenceModule, batch: PackedBatch) -> int:
+    """Floating-point operations that a step needs, from the closed form; each thing once.
 
     Args:
         module: what is trained.
         batch: all pairs of the step.
-        head_passes: 3 is what has to be computed; the chunked head computes its logits twice, which makes 4.
     """
     assert module.policy is not None
-    scored = batch.score_index.numel() + (batch.prompt_index.numel() if module.objective.needs_prompt_logps else 0)
-    attended = sum(_queries_x_keys(group) for group in batch.groups)
-    return training_flops(DecoderSize.of(module.policy.net), batch.num_tokens, scored, attended, head_passes)
-
-
-def _queries_x_keys(group: GroupSpan) -> int:
-    first, *others = group.responses
-    prompt = group.prompt_end - group.start
-    alone = [span.end - span.start for span in others]
-    return (first.end - group.start) ** 2 + sum(queries * (prompt + queries) for queries in alone)
+    return ModelSize.of(module.policy.net).flops(Counts.of(batch, module.objective.needs_prompt_logps))
 
 
 if __name__ == "__main__":

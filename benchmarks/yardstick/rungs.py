@@ -1,0 +1,119 @@
+"""Training steps that lack one or the other idea behind the packed batch, all to the same loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from orpo_lightning import Objective
+from orpo_lightning.data.batching import step_info
+from orpo_lightning.models.attention.packed import AttentionLayout
+from orpo_lightning.models.head import OutputHead, target_logps
+from orpo_lightning.models.logp_model import LogpModel
+from orpo_lightning.packing import PackedBatch, pack
+from orpo_lightning.records import ResponseLogps, TokenizedRow
+
+Step = tuple[list[TokenizedRow], PackedBatch]
+Scored = Callable[[LogpModel, Step, bool], ResponseLogps]
+
+
+def padded(model: LogpModel, step: Step, prompt: bool) -> ResponseLogps:
+    """A padded row for each response, logits of all its positions at once."""
+    return model(step[1], prompt)
+
+
+def packed(model: LogpModel, step: Step, prompt: bool) -> ResponseLogps:
+    """One stream without padding; each response behind a prompt of its own, logits of all positions at once."""
+    rows, batch = step
+    members = [replace(row, responses=(each,)) for row in rows for each in row.responses]
+    alone = pack(members, batch.step).to(batch.input_ids.device)
+    found = _with_all_logits(model, alone, prompt)
+    if found.prompt_logps is None:
+        return found
+    return replace(found, prompt_logps=found.prompt_logps[::2])
+
+
+def prompt_once(model: LogpModel, step: Step, prompt: bool) -> ResponseLogps:
+    """Both responses behind one prompt."""
+    return _with_all_logits(model, step[1], prompt)
+
+
+def needed_positions(model: LogpModel, step: Step, prompt: bool) -> ResponseLogps:
+    """Logits only where the objective asks for a log-probability, still all at once."""
+
+    def all_at_once(head: OutputHead, hidden: Tensor, targets: Tensor, *others: object) -> Tensor:
+        return target_logps(head.logits(hidden), targets)
+
+    own, OutputHead.per_token = OutputHead.per_token, all_at_once  # type: ignore[method-assign]
+    try:
+        return model(step[1], prompt)
+    finally:
+        OutputHead.per_token = own  # type: ignore[method-assign]
+
+
+def blocks_of_logits(model: LogpModel, step: Step, prompt: bool) -> ResponseLogps:
+    """Logits in blocks that are computed again in the backward pass: what a run does by default."""
+    return model(step[1], prompt)
+
+
+RUNGS: dict[str, tuple[str, Scored]] = {
+    "padded": ("padded rows, all logits", padded),
+    "packed": ("packed, no padding", packed),
+    "prompt once": ("prompt computed once", prompt_once),
+    "needed positions": ("logits at needed positions only", needed_positions),
+    "blocks": ("logits in blocks (the default)", blocks_of_logits),
+    "compiled": ("layers compiled", blocks_of_logits),
+}
+
+
+def _with_all_logits(model: LogpModel, batch: PackedBatch, prompt: bool) -> ResponseLogps:
+    hidden = model.net.get_decoder()(
+        input_ids=batch.input_ids[None],
+        position_ids=batch.position_ids[None],
+        use_cache=False,
+        attention_mask=torch.zeros(1, 1, 1, 1, device=batch.input_ids.device),
+        layout=AttentionLayout(batch, model._packed_attention),
+    ).last_hidden_state[0]
+    logits = OutputHead.of(model.net).logits(hidden)
+
+    def sums(index: Tensor, targets: Tensor, of: Tensor, count: int) -> Tensor:
+        return logits.new_zeros(count).index_add(0, of, target_logps(logits[index], targets))
+
+    return ResponseLogps(
+        logps=sums(batch.score_index, batch.score_target, batch.score_response, len(batch.tokens)),
+        tokens=batch.tokens,
+        group=batch.group,
+        role=batch.role,
+        label=batch.label,
+        prompt_logps=sums(batch.prompt_index, batch.prompt_target, batch.prompt_group, len(batch)) if prompt else None,
+        prompt_tokens=batch.prompt_tokens,
+    )
+
+
+def steps_of(rows: Sequence[TokenizedRow], pairs: int, count: int) -> list[Step]:
+    """The first rows as steps."""
+    members = [[rows[i] for i in range(start, start + pairs)] for start in range(0, pairs * count, pairs)]
+    return [(each, pack(each, step_info(each))) for each in members]
+
+
+def train(model: LogpModel, objective: Objective, optimizer: Any, step: Step, score: Scored) -> Tensor:
+    """A training step, whose loss it returns."""
+    batch = step[1]
+    policy = batch.pairs(score(model, step, objective.needs_prompt_logps))
+    reference = batch.pairs(known_reference(batch)) if objective.needs_reference else None
+    loss = objective(policy, reference).loss.mean()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss.detach()
+
+
+def known_reference(batch: PackedBatch) -> ResponseLogps:
+    """A reference that is known beforehand, of some values: what a cached one is to a step."""
+    logps = -2.0 * batch.tokens.float()
+    return ResponseLogps(logps, batch.tokens, batch.group, batch.role, batch.label, None, batch.prompt_tokens)
