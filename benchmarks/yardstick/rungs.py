@@ -100,16 +100,28 @@ def steps_of(rows: Sequence[TokenizedRow], pairs: int, count: int) -> list[Step]
     return [(each, pack(each, step_info(each))) for each in members]
 
 
-def train(model: LogpModel, objective: Objective, optimizer: Any, step: Step, score: Scored) -> Tensor:
-    """A training step, whose loss it returns."""
+def train(
+    model: LogpModel, objective: Objective, optimizer: Any, step: Step, score: Scored, is_last: bool = True
+) -> Tensor:
+    """A training step, or a micro-batch of one, whose loss it returns.
+
+    Args:
+        model: what is trained.
+        objective: by what.
+        optimizer: its optimizer.
+        step: the rows and their packed batch.
+        score: the rung.
+        is_last: whether the optimizer steps after it.
+    """
     batch = step[1]
     policy = batch.pairs(score(model, step, objective.needs_prompt_logps))
     reference = batch.pairs(known_reference(batch)) if objective.needs_reference else None
     loss = objective(policy, reference).loss.mean()
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    optimizer.zero_grad()
+    if is_last:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
     return loss.detach()
 
 

@@ -1,0 +1,285 @@
+"""The packed batch on a GPU: right to rounding, and how fast, against padded rows.
+
+    python benchmarks/gpu.py            # a Llama of 1.2 billion random weights, bf16
+    python benchmarks/gpu.py --small    # a small one, also without a GPU: minutes, to see that the command works
+
+First each kernel of the packed attention is held against fp64 on the CPU, in value and gradient, and a difference
+beyond rounding ends the command. Then steps of ORPO and DPO are timed at lengths shaped like those of hh_rlhf (long
+prompts, short answers) and of gpt4_pairs (the reverse), and at 8,192 tokens a pair: padded rows with all logits, at the
+largest micro-batch that the memory holds, and the packed batch by each kernel and with compiled layers.
+
+Random weights take the time of trained ones. No GPU was at hand so far: nothing here has run on one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import math
+import random
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from yardstick.environment import commit, processor
+from yardstick.measures import peak_memory, synchronize
+from yardstick.rungs import RUNGS, Step, train
+
+from orpo_lightning import DPO, ORPO, Objective
+from orpo_lightning.callbacks.peak_rate import peak_rate
+from orpo_lightning.data.batching import step_info
+from orpo_lightning.models.attention.choice import KERNELS
+from orpo_lightning.models.attention.segments import AttentionCall
+from orpo_lightning.models.compilation import compile_layers
+from orpo_lightning.models.logp_model import LogpModel
+from orpo_lightning.models.work import Counts, ModelSize
+from orpo_lightning.packing import pack
+from orpo_lightning.records import Role, TokenizedResponse, TokenizedRow
+
+CUDA = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if CUDA else "cpu")
+LLAMA_1B = {
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "vocab_size": 128_256,
+    "max_position_embeddings": 131_072,
+    "tie_word_embeddings": True,
+}
+"""The shape of Llama-3.2-1B."""
+SMALL = {
+    **LLAMA_1B,
+    "hidden_size": 256,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 8192,
+}
+LARGEST_ERROR = {torch.float32: 1e-3, torch.bfloat16: 3e-2}
+"""Relative, of the norms of values and gradients: TF32 is off, so fp32 has room to spare."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Lengths of pairs, log-normal around their means.
+
+    Args:
+        prompt: mean tokens of the prompts.
+        chosen: of the chosen responses.
+        rejected: of the rejected ones.
+        spread: standard deviation of the logarithm; 0 makes all pairs alike.
+        pairs: of a step.
+    """
+
+    prompt: int
+    chosen: int
+    rejected: int
+    spread: float
+    pairs: int
+
+    def rows(self, pairs: int, vocabulary: int, seed: int) -> list[TokenizedRow]:
+        """Random pairs of these lengths."""
+        drawn = random.Random(seed)
+
+        def tokens(mean: int) -> tuple[int, ...]:
+            length = max(2, round(drawn.lognormvariate(math.log(mean) - self.spread**2 / 2, self.spread)))
+            return tuple(drawn.randrange(vocabulary) for _ in range(min(length, 4 * mean)))
+
+        return [
+            TokenizedRow(
+                f"random:{i}",
+                tokens(self.prompt),
+                (
+                    TokenizedResponse(tokens(self.chosen), Role.CHOSEN),
+                    TokenizedResponse(tokens(self.rejected), Role.REJECTED),
+                ),
+            )
+            for i in range(pairs)
+        ]
+
+
+SHAPES = {
+    "hh_rlhf": Shape(124, 41, 51, 0.8, pairs=128),
+    "gpt4_pairs": Shape(66, 280, 130, 0.7, pairs=64),
+    "8,192 tokens a pair": Shape(2048, 3072, 3072, 0.0, pairs=4),
+}
+
+
+def main() -> None:
+    """Check, then measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--small", action="store_true", help="a small model, and few pairs a step")
+    parser.add_argument("--steps", type=int, default=5, help="that are timed")
+    parser.add_argument("--peak-tflops", type=float, help="of the device in bf16; default: its maker's, or measured")
+    options = parser.parse_args()
+    torch.backends.cuda.matmul.allow_tf32 = False
+    config = SMALL if options.small else LLAMA_1B
+    dtype = torch.bfloat16 if CUDA else torch.float32
+    peak = options.peak_tflops * 1e12 if options.peak_tflops else peak_rate(DEVICE, dtype)
+    print(f"{processor()}, torch {torch.__version__}, commit {commit()}, {date.today().isoformat()};")
+    print(f"{dtype}, {peak / 1e12:,.1f} * 10^12 operations per second at best\n")
+    check()
+    for name, shape in SHAPES.items():
+        for objective in (ORPO(), DPO()):
+            pairs = max(1, shape.pairs // 32) if options.small else shape.pairs
+            print(f"### {name}, {type(objective).__name__}, {pairs} pairs a step\n")
+            print("| | pairs/s | tokens/s | MFU | peak memory, GB | step, s | pairs per micro-batch |")
+            print("|---|---|---|---|---|---|---|")
+            for way in ways(dtype):
+                print(f"| {way.name} | {measured(way, shape, objective, pairs, config, dtype, peak, options.steps)} |")
+            print(flush=True)
+
+
+def check() -> None:
+    """Hold every kernel that runs here against fp64 on the CPU, by a model of the small shape."""
+    print("| kernel | dtype | error of the log-probabilities | of the gradient |")
+    print("|---|---|---|---|")
+    rows = Shape(90, 60, 60, 0.8, 6).rows(6, SMALL["vocab_size"], seed=1)
+    exact = _scores(_model(SMALL, torch.float64, torch.device("cpu")), "blocks", rows)
+    worst = []
+    for dtype, largest in LARGEST_ERROR.items():
+        for kernel in _kernels(dtype, SMALL):
+            found = _scores(_model(SMALL, dtype, DEVICE), kernel, rows)
+            errors = [float((one - other).norm() / other.norm()) for one, other in zip(found, exact, strict=True)]
+            print(f"| {kernel} | {str(dtype).removeprefix('torch.')} | {errors[0]:.1e} | {errors[1]:.1e} |")
+            worst += [f"{kernel} in {dtype}: {error:.1e}" for error in errors if not error <= largest]
+    print(flush=True)
+    if worst:
+        raise SystemExit(f"beyond rounding: {'; '.join(worst)}")
+
+
+def _scores(net: PreTrainedModel, kernel: str, rows: list[TokenizedRow]) -> list[torch.Tensor]:
+    net.packed_attention = kernel  # type: ignore[assignment]
+    batch = pack(rows, step_info(rows)).to(net.device)
+    table = LogpModel(net, "packed")(batch, prompt_logps=True)
+    assert table.prompt_logps is not None
+    logps = torch.cat([table.logps, table.prompt_logps])
+    (logps * torch.linspace(0.5, 1.5, len(logps), device=logps.device)).sum().backward()
+    gradient = torch.cat([each.grad.flatten().double().cpu() for each in net.parameters() if each.grad is not None])
+    return [logps.detach().double().cpu(), gradient]
+
+
+def _model(config: dict[str, int], dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    torch.manual_seed(0)  # on the CPU, so that all have the same weights
+    net: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **config))
+    return net.to(device, dtype).train()
+
+
+def _kernels(dtype: torch.dtype, config: dict[str, int]) -> list[str]:
+    call = AttentionCall(
+        DEVICE,
+        dtype,
+        config["num_attention_heads"],
+        config["num_key_value_heads"],
+        config["head_dim"],
+        config["head_dim"],
+    )
+    return [name for name, kernel in KERNELS.items() if kernel.obstacle(call) is None]
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to take a step.
+
+    Args:
+        name: for the table.
+        layout: of the policy.
+        kernel: of the packed attention.
+        compiled: whether the layers are.
+    """
+
+    name: str
+    layout: str
+    kernel: str = "auto"
+    compiled: bool = False
+
+
+def ways(dtype: torch.dtype) -> Iterator[Way]:
+    """The padded baseline, then the packed batch by each kernel that runs here, alone and compiled."""
+    yield Way("padded rows, all logits", "padded")
+    for kernel in reversed(_kernels(dtype, LLAMA_1B)):
+        yield Way(f"packed, {kernel}", "packed", kernel)
+        yield Way(f"packed, {kernel}, compiled", "packed", kernel, compiled=True)
+
+
+def measured(
+    way: Way,
+    shape: Shape,
+    objective: Objective,
+    pairs: int,
+    config: dict[str, int],
+    dtype: torch.dtype,
+    peak: float,
+    steps: int,
+) -> str:
+    """A line of the table: all pairs in a micro-batch if the memory holds them, else fewer."""
+    micro_batch = pairs
+    while micro_batch:
+        try:
+            return _measured(way, shape, objective, (pairs, micro_batch), config, dtype, peak, steps)
+        except torch.OutOfMemoryError:
+            micro_batch //= 2
+        # only here is everything that the failed attempt held let go of
+        gc.collect()
+        if CUDA:
+            torch.cuda.empty_cache()
+    return "out of memory with one pair | | | | |"
+
+
+def _measured(
+    way: Way,
+    shape: Shape,
+    objective: Objective,
+    sizes: tuple[int, int],
+    config: dict[str, int],
+    dtype: torch.dtype,
+    peak: float,
+    steps: int,
+) -> str:
+    pairs, micro_batch = sizes
+    net = _model(config, dtype, DEVICE)
+    net.packed_attention = way.kernel  # type: ignore[assignment]
+    if way.compiled:
+        compile_layers(net)
+    model = LogpModel(net, way.layout)  # type: ignore[arg-type]
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-6, fused=True)
+    size, score = ModelSize.of(net), RUNGS["blocks"][1]
+    if CUDA:
+        torch.cuda.reset_peak_memory_stats()
+    seconds: list[float] = []
+    flops: list[int] = []
+    tokens: list[int] = []
+    for number in range(3 + steps):
+        rows = shape.rows(pairs, config["vocab_size"], seed=number)
+        parts = [_step(rows[start : start + micro_batch]) for start in range(0, pairs, micro_batch)]
+        synchronize()
+        start = time.perf_counter()
+        for i, part in enumerate(parts):
+            train(model, objective, optimizer, part, score, is_last=i == len(parts) - 1)
+        synchronize()
+        if number >= 3:  # the first compile, choose kernels and reach the largest size
+            seconds.append(time.perf_counter() - start)
+            flops.append(sum(size.flops(Counts.of(part[1], objective.needs_prompt_logps)) for part in parts))
+            tokens.append(sum(part[1].num_tokens for part in parts))
+    rate = statistics.median(work / taken for work, taken in zip(flops, seconds, strict=True))
+    middle = statistics.median(seconds)
+    return (
+        f"{pairs / middle:,.1f} | {sum(tokens) / sum(seconds):,.0f} | {rate / peak:.1%} | {peak_memory() / 1e9:.2f} | "
+        f"{middle:.3f} ({min(seconds):.3f} to {max(seconds):.3f}) | {micro_batch}"
+    )
+
+
+def _step(rows: list[TokenizedRow]) -> Step:
+    return rows, pack(rows, step_info(rows)).to(DEVICE)
+
+
+if __name__ == "__main__":
+    main()
