@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
+from importlib.util import find_spec
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -35,6 +36,7 @@ from orpo_lightning.data.batching import step_info
 from orpo_lightning.models.attention.choice import KERNELS
 from orpo_lightning.models.attention.segments import AttentionCall
 from orpo_lightning.models.compilation import compile_layers
+from orpo_lightning.models.kernels import Kernels
 from orpo_lightning.models.logp_model import LogpModel
 from orpo_lightning.models.work import Counts, ModelSize
 from orpo_lightning.packing import pack
@@ -157,9 +159,8 @@ def check() -> None:
 
 
 def _scores(net: PreTrainedModel, kernel: str, rows: list[TokenizedRow]) -> list[torch.Tensor]:
-    net.packed_attention = kernel  # type: ignore[assignment]
     batch = pack(rows, step_info(rows)).to(net.device)
-    table = LogpModel(net, "packed")(batch, prompt_logps=True)
+    table = LogpModel(net, "packed", Kernels(kernel))(batch, prompt_logps=True)
     assert table.prompt_logps is not None
     logps = torch.cat([table.logps, table.prompt_logps])
     (logps * torch.linspace(0.5, 1.5, len(logps), device=logps.device)).sum().backward()
@@ -193,12 +194,14 @@ class Way:
         name: for the table.
         layout: of the policy.
         kernel: of the packed attention.
+        head: kernel of the head.
         compiled: whether the layers are.
     """
 
     name: str
     layout: str
     kernel: str = "auto"
+    head: str = "blocks"
     compiled: bool = False
 
 
@@ -208,6 +211,8 @@ def ways(dtype: torch.dtype) -> Iterator[Way]:
     for kernel in reversed(_kernels(dtype, LLAMA_1B)):
         yield Way(f"packed, {kernel}", "packed", kernel)
         yield Way(f"packed, {kernel}, compiled", "packed", kernel, compiled=True)
+    if CUDA and find_spec("liger_kernel") and find_spec("triton"):
+        yield Way("packed, liger's head", "packed", head="liger")
 
 
 def measured(
@@ -246,10 +251,9 @@ def _measured(
 ) -> str:
     pairs, micro_batch = sizes
     net = _model(config, dtype, DEVICE)
-    net.packed_attention = way.kernel  # type: ignore[assignment]
     if way.compiled:
         compile_layers(net)
-    model = LogpModel(net, way.layout)  # type: ignore[arg-type]
+    model = LogpModel(net, way.layout, Kernels(way.kernel, way.head))
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-6, fused=True)
     size, score = ModelSize.of(net), RUNGS["blocks"][1]
     if CUDA:

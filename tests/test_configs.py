@@ -19,7 +19,10 @@ KEYS = {
     *("seed_everything", "trainer.max_epochs", "trainer.accumulate_grad_batches", "trainer.precision"),
     *("model.objective", "model.reference", "model.layout", "model.optimizer", "model.schedule"),
     *(f"model.policy.{name}" for name in ("name_or_path", "revision", "dtype", "attn_implementation")),
-    *(f"model.policy.{name}" for name in ("packed_attention", "gradient_checkpointing", "lora")),
+    *(
+        f"model.policy.{name}"
+        for name in ("packed_attention", "head_kernel", "gradient_checkpointing", "compile_layers", "lora")
+    ),
     *(f"data.{name}" for name in ("train", "val", "format", "columns", "filters", "global_batch_size", "max_length")),
     *(f"data.{name}" for name in ("max_prompt_length", "overlong", "max_tokens_per_batch", "limit", "num_workers")),
     "data.seed",

@@ -12,7 +12,8 @@ import torch
 import orpo_lightning.data
 from orpo_lightning.models.loading import PolicyConfig, load_causal_lm
 from orpo_lightning.models.tokenizer import load_tokenizer
-from orpo_lightning.modules.settings import SETTINGS
+from orpo_lightning.modules import settings
+from orpo_lightning.modules.settings import SETTINGS, check_changes
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 # 4 steps an epoch
@@ -214,6 +215,15 @@ def test_a_model_that_has_been_moved_since_is_not_another_one(go_on, others):
     shutil.rmtree("other")
     said = go_on("--model.policy.name_or_path=moved", first=first)
     assert "moved' from step 6 on, and was" in said
+
+
+def test_a_kernel_that_only_a_gpu_runs_is_honoured(monkeypatch):
+    said = []
+    monkeypatch.setattr(settings, "rank_zero_info", said.append)
+    check_changes({"model.policy.head_kernel": "blocks"}, {"model.policy.head_kernel": "liger"}, step=6)
+    assert said == [
+        "model.policy.head_kernel is 'liger' from step 6 on, and was 'blocks' (the numbers are the same up to rounding)"
+    ]
 
 
 def test_every_setting_of_the_table_has_a_test():

@@ -83,7 +83,7 @@ def test_an_editable_installation_copies_no_configuration(tmp_path):
 def test_every_extra_is_there(wheel):
     metadata = next(text for name, text in contents(wheel).items() if name.endswith("/METADATA")).decode()
     extras = {line.split(": ")[1] for line in metadata.splitlines() if line.startswith("Provides-Extra")}
-    assert extras >= {"smollm2", "wandb", "lora", "dev"}
+    assert extras >= {"smollm2", "wandb", "lora", "liger", "dev"}
 
 
 @pytest.mark.slow

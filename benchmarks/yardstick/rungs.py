@@ -76,7 +76,7 @@ def _with_all_logits(model: LogpModel, batch: PackedBatch, prompt: bool) -> Resp
         position_ids=batch.position_ids[None],
         use_cache=False,
         attention_mask=torch.zeros(1, 1, 1, 1, device=batch.input_ids.device),
-        layout=AttentionLayout(batch, model._packed_attention),
+        layout=AttentionLayout(batch, model.kernels.attention),
     ).last_hidden_state[0]
     logits = OutputHead.of(model.net).logits(hidden)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from orpo_lightning.models.linear_logps import linear_logps
+from orpo_lightning.models.head_kernels import HeadKernel, head_kernel
 from orpo_lightning.records import HALF_PRECISION
 
 CHUNK_TOKENS = 512
@@ -45,21 +45,23 @@ class OutputHead:
         projection: the output embedding, bias included.
         scale: factor of the logits (Cohere's ``logit_scale``, the inverse of Granite's ``logits_scaling``).
         softcap: bound of the logits, ``softcap * tanh(logits / softcap)``; None = unbounded.
+        kernel: what computes log-probabilities where the projection is a plain linear one.
     """
 
     projection: nn.Module
     scale: float = 1.0
     softcap: float | None = None
+    kernel: HeadKernel = "blocks"
 
     @classmethod
-    def of(cls, net: PreTrainedModel) -> OutputHead:
+    def of(cls, net: PreTrainedModel, kernel: HeadKernel = "blocks") -> OutputHead:
         """The head of a Hugging Face causal language model."""
         config = net.config
         scale = getattr(config, "logit_scale", None) or 1.0
         divisor = getattr(config, "logits_scaling", None) or 1.0
         projection = net.get_output_embeddings()
         assert isinstance(projection, nn.Module)
-        return cls(projection, scale / divisor, getattr(config, "final_logit_softcapping", None))
+        return cls(projection, scale / divisor, getattr(config, "final_logit_softcapping", None), kernel)
 
     def logits(self, hidden_CE: Tensor) -> Tensor:
         """Logits in at least fp32, ``(C, V)``."""
@@ -82,7 +84,8 @@ class OutputHead:
         """`statistic` of every position, by default the log-probability of its target, ``(M, ...)``."""
         linear = self._plain_linear
         if statistic is target_logps and linear is not None:
-            return linear_logps(hidden_ME, linear.weight, linear.bias, targets_M, self.scale)
+            logps = head_kernel(self.kernel, hidden_ME.device, linear.weight.dtype)
+            return logps(hidden_ME, linear.weight, linear.bias, targets_M, self.scale)
 
         def of_chunk(hidden_CE: Tensor, targets_C: Tensor) -> Tensor:
             return statistic(self.logits(hidden_CE), targets_C)

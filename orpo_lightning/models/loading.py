@@ -16,9 +16,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.utils import logging as transformers_logging
 
 from orpo_lightning.models.adapters import LoraConfig, add_adapter, merge_adapter
-from orpo_lightning.models.attention.choice import PackedAttention, check_name
+from orpo_lightning.models.attention.choice import PackedAttention
 from orpo_lightning.models.compilation import compile_layers
 from orpo_lightning.models.damage import naming_damage
+from orpo_lightning.models.head_kernels import HeadKernel
+from orpo_lightning.models.kernels import Kernels
 from orpo_lightning.models.pretrained import base_of_adapter, resolve
 
 Dtype = Literal["float64", "float32", "bfloat16", "float16"]
@@ -40,9 +42,11 @@ class PolicyConfig:
             ``varlen`` (flash attention for sequences of uneven lengths, in half precision) need CUDA and an A100 or
             later; ``auto`` is the first that can of varlen, flex and blocks. Which one is fastest has not been
             measured yet.
+        head_kernel: kernel of the log-probabilities. ``blocks`` runs everywhere; ``liger`` (liger-kernel) needs CUDA and
+            the extra ``liger``, and waits for the device twice in each micro-batch. The padded layout uses neither.
         gradient_checkpointing: compute each layer's activations again in the backward pass instead of keeping them.
-        compile_layers: compile the decoder's layers with torch.compile, once for all lengths: a little faster and with
-            less memory, after seconds to minutes of compilation. On a CPU it needs a C++ compiler.
+        compile_layers: compile the decoder's layers (torch.compile). Once for all lengths; a step is then a little faster
+            and takes less memory, after seconds to minutes of compilation. On a CPU it needs a C++ compiler.
         disable_dropout: set every dropout of the model to 0. With dropout the loss depends on how a global batch is
             split.
         trust_remote_code: run the Python files that come with a model whose architecture transformers does not know.
@@ -54,6 +58,7 @@ class PolicyConfig:
     dtype: Dtype = "float32"
     attn_implementation: str | None = None
     packed_attention: PackedAttention = "auto"
+    head_kernel: HeadKernel = "blocks"
     gradient_checkpointing: bool = False
     compile_layers: bool = False
     disable_dropout: bool = True
@@ -61,12 +66,17 @@ class PolicyConfig:
     lora: LoraConfig = LoraConfig()
 
     def __post_init__(self) -> None:
-        check_name(self.packed_attention)
+        _ = self.kernels  # refuses unknown names
         if self.compile_layers and self.gradient_checkpointing:
             raise ValueError(
                 "model.policy.compile_layers and model.policy.gradient_checkpointing are both true, but torch runs "
                 "layers that it checkpoints as they are written: set one of them to false"
             )
+
+    @property
+    def kernels(self) -> Kernels:
+        """The kernels of the packed layout."""
+        return Kernels(self.packed_attention, self.head_kernel)
 
     @property
     def has_dropout(self) -> bool:
@@ -130,8 +140,6 @@ def load_causal_lm(config: PolicyConfig) -> PreTrainedModel:
             code of its own, or the adapter does not fit it.
     """
     net = _load_weights(config)
-    # like the attention of transformers, it goes where the model goes
-    net.packed_attention = config.packed_attention  # type: ignore[assignment]  # a module also holds plain values
     if config.gradient_checkpointing:
         net.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     if config.lora.is_used:
@@ -235,7 +243,6 @@ def load_reference(reference: ReferenceConfig, policy: PolicyConfig) -> PreTrain
         revision=reference.revision if reference.name_or_path else policy.revision,
         dtype=policy.dtype,
         attn_implementation=policy.attn_implementation,
-        packed_attention=policy.packed_attention,
         compile_layers=policy.compile_layers,
         trust_remote_code=policy.trust_remote_code,
         lora=replace(policy.lora, dropout=0.0) if starts_from_adapter else LoraConfig(),

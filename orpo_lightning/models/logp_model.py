@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from orpo_lightning.models.attention.choice import PackedAttention
 from orpo_lightning.models.attention.packed import PACKED_ATTENTION, AttentionLayout
 from orpo_lightning.models.compilation import without_compilation
 from orpo_lightning.models.head import OutputHead, TokenStatistic, target_logps
+from orpo_lightning.models.kernels import Kernels
 from orpo_lightning.packing import PackedBatch, pack
 from orpo_lightning.records import HALF_PRECISION, ResponseLogps, Role, StepInfo, TokenizedResponse, TokenizedRow
 
@@ -43,20 +43,18 @@ class LogpModel(nn.Module):
         layout: ``packed`` computes each prompt once and pads nothing; ``padded`` runs a padded row per response and
             takes the model's own logits; ``auto`` is packed if the two agree on a few tokens, else padded, with a
             warning that says why.
-
-    The kernel of the packed layout is the one that the model was loaded with, see
-    :class:`~orpo_lightning.models.loading.PolicyConfig`; of a model that was made otherwise it is ``auto``.
+        kernels: those of the packed layout.
     """
 
-    def __init__(self, net: PreTrainedModel, layout: Layout = "auto") -> None:
+    def __init__(self, net: PreTrainedModel, layout: Layout = "auto", kernels: Kernels = Kernels()) -> None:
         super().__init__()
         if layout not in get_args(Layout):
             raise ValueError(f"layout = {layout!r}; accepted: {', '.join(get_args(Layout))}")
         self.net = net
         self.layout = layout
+        self.kernels = kernels
         self._route: Route | None = None
         self._plain_attention: str = net.config._attn_implementation
-        self._packed_attention: PackedAttention = getattr(net, "packed_attention", "auto")
         self._window = _sliding_window(net)
 
     def forward(self, batch: PackedBatch, prompt_logps: bool = False) -> ResponseLogps:
@@ -106,17 +104,18 @@ class LogpModel(nn.Module):
         batch: PackedBatch,
         prompt: bool,
         statistic: TokenStatistic,
-        kernel: PackedAttention | None = None,
+        kernels: Kernels | None = None,
     ) -> TokenLogps:
+        kernels = kernels or self.kernels
         hidden_NE = self.net.get_decoder()(
             input_ids=batch.input_ids[None],
             position_ids=batch.position_ids[None],
             use_cache=False,
             # anything four-dimensional keeps transformers from building a mask of its own
             attention_mask=torch.zeros(1, 1, 1, 1, device=batch.input_ids.device),
-            layout=AttentionLayout(batch, kernel or self._packed_attention),
+            layout=AttentionLayout(batch, kernels.attention),
         ).last_hidden_state[0]
-        head = OutputHead.of(self.net)
+        head = OutputHead.of(self.net, kernels.head)
         if not prompt:
             return head.per_token(hidden_NE[batch.score_index], batch.score_target, statistic), None
         # in one go: the gradient of the output embedding, as large as it is, is made once
@@ -191,9 +190,9 @@ class LogpModel(nn.Module):
             with torch.autocast(device.type, enabled=False), without_compilation():
                 expected = self._padded(probe, True, target_logps)
                 self.net.set_attn_implementation(PACKED_ATTENTION)
-                # by the kernel that runs in any precision: whether a model can run packed does not depend on the
-                # kernel, and whether a kernel can be trusted is found out where it is first used
-                found = self._packed(probe, True, target_logps, kernel="blocks")
+                # by kernels that run in any precision: whether a model can run packed does not depend on them, and
+                # whether they can be trusted is found out where they are first used
+                found = self._packed(probe, True, target_logps, Kernels(attention="blocks"))
         except Exception as error:  # whatever the reason that a model cannot run packed, padded is the answer
             return f"{type(error).__name__}: {error}"
         finally:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from orpo_lightning.cache_folder import made_in_cache
 from orpo_lightning.models.identity import architecture, base_settings, base_weights, fingerprint, settings_of
+from orpo_lightning.models.kernels import Kernels
 from orpo_lightning.models.loading import (
     PolicyConfig,
     ReferenceConfig,
@@ -45,8 +46,8 @@ class Reference(Scorer, Protocol):
 class FrozenReference(LogpModel):
     """A model of its own, in eval mode for good."""
 
-    def __init__(self, net: PreTrainedModel, layout: Layout = "auto") -> None:
-        super().__init__(net, layout)
+    def __init__(self, net: PreTrainedModel, layout: Layout = "auto", kernels: Kernels = Kernels()) -> None:
+        super().__init__(net, layout, kernels)
         self.requires_grad_(False)
         self.eval()
         self.fingerprint = fingerprint(net)
@@ -135,7 +136,7 @@ def make_reference(config: ReferenceConfig, policy_config: PolicyConfig, policy:
     check_same_tokens(config, policy_config)
     mode = reference_mode(config, policy_config)
     if mode == "copy":
-        return FrozenReference(load_reference(config, policy_config), policy.layout)
+        return FrozenReference(load_reference(config, policy_config), policy.layout, policy.kernels)
     if mode == "adapter":
         return AdapterOff(policy, fingerprint(base_weights(policy.net)))
     return _cached(config, policy_config, policy)
@@ -143,7 +144,7 @@ def make_reference(config: ReferenceConfig, policy_config: PolicyConfig, policy:
 
 def _cached(config: ReferenceConfig, policy_config: PolicyConfig, policy: LogpModel) -> CachedReference:
     def load() -> FrozenReference:
-        return FrozenReference(load_reference(config, policy_config), policy.layout)
+        return FrozenReference(load_reference(config, policy_config), policy.layout, policy.kernels)
 
     # a fresh adapter changes nothing, and its base is that of every run without one
     is_fresh = policy_config.lora.is_fresh

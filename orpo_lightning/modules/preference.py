@@ -107,7 +107,7 @@ class PreferenceModule(LightningModule):
     def configure_model(self) -> None:
         """Load the policy, and the reference if the objective needs one. Lightning may call this more than once."""
         if self.policy is None:
-            self.policy = LogpModel(load_causal_lm(self.policy_config), self.layout)
+            self.policy = LogpModel(load_causal_lm(self.policy_config), self.layout, self.policy_config.kernels)
             if self.policy_config.lora.is_used:
                 self._base_fingerprint = fingerprint(base_weights(self.policy.net))
         if self.reference is None and self.objective.needs_reference:

@@ -12,6 +12,7 @@ VALUES = {
     "model.policy.dtype": "bfloat16",
     "model.policy.attn_implementation": "eager",
     "model.policy.packed_attention": "flex",
+    "model.policy.head_kernel": "liger",
     "model.policy.gradient_checkpointing": True,
     "model.policy.lora.r": 4,
     "model.policy.lora.alpha": 8.0,

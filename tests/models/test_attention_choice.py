@@ -8,8 +8,8 @@ import pytest
 import torch
 from attention_cases import emulated_varlen, use_eager_flex
 
+from orpo_lightning import DPO, PreferenceModule
 from orpo_lightning.models import logp_model
-from orpo_lightning.models.adapters import LoraConfig
 from orpo_lightning.models.attention import check, choice, flex, segments, varlen
 from orpo_lightning.models.attention.blocks import BlockAttention
 from orpo_lightning.models.attention.check import disagreement
@@ -17,7 +17,8 @@ from orpo_lightning.models.attention.choice import KERNELS, KernelWarning, kerne
 from orpo_lightning.models.attention.flex import FlexAttention
 from orpo_lightning.models.attention.segments import AttentionCall
 from orpo_lightning.models.attention.varlen import VarlenAttention
-from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig, load_causal_lm, load_reference
+from orpo_lightning.models.kernels import Kernels
+from orpo_lightning.models.loading import PolicyConfig, load_causal_lm
 from orpo_lightning.models.logp_model import LogpModel
 from orpo_lightning.models.tiny import SHAPES, tiny_model
 from orpo_lightning.packing import pack
@@ -221,17 +222,11 @@ def test_the_check_leaves_no_trace_in_what_surrounds_it(monkeypatch):
 # the setting
 
 
-def test_the_setting_goes_where_the_model_goes():
-    config = PolicyConfig("tiny", packed_attention="blocks")
-    assert LogpModel(load_causal_lm(config))._packed_attention == "blocks"
-    assert LogpModel(load_reference(ReferenceConfig(), config))._packed_attention == "blocks"
-    assert LogpModel(tiny_model())._packed_attention == "auto"
-
-
-def test_it_goes_through_an_adapter():
-    pytest.importorskip("peft")
-    net = load_causal_lm(PolicyConfig("tiny", packed_attention="blocks", lora=LoraConfig(r=2)))
-    assert LogpModel(net)._packed_attention == "blocks"
+def test_policy_and_reference_run_by_the_kernels_of_the_setting():
+    module = PreferenceModule(DPO(), PolicyConfig("tiny", packed_attention="blocks"))
+    module.configure_model()
+    assert module.policy.kernels == module.reference.kernels == Kernels("blocks")
+    assert LogpModel(tiny_model()).kernels == Kernels("auto")
 
 
 def test_an_unknown_kernel_is_refused_before_anything_is_loaded():
@@ -240,7 +235,7 @@ def test_an_unknown_kernel_is_refused_before_anything_is_loaded():
 
 
 def test_a_kernel_that_cannot_run_stops_the_first_batch_and_is_no_reason_to_run_padded():
-    model = LogpModel(load_causal_lm(PolicyConfig("tiny", packed_attention="varlen")), "auto")
+    model = LogpModel(tiny_model(), "auto", Kernels("varlen"))
     with pytest.raises(ValueError, match="packed_attention = 'varlen', but it runs on CUDA, and this is cpu"):
         model(pack(make_rows(2), STEP))
 
@@ -276,8 +271,8 @@ def test_activations_are_recomputed_by_the_same_kernel(monkeypatch):
     for recompute in (False, True):
         kernel_for.cache_clear()
         disagreement.cache_clear()
-        net = load_causal_lm(PolicyConfig("tiny", packed_attention="varlen", gradient_checkpointing=recompute))
-        model = LogpModel(net, "packed").train()
+        net = load_causal_lm(PolicyConfig("tiny", gradient_checkpointing=recompute))
+        model = LogpModel(net, "packed", Kernels("varlen")).train()
         model(pack(make_rows(3), STEP)).logps.sum().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None]))
     assert checked  # amid a layer, whose recomputation must not count what the check has saved

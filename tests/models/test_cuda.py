@@ -18,6 +18,9 @@ from orpo_lightning.models.attention.blocks import BlockAttention
 from orpo_lightning.models.attention.check import disagreement
 from orpo_lightning.models.attention.choice import KERNELS, KernelWarning, kernel_for
 from orpo_lightning.models.attention.segments import AttentionCall
+from orpo_lightning.models.head_kernels import head_kernel, liger_logps
+from orpo_lightning.models.kernels import Kernels
+from orpo_lightning.models.linear_logps import linear_logps
 from orpo_lightning.models.logp_model import LogpModel
 from orpo_lightning.models.reference_cache import CachedReference
 from orpo_lightning.models.tiny import SHAPES, tiny_model
@@ -54,8 +57,7 @@ def call(dtype, size=32, heads=4, key_heads=2):
 
 def model_of(name, dtype=FP32):
     net = tiny_model(SHAPE, dtype).to(GPU)
-    net.packed_attention = name
-    return LogpModel(net, "packed")
+    return LogpModel(net, "packed", Kernels(name))
 
 
 def skip_where_it_cannot(name, dtype, size=32):
@@ -220,3 +222,29 @@ def test_a_run_on_a_gpu_logs_what_one_on_a_cpu_does(objective, precision):
 def test_a_run_in_fp16_ends_with_finite_weights():
     found = run(ORPO(), module={"shape": SHAPE, "dtype": FP32}, accelerator="gpu", devices=1, precision="16-mixed")
     assert found.weights.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [FP32, BF16], ids=str)
+def test_ligers_head_gives_the_numbers_of_the_blocks(dtype):
+    pytest.importorskip("triton")
+    pytest.importorskip("liger_kernel")
+    assert head_kernel("liger", GPU, dtype) is liger_logps  # which is held against the blocks on the way
+
+
+@pytest.mark.parametrize("dtype", [FP32, BF16], ids=str)
+def test_the_blocks_of_logits_are_those_of_a_cpu(dtype):
+    torch.manual_seed(0)
+    hidden, weight, targets, upstream = (
+        *(torch.randn(n, 64, dtype=FP64) for n in (300, 70_000)),
+        torch.randint(0, 70_000, (300,)),
+        torch.randn(300, dtype=FP64),
+    )
+
+    def value_and_gradients(device, dtype):
+        inputs = [each.to(device, dtype).requires_grad_() for each in (hidden, weight)]
+        logps = linear_logps(*inputs, None, targets.to(device))
+        return [logps, *torch.autograd.grad(logps, inputs, upstream.to(device, logps.dtype))]
+
+    pairs = zip(value_and_gradients(GPU, dtype), value_and_gradients("cpu", FP64), strict=True)
+    for found, expected in pairs:
+        assert (found.double().cpu() - expected).norm() <= (0.03 if dtype is BF16 else 1e-3) * expected.norm()

@@ -1,0 +1,104 @@
+"""The kernels that take log-probabilities from hidden states.
+
+Shape suffixes: M positions, E hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from orpo_lightning.models.linear_logps import linear_logps
+
+HeadKernel = Literal["blocks", "liger"]
+LinearLogps = Callable[[Tensor, Tensor, Tensor | None, Tensor, float], Tensor]
+SETTING = "model.policy.head_kernel"
+TOLERANCE = {torch.float32: 1e-3}
+"""Largest relative difference to the blocks, of norms; in half precision it is 0.05."""
+
+
+def check_head(name: str) -> None:
+    """Insist on the name of a kernel.
+
+    Example:
+        >>> check_head("cut")
+        Traceback (most recent call last):
+        ...
+        ValueError: model.policy.head_kernel = 'cut'; accepted: blocks, liger
+    """
+    if name not in get_args(HeadKernel):
+        raise ValueError(f"{SETTING} = {name!r}; accepted: {', '.join(get_args(HeadKernel))}")
+
+
+@functools.cache
+def head_kernel(name: HeadKernel, device: torch.device, dtype: torch.dtype) -> LinearLogps:
+    """A kernel by its name, held against the blocks on a few positions before it is first used on a device.
+
+    Raises:
+        ValueError: it cannot run there, or gives other numbers.
+    """
+    if name == "blocks":
+        return linear_logps
+    obstacle = f"it runs on CUDA, and this is {device.type}" if device.type != "cuda" else _disagreement(device, dtype)
+    if obstacle is not None:
+        raise ValueError(f"{SETTING} = {name!r}, but {obstacle}; accepted: blocks")
+    return liger_logps
+
+
+def liger_logps(
+    hidden_ME: Tensor, weight_VE: Tensor, bias_V: Tensor | None, targets_M: Tensor, scale: float = 1.0
+) -> Tensor:
+    """As :func:`~orpo_lightning.models.linear_logps.linear_logps`, by the kernel of liger-kernel, for CUDA."""
+    device = hidden_ME.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_VE.dtype
+    with torch.autocast(device, enabled=False):
+        losses: Tensor = _liger()(
+            hidden_ME.to(dtype) * scale,
+            weight_VE.to(dtype),
+            targets_M,
+            bias=None if bias_V is None else bias_V.to(dtype) * scale,
+            reduction="none",
+            accum_dtype=torch.float32,
+        )
+    return -losses.float()
+
+
+def _liger() -> Any:
+    try:
+        functional = importlib.import_module("liger_kernel.transformers.functional")
+    except ImportError as error:
+        raise ImportError(f"{error}: pip install 'orpo-lightning[liger]'") from error
+    return functional.liger_fused_linear_cross_entropy
+
+
+def _disagreement(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why liger's kernel is not to be trusted, in value and gradient; None if it is."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(device, dtype)
+
+    hidden, weight, bias, upstream = random(70, 64), random(1000, 64), random(1000), random(70).float()
+    targets = torch.arange(70, device=device)
+
+    def value_and_gradients(kernel: LinearLogps) -> list[Tensor]:
+        h, w, b = (each.detach().clone().requires_grad_() for each in (hidden, weight, bias))
+        logps = kernel(h, w, b, targets, 0.5)
+        return [logps.detach(), *torch.autograd.grad(logps, (h, w, b), upstream)]
+
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+            found, expected = value_and_gradients(liger_logps), value_and_gradients(linear_logps)
+    except Exception as error:  # of a compiler, a driver, a package that is not there
+        return f"it fails with {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    largest = max(
+        float((one.double() - other.double()).norm() / other.double().norm())
+        for one, other in zip(found, expected, strict=True)
+    )
+    # NaN is not smaller
+    return None if largest <= TOLERANCE.get(dtype, 0.05) else f"it differs from the blocks by {largest:.0%}"
