@@ -54,6 +54,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/against_trl"))
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--max-length", type=int, default=1024, help="of the longest conversation, tokens")
+    parser.add_argument(
+        "--whole-length",
+        type=int,
+        default=384,
+        help="the same where TRL may take all pairs in one micro-batch, which needs more than 24 GB with longer ones",
+    )
     parser.add_argument("--pairs", type=int, help="per optimizer step; 8, or 2 with --quick")
     parser.add_argument("--threads", type=int, default=cores(), help="of torch, on both sides")
     options = parser.parse_args()
@@ -171,7 +177,10 @@ class Bench:
         pool, model = self._pool(data), resolve(self.options.model)
         folder = (self.options.out / "work" / key.replace("/", "_")).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        chosen = pool.choose(setting, length.steps)
+        # the search as well: all its settings are held against ours on rows of the same lengths
+        is_split = "/fastest" in key and setting.accumulate > 1
+        longest = self.options.max_length if is_split else min(self.options.whole_length, self.options.max_length)
+        chosen = pool.choose(setting, length.steps, longest)
         pool.write(chosen, folder / "rows.jsonl")
         job = Job(
             objective=objective,
@@ -193,7 +202,7 @@ class Bench:
             return
         timed = slice(length.warm_up, length.warm_up + length.timed)
         result["tokens"] = pool.tokens(chosen, setting.pairs)[timed]
-        result["rows"] = pool.describe(chosen) | {"pairs": setting.pairs}
+        result["rows"] = pool.describe(chosen) | {"pairs": setting.pairs, "longest": longest}
         self.store.keep(key, result)
         print(f"  ours / TRL: {', '.join(f'{ratio:.2f}' for ratio in time_ratios(result))}", flush=True)
 
@@ -224,6 +233,7 @@ def _conditions(options: argparse.Namespace, pairs: int, trl: Path) -> dict[str,
         "peak memory": "of the allocator" if torch.cuda.is_available() else "of the process since it began",
         "model": options.model,
         "longest conversation, tokens": options.max_length,
+        "the same where TRL may take all pairs in one micro-batch": options.whole_length,
         "pairs per optimizer step": pairs,
         "quick": options.quick,
     }

@@ -17,6 +17,7 @@ from yardstick.comparison import Length, LossesDifferError, check_losses, compar
 from yardstick.job import Job, Setting
 from yardstick.report import markdown
 from yardstick.rows import Pool, as_text
+from yardstick.rungs import RUNGS, steps_of, train
 from yardstick.train_ours import AtGate, flops_of, mean_of_micro_batches, objective_of
 from yardstick.worker import Worker, WorkerEndedError
 
@@ -99,6 +100,19 @@ def test_the_counter_equals_the_closed_form_of_padded_rows(shape):
     assert counter.get_total_flops() == counted(ModelSize.of(net), 4 * 11, 4 * 11, 4 * 11 * 11, head_passes=3)
 
 
+@pytest.mark.parametrize("objective", [ORPO(), DPO()], ids=lambda each: type(each).__name__)
+def test_all_rungs_of_the_ladder_train_the_same(objective):
+    found = {}
+    for rung, (_, score) in RUNGS.items():
+        model = LogpModel(tiny_model("opt", torch.float64), "padded" if rung == "padded" else "packed")
+        model._route = model._choose_route()
+        step, optimizer = steps_of(make_rows(4), 4, 1)[0], torch.optim.SGD(model.parameters(), lr=0.1)
+        loss = train(model, objective, optimizer, step, score)
+        found[rung] = torch.cat([loss[None], *(each.detach().flatten() for each in model.parameters())])
+    for rung, values in found.items():
+        torch.testing.assert_close(values, found["padded"], rtol=1e-9, atol=1e-12, msg=rung)
+
+
 def test_a_product_that_is_added_in_place_counts():
     total, left, right = torch.zeros(2, 5), torch.ones(2, 3), torch.ones(3, 5)
     with count_flops() as counter:
@@ -141,17 +155,17 @@ def test_a_row_whose_text_becomes_other_tokens_is_left_out():
 
 
 def test_rows_come_in_the_order_of_the_data_or_grouped_by_length(pool):
-    assert pool.choose(WHOLE, steps=3) == tuple(pool.texts)[:12]
-    grouped = pool.choose(replace(WHOLE, grouped=True), steps=3)
+    assert pool.choose(WHOLE, steps=3, longest=256) == tuple(pool.texts)[:12]
+    grouped = pool.choose(replace(WHOLE, grouped=True), steps=3, longest=256)
     assert len(set(grouped)) == 12
 
     def spread(indices):
         lengths = [len(pool.rows[i].prompt) + max(len(each.ids) for each in pool.rows[i].responses) for i in indices]
         return sum(max(lengths[start : start + 4]) - min(lengths[start : start + 4]) for start in (0, 4, 8))
 
-    assert spread(grouped) < spread(pool.choose(WHOLE, steps=3)) / 2
+    assert spread(grouped) < spread(pool.choose(WHOLE, steps=3, longest=256)) / 2
     with pytest.raises(ValueError, match="400 steps of 4 pairs need 1600 rows"):
-        pool.choose(WHOLE, steps=400)
+        pool.choose(WHOLE, steps=400, longest=256)
 
 
 def test_tokens_count_once_for_each_pair(pool):
@@ -250,7 +264,7 @@ def test_both_sides_compute_the_same(tmp_path, objective, micro_batch):
 
     length, setting = Length(warm_up=1, timed=2, counted=1, rate_s=0.1), Setting(4, micro_batch)
     pool = Pool.of("sample", str(tmp_path), 256)
-    chosen = pool.choose(setting, length.steps)
+    chosen = pool.choose(setting, length.steps, 256)
     pool.write(chosen, tmp_path / "rows.jsonl")
     job = job_of(tmp_path, objective=objective, model=str(tmp_path), rows=chosen, setting=setting)
     result = compare(job, length, tmp_path, threads=1, trl=sys.executable)
@@ -374,7 +388,7 @@ def test_a_name_that_is_none_is_answered_with_those_that_are(command, capsys):
 def test_the_page_says_how_it_was_measured(tmp_path):
     length = Length(warm_up=1, timed=2, counted=1, rate_s=1)
     result = made_up(job_of(tmp_path), length, tmp_path, 2, None)
-    rows = {"prompt": 100.0, "chosen": 50.0, "rejected": 40.0, "read": 1992, "left_out": 3, "pairs": 4}
+    rows = {"prompt": 100.0, "chosen": 50.0, "rejected": 40.0, "read": 1992, "left_out": 3, "pairs": 4, "longest": 256}
     key = "hh_rlhf/orpo/4"
     page = markdown({"trl": "1.16.0", "machine": "2 cores"}, {key: {**result, "tokens": [760, 800], "rows": rows}}, {})
     assert page.startswith("# Against TRL 1.16.0\n")

@@ -104,7 +104,8 @@ def details(result: Result) -> str:
     largest = max(difference(*pair) for values in result["first"] for pair in values.values())
     busy = [sum(side["cpu_seconds"]) / sum(side["seconds"]) for side in (ours, theirs)]
     notes = (
-        f"{rows['pairs']} pairs per step. Steps timed: {len(ours['seconds'])} of each side; then "
+        f"{rows['pairs']} pairs per step, of {rows['longest']:,} tokens at most. "
+        f"Steps timed: {len(ours['seconds'])} of each side; then "
         f"{len(ours['flops'])} of each whose operations are counted. Mean tokens of the rows: prompt "
         f"{rows['prompt']:.0f}, chosen {rows['chosen']:.0f}, rejected {rows['rejected']:.0f}; {rows['left_out']:,} of "
         f"{rows['read']:,} rows that fit were left out, because TRL would make other tokens of them. Held against each "

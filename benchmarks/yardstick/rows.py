@@ -71,14 +71,14 @@ class Pool:
         """Rows whose texts do not come back as the same tokens."""
         return len(self.rows) - len(self.texts)
 
-    def choose(self, setting: Setting, steps: int) -> tuple[int, ...]:
-        """The rows of some steps, in their order.
+    def choose(self, setting: Setting, steps: int, longest: int) -> tuple[int, ...]:
+        """The rows of some steps, in their order: those whose longer conversation has `longest` tokens at most.
 
         Without grouping, the first of the data. With it, the batches that transformers' ``group_by_length`` makes of
         all of them: of its first stretch, which goes from long to short rows, some at even distances, in a fixed
         random order.
         """
-        usable, pairs = list(self.texts), setting.pairs
+        usable, pairs = [i for i in self.texts if _longest(self.rows[i]) <= longest], setting.pairs
         if len(usable) < steps * pairs:
             raise ValueError(f"{steps} steps of {pairs} pairs need {steps * pairs} rows, and there are {len(usable)}")
         if not setting.grouped:

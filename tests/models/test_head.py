@@ -4,9 +4,10 @@ import pytest
 import torch
 from tensors import LargestTensor
 
+from orpo_lightning.models import linear_logps
 from orpo_lightning.models.head import OutputHead, target_logps
 from orpo_lightning.models.logp_model import LogpModel
-from orpo_lightning.models.tiny import tiny_model
+from orpo_lightning.models.tiny import SHAPES, tiny_model
 from orpo_lightning.packing import pack
 from orpo_lightning.records import Role, StepInfo
 from orpo_lightning.testing import make_rows
@@ -90,3 +91,23 @@ def test_the_prompt_runs_once_and_nothing_is_padded():
     model(pack(rows, STEP))
     # the last token of a response predicts nothing and is left out
     assert seen == [sum(len(row.prompt) + sum(len(r.ids) - 1 for r in row.responses) for row in rows)]
+
+
+@pytest.mark.parametrize("prompt", [True, False])
+def test_a_whole_step_never_holds_a_tensor_of_tokens_x_vocabulary(monkeypatch, prompt):
+    vocabulary = 3000
+    monkeypatch.setitem(SHAPES, "wide", ("llama", {**SHAPES["llama"][1], "vocab_size": vocabulary}))
+    monkeypatch.setattr(linear_logps, "BLOCK_LOGITS", {"cpu": 40_000})
+    net, batch = tiny_model("wide"), pack(make_rows(12, vocabulary), STEP)
+    positions = batch.score_index.numel() + prompt * batch.prompt_index.numel()
+    largest = {}
+    for layout in ("packed", "padded"):
+        model = LogpModel(net, layout)
+        model(batch)  # the check of the layout makes small ones of all logits
+        with LargestTensor() as seen:
+            table = model(batch, prompt_logps=prompt)
+            (table.logps.sum() + (table.prompt_logps.sum() if prompt else 0)).backward()
+        largest[layout] = seen.numel
+    # nothing is larger than the weights of the head and their gradient
+    assert largest["packed"] == net.get_output_embeddings().weight.numel() < positions * vocabulary
+    assert largest["padded"] >= positions * vocabulary  # the observer sees what is there

@@ -1,0 +1,72 @@
+"""How long it takes from the command to the first training step, with everything in the caches.
+
+    python benchmarks/start_up.py
+
+starts the quickstart several times, up to its first batch: with the validation and the answers that come before it,
+and without. It may take 15 seconds at most without. The numbers that it last printed are in docs/speed.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+SIGN = "the first training batch is there"
+COMMAND = ["-m", "orpo_lightning", "fit", "--config", "quickstart", "--trainer.callbacks+=start_up.FirstBatch"]
+WAYS = {
+    "the model, the data and the trainer": ["--trainer.num_sanity_val_steps=0", "--summary.prompts=0"],
+    "with the validation and the answers before": [],
+}
+
+
+class FirstBatch(Callback):
+    """Tells of the first training batch, and ends the process there."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Tell, and end."""
+        print(SIGN, flush=True)
+        os._exit(0)
+
+
+def main() -> None:
+    """Print the medians."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    repeats = parser.parse_args().repeats
+    for name, options in WAYS.items():
+        _seconds(options)  # fills the caches
+        taken = [_seconds(options) for _ in range(repeats)]
+        print(f"{name}: {statistics.median(taken):.1f} s (median of {repeats}, {min(taken):.1f} to {max(taken):.1f})")
+
+
+def _seconds(options: list[str]) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, *COMMAND, *options, f"--trainer.default_root_dir={folder}/run"]
+        root = Path(__file__).parents[1]
+        paths = os.pathsep.join([str(root), str(root / "benchmarks")])
+        start = time.perf_counter()
+        ended = subprocess.run(
+            command,
+            env={**os.environ, "PYTHONPATH": paths},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        seconds = time.perf_counter() - start
+    if SIGN not in ended.stdout:
+        sys.exit(f"the run ended before its first batch:\n{ended.stdout}{ended.stderr}")
+    return seconds
+
+
+if __name__ == "__main__":
+    main()
