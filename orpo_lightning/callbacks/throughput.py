@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import torch
@@ -147,13 +147,11 @@ class Throughput(Callback):
         steps, seconds = trainer.global_step - self._step, now - self._start
         taken = Totals(steps, seconds, done, peak_gb, self._peak_flops, trainer.world_size)
         self._start, self._step, self._waited, self._done = now, trainer.global_step, waited, Done()
-        self.totals = Totals(
-            self.totals.steps + steps,
-            self.totals.seconds + seconds,
-            self.totals.done + done,
-            peak_gb,
-            self._peak_flops,
-            trainer.world_size,
+        self.totals = replace(
+            taken,
+            steps=self.totals.steps + steps,
+            seconds=self.totals.seconds + seconds,
+            done=self.totals.done + done,
         )
         pl_module.log_dict(taken.measures, on_step=True, on_epoch=False, batch_size=1)
 

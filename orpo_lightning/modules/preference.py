@@ -11,10 +11,9 @@ import torch
 import torch.distributed
 from lightning import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils.data import ConcatDataset
 
 from orpo_lightning.metrics import RatioMetrics, SplitMetrics, weighted_sum
 from orpo_lightning.models.adapters import untrained
@@ -23,11 +22,12 @@ from orpo_lightning.models.identity import base_weights, check_base, check_setti
 from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig, load_causal_lm
 from orpo_lightning.models.logp_model import Layout, LogpModel
 from orpo_lightning.models.reference import Reference, make_reference, reference_mode
-from orpo_lightning.models.reference_cache import ReferenceRun, Scorer, start_tolerance
+from orpo_lightning.models.reference_cache import Scorer, start_tolerance
 from orpo_lightning.modules import resume
 from orpo_lightning.modules.finite import NonFiniteError, RowLosses, rows_to_blame
 from orpo_lightning.modules.fit_for_objective import check_micro_batches, check_output, check_rows
 from orpo_lightning.modules.optimization import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule
+from orpo_lightning.modules.reference_run import reference_run
 from orpo_lightning.modules.settings import check_changes, honour_rates, settings_of_run
 from orpo_lightning.modules.validation_interval import (
     ValidateAtEnd,
@@ -372,20 +372,8 @@ class PreferenceModule(LightningModule):
         self.on_validation_start()
 
     def _prepare_reference(self) -> None:
-        if self.reference is None:
-            return
-        trainer, precision = self.trainer, self.trainer.precision_plugin
-        run = ReferenceRun(
-            rows=lambda: ConcatDataset(list(self._data.rows.values())),
-            prompt_logps=self.objective.needs_prompt_logps,
-            device=trainer.strategy.root_device,
-            precision=trainer.precision,
-            autocast=precision.forward_context,
-            place=lambda model: precision.convert_module(model).to(trainer.strategy.root_device),
-            progress=trainer.progress_bar_callback is not None,
-            say=rank_zero_info,
-        )
-        self.reference.prepare(run)
+        if self.reference is not None:
+            self.reference.prepare(reference_run(self, self._data, self.objective.needs_prompt_logps))
 
     @property
     def _evaluation_names(self) -> tuple[str, ...]:

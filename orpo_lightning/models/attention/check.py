@@ -12,8 +12,8 @@ import functools
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 
+from orpo_lightning.models.agreement import disagreement_of
 from orpo_lightning.models.attention.blocks import BlockAttention
 from orpo_lightning.models.attention.segments import AttentionCall, AttentionKernel
 from orpo_lightning.packing import GroupSpan, ResponseSpan
@@ -34,16 +34,12 @@ def disagreement(kernel: type[AttentionKernel], call: AttentionCall) -> str | No
     """Why a kernel is not to be trusted with a call, in value and gradient; None if it is."""
     if kernel is BlockAttention:
         return None
-    try:
-        found = _value_and_gradients(kernel, call, call.dtype)
-        expected = _value_and_gradients(BlockAttention, call, torch.float64)
-    except Exception as error:  # of a compiler, a driver, a kernel: another one takes its place
-        return f"it fails with {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-    largest = max(
-        float((one.double() - other).norm() / other.norm()) for one, other in zip(found, expected, strict=True)
+    return disagreement_of(
+        lambda: _value_and_gradients(kernel, call, call.dtype),
+        lambda: _value_and_gradients(BlockAttention, call, torch.float64),
+        call.device,
+        TOLERANCE,
     )
-    # NaN is not smaller
-    return None if largest <= TOLERANCE else f"it differs from the blocks by {largest:.0%} on a few tokens"
 
 
 def _value_and_gradients(kernel: type[AttentionKernel], call: AttentionCall, dtype: torch.dtype) -> list[Tensor]:
@@ -55,20 +51,10 @@ def _value_and_gradients(kernel: type[AttentionKernel], call: AttentionCall, dty
         drawn = torch.randn(1, tokens, heads, size, generator=generator).to(call.device, call.dtype)
         return drawn.to(dtype).transpose(1, 2).requires_grad_()
 
-    def unchanged(tensor: Tensor) -> Tensor:
-        return tensor
-
-    # whatever surrounds the first call must not see this one: validation, autocast, recomputation of activations
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        torch.autocast(call.device.type, enabled=False),
-        saved_tensors_hooks(unchanged, unchanged),
-    ):
-        query_HND = random(call.heads, call.head_size)
-        key_KND = random(call.key_heads, call.head_size)
-        value_KND = random(call.key_heads, call.value_size)
-        output_HND = kernel(GROUPS, call.device).attend(query_HND, key_KND, value_KND, None, 0.0)
-        weight_HND = random(call.heads, call.value_size).detach()
-        gradients = torch.autograd.grad((output_HND * weight_HND).sum(), (query_HND, key_KND, value_KND))
-        return [output_HND.detach(), *gradients]
+    query_HND = random(call.heads, call.head_size)
+    key_KND = random(call.key_heads, call.head_size)
+    value_KND = random(call.key_heads, call.value_size)
+    output_HND = kernel(GROUPS, call.device).attend(query_HND, key_KND, value_KND, None, 0.0)
+    weight_HND = random(call.heads, call.value_size).detach()
+    gradients = torch.autograd.grad((output_HND * weight_HND).sum(), (query_HND, key_KND, value_KND))
+    return [output_HND.detach(), *gradients]

@@ -1,0 +1,40 @@
+"""Whether a kernel gives the numbers of another one where it is about to be used for the first time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+Numbers = Callable[[], Sequence[Tensor]]
+
+
+def disagreement_of(found: Numbers, expected: Numbers, device: torch.device, tolerance: float) -> str | None:
+    """Why a kernel is not to be trusted; None if it is.
+
+    Args:
+        found: computes values and gradients by the kernel.
+        expected: computes them by the one that it is held against.
+        device: where both run.
+        tolerance: largest relative difference, of norms.
+    """
+
+    def unchanged(tensor: Tensor) -> Tensor:
+        return tensor
+
+    # whatever surrounds the first call must not see this one: validation, autocast, recomputation of activations
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast(device.type, enabled=False),
+        saved_tensors_hooks(unchanged, unchanged),
+    ):
+        try:
+            pairs = [(one.double(), other.double()) for one, other in zip(found(), expected(), strict=True)]
+        except Exception as error:  # of a compiler, a driver, a package that is not there
+            return f"it fails with {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    largest = max(float((one - other).norm() / other.norm()) for one, other in pairs)
+    # NaN is not smaller
+    return None if largest <= tolerance else f"it differs from the blocks by {largest:.0%} on a few tokens"
