@@ -85,7 +85,7 @@ def main() -> None:
 def _keys(pairs: int) -> Iterator[str]:
     for data in FILES:
         for objective in OBJECTIVES:
-            yield from (f"{data}/{objective}/{pairs}", f"{data}/{objective}/fastest")
+            yield from (f"{data}/{objective}/{name}" for name in (str(pairs), "fastest", f"{pairs}-compiled"))
 
 
 def candidates(pairs: int) -> list[Setting]:
@@ -145,7 +145,7 @@ class Bench:
         data, objective, name = key.split("/")
         length = QUICK if self.options.quick else FULL
         if name != "fastest":
-            self._compare(key, data, objective, Setting(self.pairs, self.pairs), length)
+            self._compare(key, data, objective, Setting(self.pairs, self.pairs, compiled="compiled" in name), length)
             return
         fastest = self._fastest(data, objective)
         if fastest is None:

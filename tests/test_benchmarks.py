@@ -1,8 +1,10 @@
 # The counter, the choice of rows and the account of the comparison with TRL, on tiny models; the timings are no tests.
 
 import json
+import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import against_trl
@@ -32,6 +34,7 @@ from orpo_lightning.packing import pack
 from orpo_lightning.records import Role, TokenizedResponse, TokenizedRow
 from orpo_lightning.testing import make_rows
 
+BENCHMARKS = Path(against_trl.__file__).parent
 WHOLE = Setting(4, 4)
 
 
@@ -348,9 +351,10 @@ def test_it_compares_with_trl_as_it_is_and_at_its_fastest_and_measures_nothing_t
     said = capsys.readouterr().out
     begun = [line.partition(":")[0] for line in said.splitlines() if line.startswith("hh_rlhf/dpo/")]
     searched = [f"hh_rlhf/dpo/search/{name}" for name in ("1x8", "2x4", "4x2", "8-grouped")]
-    assert begun == ["hh_rlhf/dpo/8", *searched, "hh_rlhf/dpo/fastest"]
+    assert begun == ["hh_rlhf/dpo/8", *searched, "hh_rlhf/dpo/fastest", "hh_rlhf/dpo/8-compiled"]
     assert "| hh_rlhf | DPO | 8 per micro-batch x 1 | 0.25 (0.25 to 0.25) | 1.00 | 0.50 | 25% |" in said
     assert "| hh_rlhf | DPO | 1 per micro-batch x 8 (its fastest) | 0.50 (0.50 to 0.50) |" in said
+    assert "| hh_rlhf | DPO | 8 per micro-batch x 1; ours with compile_layers | 0.25" in said
 
     monkeypatch.setattr(against_trl, "compare", None)
     assert command("--pairs=8", "--only=hh_rlhf/dpo") == 0
@@ -382,7 +386,7 @@ def test_a_side_that_ends_by_itself_fails_the_command_but_not_the_other_comparis
 
 def test_a_name_that_is_none_is_answered_with_those_that_are(command, capsys):
     assert command("--only=hh_rlhf/ipo") == 2
-    assert "accepted: hh_rlhf/orpo/8, hh_rlhf/orpo/fastest, hh_rlhf/dpo/8" in capsys.readouterr().err
+    assert "accepted: hh_rlhf/orpo/8, hh_rlhf/orpo/fastest, hh_rlhf/orpo/8-compiled, " in capsys.readouterr().err
 
 
 def test_the_page_says_how_it_was_measured(tmp_path):
@@ -404,6 +408,21 @@ def test_the_page_says_how_it_was_measured(tmp_path):
     assert "3 of 1,992 rows that fit were left out" in page
     assert "50 * 10^9 useful operations per second (what is computed again not counted), 25% of the rate" in page
     assert "Processor time per second of a step: ours 1.00 s, TRL's 0.25 s" in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("start_up.py --repeats 1", "with the validation and the answers before: "),
+        ("gpu.py --small --steps 1", "### 8,192 tokens a pair, DPO, "),
+        ("ladder.py --quick --model tiny --data hh_rlhf --objective DPO", "| layers compiled | "),
+    ],
+)
+def test_the_other_benchmarks_run_to_their_end(command, said):
+    ended = subprocess.run([sys.executable, *command.split()], cwd=BENCHMARKS, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert said in ended.stdout
 
 
 # the environment of TRL

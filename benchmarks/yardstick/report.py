@@ -139,7 +139,7 @@ def _searches(results: Mapping[str, Result]) -> list[str]:
     groups: dict[str, dict[str, Result]] = {}
     for key, result in results.items():
         data, objective, *setting = key.split("/")
-        if setting[-1] != "fastest":
+        if setting[-1] != "fastest" and not setting[-1].endswith("-compiled"):
             groups.setdefault(f"{data}, {objective.upper()}", {})[setting[-1]] = result
     tables = []
     for name, candidates in groups.items():

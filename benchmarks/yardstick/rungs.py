@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -48,11 +49,8 @@ def needed_positions(model: LogpModel, step: Step, prompt: bool) -> ResponseLogp
     def all_at_once(head: OutputHead, hidden: Tensor, targets: Tensor, *others: object) -> Tensor:
         return target_logps(head.logits(hidden), targets)
 
-    own, OutputHead.per_token = OutputHead.per_token, all_at_once  # type: ignore[method-assign]
-    try:
+    with patch.object(OutputHead, "per_token", all_at_once):
         return model(step[1], prompt)
-    finally:
-        OutputHead.per_token = own  # type: ignore[method-assign]
 
 
 def blocks_of_logits(model: LogpModel, step: Step, prompt: bool) -> ResponseLogps:

@@ -44,7 +44,7 @@ def linear_logps(
     """
     device = hidden_ME.device.type
     computed_in = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_VE.dtype
-    logps: Tensor = _LinearLogps.apply(  # type: ignore[no-untyped-call]
+    logps: Tensor = _LinearLogps.apply(  # type: ignore[no-untyped-call]  # autograd.Function
         hidden_ME, weight_VE, bias_V, targets_M, scale, computed_in
     )
     return logps

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import Exploding, Run, leave_together, run, run_on_two_ranks
+from lightning.pytorch.callbacks import Callback
 
 from orpo_lightning import CPO, DPO, IPO, ORPO, SFT, HingeDPO, NonFiniteError, RobustDPO, SimPO
 from orpo_lightning.testing import make_rows
@@ -196,3 +197,20 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+
+
+class HeldGradients(Callback):
+    """Whether there are gradients after each micro-batch."""
+
+    def __init__(self):
+        self.found = []
+
+    def on_train_batch_end(self, trainer, module, *others):
+        self.found.append(any(parameter.grad is not None for parameter in module.parameters()))
+
+
+def test_gradients_do_not_outlive_the_optimizer_step():
+    held = HeldGradients()
+    run(ORPO(), make_rows(16), accumulate_grad_batches=2, max_epochs=1, callbacks=[held])
+    assert held.found == [True, False] * (len(held.found) // 2)
+    assert held.found

@@ -154,5 +154,5 @@ class VarlenAttention:
         states_NKD = states_KND[0].transpose(0, 1)
         if not self.plan.repeats:
             return states_NKD
-        repeated: Tensor = _RepeatPrompts.apply(states_NKD, self.plan)  # type: ignore[no-untyped-call]
+        repeated: Tensor = _RepeatPrompts.apply(states_NKD, self.plan)  # type: ignore[no-untyped-call]  # autograd.Function
         return repeated
