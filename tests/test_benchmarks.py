@@ -36,6 +36,8 @@ from orpo_lightning.testing import make_rows
 
 BENCHMARKS = Path(against_trl.__file__).parent
 WHOLE = Setting(4, 4)
+SHARED = environment.ROOT.parent / "shared" / "data"
+real_data = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the real pairs are not at {SHARED}")
 
 
 def job_of(tmp_path, **fields):
@@ -416,7 +418,10 @@ def test_the_page_says_how_it_was_measured(tmp_path):
     [
         ("start_up.py --repeats 1", "with the validation and the answers before: "),
         ("gpu.py --small --steps 1", "### 8,192 tokens a pair, DPO, "),
-        ("ladder.py --quick --model tiny --data hh_rlhf --objective DPO", "| layers compiled | "),
+        pytest.param("profile_step.py --model tiny --pairs 2", "### gpt4_pairs, DPO", marks=real_data),
+        pytest.param(
+            "ladder.py --quick --model tiny --data hh_rlhf --objective DPO", "| layers compiled | ", marks=real_data
+        ),
     ],
 )
 def test_the_other_benchmarks_run_to_their_end(command, said):

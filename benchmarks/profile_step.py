@@ -1,0 +1,82 @@
+"""Where the time of a training step goes, by kind of operator.
+
+    python benchmarks/profile_step.py --data-folder ../shared/data
+
+The numbers that it last printed are in docs/speed.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from datetime import date
+from pathlib import Path
+
+import torch
+from against_trl import FILES
+from ladder import OBJECTIVES
+from torch.profiler import ProfilerActivity, profile
+from yardstick.environment import ROOT, commit, cores, processor
+from yardstick.measures import matmul_rate
+from yardstick.rows import data_settings
+from yardstick.rungs import blocks_of_logits, steps_of, train
+
+from orpo_lightning import PolicyConfig, PreferenceDataModule
+from orpo_lightning.models.loading import load_causal_lm
+from orpo_lightning.models.logp_model import LogpModel
+
+KINDS = {
+    "products of matrices": ("mm", "addmm", "bmm", "baddbmm"),
+    "attention": ("_scaled_dot_product",),
+    "optimizer, norm of the gradients, clipping": ("_fused_adamw", "_foreach_", "linalg_vector_norm"),
+    "moving: copies, cat, index, fill": ("copy_", "cat", "index", "gather", "fill_", "zero_", "embedding", "scatter"),
+    "element by element, and sums of them": ("",),
+}
+"""By how the names of the operators begin; the first that fits."""
+
+
+def main() -> None:
+    """Print the shares."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-folder", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--pairs", type=int, default=8, help="of a step")
+    parser.add_argument("--steps", type=int, default=3, help="that are profiled, after one that is not")
+    options = parser.parse_args()
+    torch.set_num_threads(cores())
+    print(f"{processor()}, {cores()} cores, {options.model}, torch {torch.__version__}, commit {commit()},")
+    print(f"{date.today().isoformat()}; fp32, {options.pairs} pairs a step, {options.steps} steps.")
+    for data in FILES:
+        for objective in OBJECTIVES:
+            print(f"\n### {data}, {objective}\n\n{shares(options, data, objective)}", flush=True)
+
+
+def shares(options: argparse.Namespace, data: str, objective: str) -> str:
+    """The table of a kind of step."""
+    module = PreferenceDataModule(
+        **data_settings(str(options.data_folder / FILES[data]), options.model, 1024, options.pairs)
+    )
+    module.setup("fit")
+    first, *others = steps_of(module.rows["train"], options.pairs, options.steps + 1)
+    model = LogpModel(load_causal_lm(PolicyConfig(options.model)), "packed")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
+    train(model, OBJECTIVES[objective](), optimizer, first, blocks_of_logits)
+    rate = matmul_rate(3.0)
+    with profile(activities=[ProfilerActivity.CPU], with_flops=True) as profiled:
+        for step in others:
+            train(model, OBJECTIVES[objective](), optimizer, step, blocks_of_logits)
+    seconds: Counter[str] = Counter()
+    flops = 0
+    for event in profiled.key_averages():
+        name = event.key.removeprefix("aten::")
+        kind = next(kind for kind, beginnings in KINDS.items() if name.startswith(beginnings))
+        seconds[kind] += event.self_cpu_time_total / 1e6
+        flops += event.flops if kind == "products of matrices" else 0
+    lines = [f"| {kind} | {seconds[kind] / seconds.total():.1%} |" for kind in KINDS]
+    achieved = flops / seconds["products of matrices"] / rate
+    closing = f"\nThe products run at {achieved:.0%} of the rate of 2048 x 2048 matrices."
+    return "\n".join(["| | share of the time |", "|---|---|", *lines, closing])
+
+
+if __name__ == "__main__":
+    main()
