@@ -32,12 +32,11 @@ from yardstick.comparison import Length, LossesDifferError, compare
 from yardstick.environment import NAMED, ROOT, commit, cores, installed, processor, python_with_trl
 from yardstick.job import Job, Setting
 from yardstick.report import markdown, time_ratios
-from yardstick.rows import Pool
+from yardstick.rows import FILES, Pool
 from yardstick.worker import WorkerEndedError
 
 from orpo_lightning.models.pretrained import resolve
 
-FILES = {"hh_rlhf": "hh_rlhf/train.jsonl.gz", "gpt4_pairs": "gpt4_pairs/train_prefs.parquet"}
 OBJECTIVES = ("orpo", "dpo")
 FULL = Length(warm_up=1, timed=5, counted=2, rate_s=30)
 FULL_SEARCH = Length(warm_up=1, timed=2, counted=0, rate_s=0)
@@ -58,7 +57,7 @@ def main() -> None:
         "--whole-length",
         type=int,
         default=384,
-        help="the same where TRL may take all pairs in one micro-batch, which needs more than 24 GB with longer ones",
+        help="the same where TRL takes all pairs in one micro-batch: with ours beside it, longer ones need over 24 GB",
     )
     parser.add_argument("--pairs", type=int, help="per optimizer step; 8, or 2 with --quick")
     parser.add_argument("--threads", type=int, default=cores(), help="of torch, on both sides")
@@ -85,7 +84,7 @@ def main() -> None:
 def _keys(pairs: int) -> Iterator[str]:
     for data in FILES:
         for objective in OBJECTIVES:
-            yield from (f"{data}/{objective}/{name}" for name in (str(pairs), "fastest", f"{pairs}-compiled"))
+            yield from (f"{data}/{objective}/{pairs}", f"{data}/{objective}/fastest")
 
 
 def candidates(pairs: int) -> list[Setting]:
@@ -145,7 +144,7 @@ class Bench:
         data, objective, name = key.split("/")
         length = QUICK if self.options.quick else FULL
         if name != "fastest":
-            self._compare(key, data, objective, Setting(self.pairs, self.pairs, compiled="compiled" in name), length)
+            self._compare(key, data, objective, Setting(self.pairs, self.pairs), length)
             return
         fastest = self._fastest(data, objective)
         if fastest is None:
@@ -177,9 +176,9 @@ class Bench:
         pool, model = self._pool(data), resolve(self.options.model)
         folder = (self.options.out / "work" / key.replace("/", "_")).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        # the search as well: all its settings are held against ours on rows of the same lengths
-        is_split = "/fastest" in key and setting.accumulate > 1
-        longest = self.options.max_length if is_split else min(self.options.whole_length, self.options.max_length)
+        longest = self.options.max_length
+        if setting.accumulate == 1:
+            longest = min(self.options.whole_length, longest)
         chosen = pool.choose(setting, length.steps, longest)
         pool.write(chosen, folder / "rows.jsonl")
         job = Job(
@@ -233,7 +232,7 @@ def _conditions(options: argparse.Namespace, pairs: int, trl: Path) -> dict[str,
         "peak memory": "of the allocator" if torch.cuda.is_available() else "of the process since it began",
         "model": options.model,
         "longest conversation, tokens": options.max_length,
-        "the same where TRL may take all pairs in one micro-batch": options.whole_length,
+        "the same where TRL takes all pairs in one micro-batch": options.whole_length,
         "pairs per optimizer step": pairs,
         "quick": options.quick,
     }

@@ -11,27 +11,27 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import statistics
 import subprocess
 import sys
 import time
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import torch
-from against_trl import FILES
 from counting import CONVENTION, count_flops
 from yardstick.environment import ROOT, commit, cores, processor
 from yardstick.measures import matmul_rate, peak_memory
-from yardstick.rows import data_settings
-from yardstick.rungs import RUNGS, Step, steps_of, train
+from yardstick.rows import FILES, tokenized
+from yardstick.rungs import OBJECTIVES, RUNGS, Step, steps_of, train
 
-from orpo_lightning import DPO, ORPO, PolicyConfig, PreferenceDataModule
+from orpo_lightning import PolicyConfig
 from orpo_lightning.models.compilation import compile_layers
 from orpo_lightning.models.loading import load_causal_lm
 from orpo_lightning.models.logp_model import LogpModel
 
-OBJECTIVES = {"ORPO": ORPO, "DPO": DPO}
 TOLERANCE = 1e-4
 
 
@@ -62,28 +62,30 @@ def main() -> None:
 
 def climb(data: str, objective: str) -> None:
     """Measure all rungs up and down, and print their table."""
-    found: dict[str, list[dict]] = {rung: [] for rung in RUNGS}
+    found: dict[str, list[dict[str, Any]]] = {rung: [] for rung in RUNGS}
     for rung in [*RUNGS, *reversed(RUNGS)]:
         command = [sys.executable, __file__, *sys.argv[1:], "--data", data, "--objective", objective, "--rung", rung]
         ended = subprocess.run(command, stdout=subprocess.PIPE, text=True)
         if ended.returncode == 0:
             found[rung].append(json.loads(ended.stdout.splitlines()[-1]))
+        elif ended.returncode != -signal.SIGKILL:  # the system's answer where there is no memory left
+            sys.exit(f"the rung {rung!r} ended with {ended.returncode}")
     print(f"### {data}, {objective}\n")
-    print("| | operations, 10^12 | time, s | of the rung above | share of the machine's rate | peak memory, GB |")
+    print("| | operations, 10^12 | time, s | of the rung above | operations / the machine's rate | peak memory, GB |")
     print("|---|---|---|---|---|---|")
     above = None
     for rung, (words, _) in RUNGS.items():
-        if not found[rung]:
+        if len(found[rung]) < 2:
             print(f"| {words} | | killed: not enough memory | | | |")
             continue
         seconds = [each for run in found[rung] for each in run["seconds"]]
         middle = statistics.median(seconds)
-        flops, peak = found[rung][0]["flops"] / 1e12, max(run["peak"] for run in found[rung]) / 1e9
+        flops, peak = found[rung][0]["flops"], max(run["peak"] for run in found[rung]) / 1e9
         rate = statistics.mean(run["rate"] for run in found[rung])
-        share = statistics.mean(run["flops"] for run in found[rung]) / middle / rate
+        share = flops / statistics.mean(seconds) / rate
         ratio = f"{middle / above:.2f}" if above else ""
         print(
-            f"| {words} | {flops:.3f} | {middle:.2f} ({min(seconds):.2f} to {max(seconds):.2f}) | {ratio} | "
+            f"| {words} | {flops / 1e12:.3f} | {middle:.2f} ({min(seconds):.2f} to {max(seconds):.2f}) | {ratio} | "
             f"{share:.0%} | {peak:.2f} |"
         )
         above = middle
@@ -98,9 +100,7 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
     torch.set_num_threads(cores())
     (data,), (objective_name,) = options.data[-1:], options.objective[-1:]
     file = str(options.data_folder / FILES[data])
-    module = PreferenceDataModule(**data_settings(file, options.model, 1024, options.pairs))
-    module.setup("fit")
-    steps = steps_of(module.rows["train"], options.pairs, options.steps + 2)
+    first, *timed = steps_of(tokenized(file, options.model, options.pairs), options.pairs, options.steps + 1)
     net = load_causal_lm(PolicyConfig(options.model))
     if options.rung == "compiled":
         compile_layers(net)
@@ -116,14 +116,15 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
         loss = train(model, objective, optimizer, step, score).item()
         return time.perf_counter() - start, loss
 
-    first, *timed, counted = steps
     _, loss = taken(first)
     rate = matmul_rate(3.0)
     seconds = [taken(step)[0] for step in timed]
     peak = peak_memory()
     with count_flops() as counter:
-        taken(counted)
-    return {"loss": loss, "seconds": seconds, "rate": rate, "peak": peak, "flops": counter.get_total_flops()}
+        for step in timed:
+            taken(step)
+    flops = counter.get_total_flops() / len(timed)
+    return {"loss": loss, "seconds": seconds, "rate": rate, "peak": peak, "flops": flops}
 
 
 if __name__ == "__main__":

@@ -14,25 +14,25 @@ from datetime import date
 from pathlib import Path
 
 import torch
-from against_trl import FILES
 from counting import count_flops
-from ladder import OBJECTIVES
 from torch.profiler import ProfilerActivity, profile
 from yardstick.environment import ROOT, commit, cores, processor
 from yardstick.measures import matmul_rate
-from yardstick.rows import data_settings
-from yardstick.rungs import blocks_of_logits, steps_of, train
+from yardstick.rows import FILES, tokenized
+from yardstick.rungs import OBJECTIVES, blocks_of_logits, steps_of, train
 
-from orpo_lightning import PolicyConfig, PreferenceDataModule
+from orpo_lightning import PolicyConfig
 from orpo_lightning.models.loading import load_causal_lm
 from orpo_lightning.models.logp_model import LogpModel
 
+OTHER = "other: autograd, calls"
 KINDS = {
     "products of matrices": ("mm", "addmm", "bmm", "baddbmm"),
     "attention": ("_scaled_dot_product",),
     "optimizer, norm of the gradients, clipping": ("_fused_adamw", "_foreach_", "linalg_vector_norm"),
     "moving: copies, cat, index, fill": ("copy_", "cat", "index", "gather", "fill_", "zero_", "embedding", "scatter"),
     "element by element, and sums of them": ("",),
+    OTHER: (),
 }
 """By how the names of the operators begin; the first that fits."""
 
@@ -55,11 +55,8 @@ def main() -> None:
 
 def shares(options: argparse.Namespace, data: str, objective: str) -> str:
     """The table of a kind of step."""
-    module = PreferenceDataModule(
-        **data_settings(str(options.data_folder / FILES[data]), options.model, 1024, options.pairs)
-    )
-    module.setup("fit")
-    first, *others = steps_of(module.rows["train"], options.pairs, options.steps + 1)
+    rows = tokenized(str(options.data_folder / FILES[data]), options.model, options.pairs)
+    first, *others = steps_of(rows, options.pairs, options.steps + 1)
     model = LogpModel(load_causal_lm(PolicyConfig(options.model)), "packed")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
     train(model, OBJECTIVES[objective](), optimizer, first, blocks_of_logits)
@@ -72,7 +69,8 @@ def shares(options: argparse.Namespace, data: str, objective: str) -> str:
             train(model, OBJECTIVES[objective](), optimizer, step, blocks_of_logits)
     seconds: Counter[str] = Counter()
     for event in profiled.key_averages():
-        seconds[_kind(event.key.removeprefix("aten::"))] += event.self_cpu_time_total / 1e6
+        name = event.key.removeprefix("aten::")
+        seconds[_kind(name) if name != event.key else OTHER] += event.self_cpu_time_total / 1e6
     flops: Counter[str] = Counter()
     for operator, count in counter.get_flop_counts()["Global"].items():
         flops[_kind(str(operator).removeprefix("aten."))] += count

@@ -20,8 +20,8 @@ from datetime import date
 from pathlib import Path
 
 import torch
-from against_trl import FILES
 from yardstick.environment import ROOT, commit, cores, processor
+from yardstick.rows import FILES
 
 SETTINGS = [
     "",

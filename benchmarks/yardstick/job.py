@@ -17,19 +17,17 @@ EPSILON = 1e-8
 
 @dataclass(frozen=True)
 class Setting:
-    """How TRL splits the pairs of an optimizer step, and whether our layers are compiled.
+    """How TRL splits the pairs of an optimizer step.
 
     Args:
         pairs: of an optimizer step.
         micro_batch: of them in a micro-batch; the others follow by accumulation.
         grouped: whether pairs of like length come together.
-        compiled: whether our side trains with ``model.policy.compile_layers``; its default is not to.
     """
 
     pairs: int
     micro_batch: int
     grouped: bool = False
-    compiled: bool = False
 
     @property
     def name(self) -> str:
@@ -39,13 +37,13 @@ class Setting:
         ('8', '2x4', '8-grouped')
         """
         split = f"{self.micro_batch}x{self.accumulate}" if self.accumulate > 1 else str(self.pairs)
-        return split + "-grouped" * self.grouped + "-compiled" * self.compiled
+        return f"{split}-grouped" if self.grouped else split
 
     @property
     def in_words(self) -> str:
         """What the setting is."""
-        split = f"{self.micro_batch} per micro-batch x {self.accumulate}"
-        return split + ", grouped by length" * self.grouped + "; ours with compile_layers" * self.compiled
+        grouped = ", grouped by length" if self.grouped else ""
+        return f"{self.micro_batch} per micro-batch x {self.accumulate}{grouped}"
 
     @property
     def accumulate(self) -> int:

@@ -42,7 +42,8 @@ def _settings(conditions: Mapping[str, Any]) -> str:
         "the same tokens, weights, precision (fp32), optimizer (fused AdamW), clipping and constant learning rate, "
         "without gradient checkpointing, validation, saving or loggers. Their steps alternate: while one side takes "
         "a step the other sleeps. The time of a step holds everything from the data to the optimizer. Of the times "
-        "and their ratios the median and the range stand here. Tokens count once for each pair (prompt, chosen and "
+        "and their ratios the median and the range stand here. The longest row is in tokens. "
+        "Tokens count once for each pair (prompt, chosen and "
         f"rejected response), the same number on both sides. {CONVENTION}"
     )
     return f"{_prose(how)}\n\n{_listed(conditions)}"
@@ -54,6 +55,7 @@ def summary(results: Mapping[str, Result]) -> str:
         "data",
         "objective",
         "TRL's setting",
+        "longest row",
         "time per step",
         "operations",
         "peak memory",
@@ -64,7 +66,8 @@ def summary(results: Mapping[str, Result]) -> str:
         data, objective, _ = key.split("/")
         flops, memory = _ratios(result)
         measured = [_spread(time_ratios(result), ".2f"), f"{flops:.2f}", f"{memory:.2f}", f"{useful_share(result):.0%}"]
-        lines.append([data, objective.upper(), _setting(key, result), *measured])
+        longest = f"{result['rows']['longest']:,}"
+        lines.append([data, objective.upper(), _setting(key, result), longest, *measured])
     return _table(header, lines)
 
 
@@ -96,10 +99,11 @@ def details(result: Result) -> str:
         ["peak memory, 10^9 bytes", *(f"{side['peak_bytes'] / 1e9:.2f}" for side in (ours, theirs)), f"{memory:.2f}"],
     ]
     for number, values in enumerate(result["first"], start=1):
-        mine, other = values["loss"]
-        lines.append(
-            [f"loss, step {number}", f"{mine:.6f}", f"{other:.6f}", f"differ by {difference(mine, other):.0e}"]
-        )
+        for name in ("loss", "gradient_norm"):
+            if name in values:
+                mine, other = values[name]
+                differ = f"differ by {difference(mine, other):.0e}"
+                lines.append([f"{name.replace('_', ' ')}, step {number}", f"{mine:.6f}", f"{other:.6f}", differ])
     rows = result["rows"]
     largest = max(difference(*pair) for values in result["first"] for pair in values.values())
     busy = [sum(side["cpu_seconds"]) / sum(side["seconds"]) for side in (ours, theirs)]
@@ -139,25 +143,26 @@ def _searches(results: Mapping[str, Result]) -> list[str]:
     groups: dict[str, dict[str, Result]] = {}
     for key, result in results.items():
         data, objective, *setting = key.split("/")
-        if setting[-1] != "fastest" and not setting[-1].endswith("-compiled"):
+        if setting[-1] != "fastest":
             groups.setdefault(f"{data}, {objective.upper()}", {})[setting[-1]] = result
     tables = []
     for name, candidates in groups.items():
         lines = [
             [
                 each["in_words"],
+                f"{each['rows']['longest']:,}",
                 str(len(each["trl"]["seconds"])),
                 _spread(each["trl"]["seconds"], ".2f"),
                 _spread(time_ratios(each), ".2f"),
             ]
             for each in candidates.values()
         ]
-        header = ["TRL's setting", "steps timed", "TRL's time per step, s", "ours / TRL"]
+        header = ["TRL's setting", "longest row", "steps timed", "TRL's time per step, s", "ours / TRL"]
         tables.append(f"### {name}\n\n{_table(header, lines)}")
     explained = (
-        "The fastest is the one with the largest ratio of times to ours on the same rows. TRL's "
-        "DPO trainer always takes its log-probabilities in chunks, its ORPO trainer cannot; padding_free of the DPO "
-        "trainer has no effect in this version."
+        "The fastest is the one with the largest ratio of times to ours on the same rows. Neither side compiles its "
+        "layers. TRL's DPO trainer always takes its log-probabilities in chunks, its ORPO trainer cannot; "
+        "padding_free of the DPO trainer has no effect in this version."
     )
     return ["## TRL's settings", _prose(explained), *tables]
 

@@ -17,6 +17,9 @@ from orpo_lightning.models.tokenizer import Tokenizer, load_tokenizer
 from orpo_lightning.records import TokenizedRow
 from yardstick.job import Job, Setting
 
+FILES = {"hh_rlhf": "hh_rlhf/train.jsonl.gz", "gpt4_pairs": "gpt4_pairs/train_prefs.parquet"}
+"""Long prompts with short answers, and short prompts with long ones: by their names, in the folder of the data."""
+
 
 def data_settings(data: str, model: str, max_length: int, pairs: int) -> dict[str, Any]:
     """Of our data module: no validation, and rows are dropped for the length of a whole conversation only."""
@@ -29,6 +32,20 @@ def data_settings(data: str, model: str, max_length: int, pairs: int) -> dict[st
         "max_prompt_length": max_length - 1,
         "shuffle": False,
     }
+
+
+def tokenized(data: str, model: str, pairs: int, max_length: int = 1024) -> Sequence[TokenizedRow]:
+    """All rows of a file that are not too long.
+
+    Args:
+        data: path of the data, as in ``data.train``.
+        model: whose tokenizer it is.
+        pairs: of an optimizer step.
+        max_length: longest conversation, tokens.
+    """
+    module = PreferenceDataModule(**data_settings(data, model, max_length, pairs))
+    module.setup("fit")
+    return module.rows["train"]
 
 
 class ChosenRows(PreferenceDataModule):

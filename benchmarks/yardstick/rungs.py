@@ -10,14 +10,15 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from orpo_lightning import Objective
+from orpo_lightning import DPO, ORPO, Objective
 from orpo_lightning.data.batching import step_info
-from orpo_lightning.models.attention.packed import AttentionLayout
+from orpo_lightning.models.attention.packed import layout_of
 from orpo_lightning.models.head import OutputHead, target_logps
 from orpo_lightning.models.logp_model import LogpModel
 from orpo_lightning.packing import PackedBatch, pack
 from orpo_lightning.records import ResponseLogps, TokenizedRow
 
+OBJECTIVES = {"ORPO": ORPO, "DPO": DPO}
 Step = tuple[list[TokenizedRow], PackedBatch]
 Scored = Callable[[LogpModel, Step, bool], ResponseLogps]
 
@@ -74,7 +75,7 @@ def _with_all_logits(model: LogpModel, batch: PackedBatch, prompt: bool) -> Resp
         position_ids=batch.position_ids[None],
         use_cache=False,
         attention_mask=torch.zeros(1, 1, 1, 1, device=batch.input_ids.device),
-        layout=AttentionLayout(batch, model.kernels.attention),
+        layout=layout_of(batch, model.kernels.attention),
     ).last_hidden_state[0]
     logits = OutputHead.of(model.net).logits(hidden)
 

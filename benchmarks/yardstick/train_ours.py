@@ -38,7 +38,7 @@ def main() -> None:
     seed_everything(0)
     module = PreferenceModule(
         objective_of(job),
-        policy=PolicyConfig(job.model, compile_layers=job.setting.compiled),
+        policy=PolicyConfig(job.model),
         reference=ReferenceConfig(mode="cached"),
         optimizer=OptimizerConfig(lr=LEARNING_RATE, options={"betas": BETAS, "eps": EPSILON}),
         schedule=ScheduleConfig("constant", warmup=0),
@@ -93,6 +93,7 @@ class AtGate(Callback):
             loss=found["train/loss"].item(),
             chosen=found[f"train/{kind}/chosen"].item(),
             rejected=found[f"train/{kind}/rejected"].item(),
+            gradient_norm=found["train/grad_norm"].item(),
             useful_flops=flops_of(pl_module, batch),
         )
 

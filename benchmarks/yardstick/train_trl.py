@@ -38,6 +38,7 @@ def main() -> None:
         processing_class=AutoTokenizer.from_pretrained(job.model),
     )
     check_tokens(rows, [_tokens_of(row) for row in trainer.train_dataset])
+    _record_gradient_norms(trainer)
     trainer.add_callback(AtGate(gate, trainer, job))
     trainer.train()
 
@@ -92,6 +93,17 @@ def _recording(trainer_class: Any) -> Any:
     return Recording
 
 
+def _record_gradient_norms(trainer: Any) -> None:
+    """Keep the norm that clipping measures: the trainer logs that of every tenth step."""
+    clip = trainer.accelerator.clip_grad_norm_
+
+    def recording(*args: Any, **options: Any) -> Any:
+        trainer.gradient_norm = clip(*args, **options)
+        return trainer.gradient_norm
+
+    trainer.accelerator.clip_grad_norm_ = recording
+
+
 class AtGate(TrainerCallback):
     """Stops at the gate before the first step and after each."""
 
@@ -110,7 +122,10 @@ class AtGate(TrainerCallback):
         loss = torch.stack(self.trainer.losses).sum()
         self.trainer.losses.clear()
         control.should_training_stop = not self.gate.end_step(
-            loss=loss.item(), chosen=self._last("logps/chosen"), rejected=self._last("logps/rejected")
+            loss=loss.item(),
+            chosen=self._last("logps/chosen"),
+            rejected=self._last("logps/rejected"),
+            gradient_norm=self.trainer.gradient_norm.item(),
         )
 
     def _last(self, name: str) -> float:
