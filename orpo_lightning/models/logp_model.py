@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from orpo_lightning.models.attention.packed import PACKED_ATTENTION, AttentionLayout
+from orpo_lightning.models.attention.packed import PACKED_ATTENTION, layout_of
 from orpo_lightning.models.compilation import without_compilation
 from orpo_lightning.models.head import OutputHead, TokenStatistic, target_logps
 from orpo_lightning.models.kernels import Kernels
@@ -90,7 +90,7 @@ class LogpModel(nn.Module):
         """
         if self._route is None:
             self._route = self._choose_route()
-        if self._route == self._packed and self._window is not None and batch.longest > self._window:
+        if self._route == self._packed and not self.shares_prompts(batch):
             warnings.warn(
                 f"conversations longer than the model's sliding window of {self._window} tokens run padded",
                 LayoutWarning,
@@ -98,6 +98,10 @@ class LogpModel(nn.Module):
             )
             return self._padded(batch, prompt, statistic)
         return self._route(batch, prompt, statistic)
+
+    def shares_prompts(self, batch: PackedBatch) -> bool:
+        """Whether a batch that was scored ran packed, each prompt once; else padded, once for each response."""
+        return self._route == self._packed and (self._window is None or batch.longest <= self._window)
 
     def _packed(
         self,
@@ -113,7 +117,7 @@ class LogpModel(nn.Module):
             use_cache=False,
             # anything four-dimensional keeps transformers from building a mask of its own
             attention_mask=torch.zeros(1, 1, 1, 1, device=batch.input_ids.device),
-            layout=AttentionLayout(batch, kernels.attention),
+            layout=layout_of(batch, kernels.attention),
         ).last_hidden_state[0]
         head = OutputHead.of(self.net, kernels.head)
         if not prompt:

@@ -9,12 +9,14 @@ import torch
 from attention_cases import emulated_varlen, use_eager_flex
 
 from orpo_lightning import DPO, PreferenceModule
+from orpo_lightning.data.batching import step_info
 from orpo_lightning.models import logp_model
 from orpo_lightning.models.attention import check, choice, flex, segments, varlen
 from orpo_lightning.models.attention.blocks import BlockAttention
 from orpo_lightning.models.attention.check import disagreement
 from orpo_lightning.models.attention.choice import KERNELS, KernelWarning, kernel_for
 from orpo_lightning.models.attention.flex import FlexAttention
+from orpo_lightning.models.attention.packed import layout_of
 from orpo_lightning.models.attention.segments import AttentionCall
 from orpo_lightning.models.attention.varlen import VarlenAttention
 from orpo_lightning.models.kernels import Kernels
@@ -259,6 +261,20 @@ def test_whole_models_give_the_numbers_of_the_blocks(monkeypatch, shape, name):
     expected = value_and_gradient(BlockAttention)
     for one, other in zip(value_and_gradient(KERNELS[name]), expected, strict=True):
         assert (one - other).abs().max() <= 1e-5 * other.abs().max()  # some norms round to fp32
+
+
+def test_the_masks_of_a_batch_are_made_once_for_policy_and_reference():
+    batch, other = (pack(rows, step_info(rows)) for rows in (make_rows(2), make_rows(2, seed=1)))
+    assert layout_of(batch) is layout_of(batch)
+    assert layout_of(other) is not layout_of(batch)
+    policy, reference = (LogpModel(tiny_model("llama", seed=seed), "packed") for seed in (0, 1))
+    with torch.inference_mode():
+        of_validation = layout_of(batch)
+        policy(batch)
+    with torch.no_grad():
+        reference(batch)
+    policy(batch).logps.sum().backward()  # by none of those that were made in inference mode
+    assert layout_of(batch) is not of_validation
 
 
 def test_activations_are_recomputed_by_the_same_kernel(monkeypatch):

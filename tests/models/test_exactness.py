@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from orpo_lightning.data.batching import step_info
 from orpo_lightning.models import logp_model
 from orpo_lightning.models.attention.packed import PACKED_ATTENTION
 from orpo_lightning.models.logp_model import LayoutWarning, LogpModel
@@ -126,6 +127,7 @@ def test_conversations_beyond_the_sliding_window_run_padded():
         scored(model, short)
     with pytest.warns(LayoutWarning, match="sliding window of 16"):
         found = value_and_gradient(net, *scored(model, long))
+    assert [model.shares_prompts(pack(rows, step_info(rows))) for rows in (short, long)] == [True, False]
     net.set_attn_implementation("sdpa")
     assert_close(found, value_and_gradient(net, *by_definition(net, long)), 1e-5)
 

@@ -9,7 +9,9 @@ Shape suffixes: H heads, K key-value heads, N tokens of the stream, D head size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ from transformers.masking_utils import sdpa_mask
 
 from orpo_lightning.models.attention.choice import PackedAttention, kernel_for
 from orpo_lightning.models.attention.segments import AttentionCall, AttentionKernel
-from orpo_lightning.packing import PackedBatch
+from orpo_lightning.packing import GroupSpan, PackedBatch
 
 PACKED_ATTENTION = "orpo_lightning_packed"
 
@@ -32,12 +34,12 @@ class AttentionLayout:
     """Where the tokens of a packed stream may look, opaque to the compiler.
 
     Args:
-        batch: the packed micro-batch.
+        groups: where each prompt group stands in the stream.
         choice: the kernel that computes it.
     """
 
-    def __init__(self, batch: PackedBatch, choice: PackedAttention = "auto") -> None:
-        self.groups = batch.groups
+    def __init__(self, groups: Sequence[GroupSpan], choice: PackedAttention) -> None:
+        self.groups = groups
         self.choice = choice
         self._kernels: dict[type[AttentionKernel], AttentionKernel] = {}
 
@@ -51,6 +53,21 @@ class AttentionLayout:
         if cls not in self._kernels:  # once per batch, in the first layer
             self._kernels[cls] = cls(self.groups, query_HND.device)
         return self._kernels[cls].attend(query_HND, key_KND, value_KND, scale, dropout)
+
+
+_layouts: WeakKeyDictionary[PackedBatch, dict[tuple[PackedAttention, bool], AttentionLayout]] = WeakKeyDictionary()
+
+
+def layout_of(batch: PackedBatch, choice: PackedAttention = "auto") -> AttentionLayout:
+    """The layout of a batch, with its masks: made once, for the policy and for a reference that runs beside it.
+
+    Args:
+        batch: the packed micro-batch.
+        choice: the kernel that computes it.
+    """
+    # what is made in inference mode is of no use to a backward pass
+    key = (choice, torch.is_inference_mode_enabled())
+    return _layouts.setdefault(batch, {}).setdefault(key, AttentionLayout(batch.groups, choice))
 
 
 def packed_attention(
