@@ -115,15 +115,15 @@ class Summary(Callback):
         measures = totals.measures if totals.steps else {}
         return Speed(
             seconds,
-            totals.steps,
-            totals.seconds,
-            totals.done.pairs,
-            totals.done.tokens,
-            totals.peak_gb,
-            totals.done.flops / 1e12,
-            measures.get("time/mfu"),
-            measures.get("work/saved_by_sharing"),
-            totals.done.seconds_waited / totals.ranks,
+            steps=totals.steps,
+            step_seconds=totals.seconds,
+            pairs=totals.done.pairs,
+            tokens=totals.done.tokens,
+            peak_gb=totals.peak_gb,
+            tflop=totals.done.flops / 1e12,
+            mfu=measures.get("time/mfu"),
+            saved_by_sharing=measures.get("work/saved_by_sharing"),
+            seconds_waited=totals.done.seconds_waited / totals.ranks,
         )
 
 

@@ -12,6 +12,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from orpo_lightning.callbacks.peak_rate import peak_rate
+from orpo_lightning.data.timed_loader import TimedLoader
 from orpo_lightning.models.work import Counts, ModelSize
 from orpo_lightning.modules.preference import PreferenceModule
 from orpo_lightning.packing import PackedBatch
@@ -23,9 +24,9 @@ class Done:
 
     Args:
         pairs: rows; 0 where the batches are of another kind.
-        tokens: tokens that the policy ran on.
+        tokens: tokens that the policy ran on, each prompt counted once.
         flops: floating-point operations that the policy needed for them.
-        unshared_flops: those it would have needed with a prompt for each response.
+        unshared_flops: those it would have needed with a prompt for each response, where it ran with one for all.
         seconds_waited: time that a rank waited for data, summed over the ranks.
     """
 
@@ -89,7 +90,7 @@ class Throughput(Callback):
     """Logs time, rates, work and memory of each optimizer step, under ``time/``, ``work/`` and ``memory/``.
 
     The time of a step runs from the end of the one before, so that it holds the wait for data and the writing of
-    checkpoints; a validation in between does not count. All is counted on the host: the device is not waited for.
+    checkpoints; a validation in between does not count. All is counted on the host, without a question to the device.
 
     Args:
         peak_tflops: 10^12 floating-point operations per second that a device can do, the measure of ``time/mfu``. By
@@ -106,7 +107,8 @@ class Throughput(Callback):
         self._start = 0.0
         self._step = 0
         self._done = Done()
-        self._waited = 0.0
+        self._waited: tuple[object, float] = None, 0.0
+        """A loader, and how long it was waited for when the last step ended."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the model, while its weights are whole on every rank."""
@@ -120,7 +122,7 @@ class Throughput(Callback):
         self._peak_flops = 0.0
         if isinstance(pl_module, PreferenceModule) and pl_module.policy is not None:
             self._peak_flops = self._find_peak(trainer, pl_module.policy.net.dtype) * trainer.world_size
-        self._waited = _seconds_waited(trainer)
+        self._seconds_waited(trainer)
         self._start = time.perf_counter()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -139,14 +141,14 @@ class Throughput(Callback):
             self._done += self._work_of(batch, pl_module)
         if trainer.global_step == self._step:
             return
-        waited, now = _seconds_waited(trainer), time.perf_counter()
-        done = self._done + Done(seconds_waited=waited - self._waited)
+        now = time.perf_counter()
+        done = self._done + Done(seconds_waited=self._seconds_waited(trainer))
         peak_gb = peak_memory(trainer.strategy.root_device)
         if trainer.world_size > 1:
             done, peak_gb = _over_all_ranks(trainer, done, peak_gb)
         steps, seconds = trainer.global_step - self._step, now - self._start
         taken = Totals(steps, seconds, done, peak_gb, self._peak_flops, trainer.world_size)
-        self._start, self._step, self._waited, self._done = now, trainer.global_step, waited, Done()
+        self._start, self._step, self._done = now, trainer.global_step, Done()
         self.totals = replace(
             taken,
             steps=self.totals.steps + steps,
@@ -159,9 +161,18 @@ class Throughput(Callback):
         if self._size is None:
             return Done(batch.real_rows, batch.num_tokens)
         assert isinstance(pl_module, PreferenceModule)
+        assert pl_module.policy is not None
         prompt_logps = pl_module.objective.needs_prompt_logps
-        shared, unshared = (of(batch, prompt_logps) for of in (Counts.of, Counts.without_sharing))
-        return Done(batch.real_rows, batch.num_tokens, self._size.flops(shared), self._size.flops(unshared))
+        needed = unshared = self._size.flops(Counts.of(batch, prompt_logps))
+        if pl_module.policy.shares_prompts(batch):
+            unshared = self._size.flops(Counts.without_sharing(batch, prompt_logps))
+        return Done(batch.real_rows, batch.num_tokens, needed, unshared)
+
+    def _seconds_waited(self, trainer: Trainer) -> float:
+        loader, (known, before) = trainer.train_dataloader, self._waited
+        total = loader.seconds_waited if isinstance(loader, TimedLoader) else 0.0
+        self._waited = loader, total
+        return total - before if loader is known else total
 
     def _find_peak(self, trainer: Trainer, weights: torch.dtype) -> float:
         if self.peak_tflops is not None:
@@ -171,10 +182,6 @@ class Throughput(Callback):
             mixed = torch.is_autocast_enabled(device.type)
             dtype = torch.get_autocast_dtype(device.type) if mixed else weights
         return peak_rate(device, dtype)
-
-
-def _seconds_waited(trainer: Trainer) -> float:
-    return float(getattr(trainer.train_dataloader, "seconds_waited", 0.0))
 
 
 def _over_all_ranks(trainer: Trainer, done: Done, peak_gb: float | None) -> tuple[Done, float | None]:

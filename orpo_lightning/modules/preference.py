@@ -91,7 +91,8 @@ class PreferenceModule(LightningModule):
         self.eval_metrics: list[SplitMetrics] = []
         self._view: Any = view_of(objective)  # its types are those that the objective is called with
         self._step_losses: list[RowLosses] = []
-        self._step_loss = self._gradient_norm = torch.zeros(())
+        self._step_loss = torch.zeros(())
+        self._gradient_norm: Tensor | None = None
         self._objective_state: dict[str, Any] | None = None
         self._trained_by: list[list[Any]] = [[0, repr(objective)]]
 
@@ -251,8 +252,8 @@ class PreferenceModule(LightningModule):
         """Log the gradient norm, before clipping, and stop on a loss or a norm that is not finite."""
         gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
         self._gradient_norm = torch.nn.utils.get_total_norm(gradients)
-        # both at once, and as late as can be: it is here alone that a step waits for the device
-        loss, norm = torch.stack([self._step_loss.double(), self._gradient_norm.double()]).tolist()
+        # both at once, and as late as can be: but for what is logged, it is here alone that a step waits for the device
+        loss, norm = torch.stack([self._step_loss, self._gradient_norm.to(self._step_loss)]).tolist()
         if not math.isfinite(loss):
             self._raise_non_finite("the loss", loss)
         # a gradient scaler (fp16) skips such steps by itself
@@ -273,14 +274,20 @@ class PreferenceModule(LightningModule):
         if gradient_clip_algorithm == "value":
             torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
         else:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, self._gradient_norm)
+            norm = self._gradient_norm
+            if norm is None:  # a subclass does without the hook that measures it
+                torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+            else:
+                torch.nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, norm)
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
         """Step, and free the gradients, which would else be there beside all activations of the next step."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        optimizer.zero_grad()
+        self._gradient_norm = None
+        if not self.trainer.strategy.handles_gradient_accumulation:  # whose calls need not be the ends of steps
+            self.optimizer_zero_grad(epoch, batch_idx, optimizer)
 
     @property
     def _scaler(self) -> Any:

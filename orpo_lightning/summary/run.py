@@ -68,7 +68,7 @@ class Speed:
         steps: optimizer steps that it did.
         step_seconds: their time alone.
         pairs: rows that they trained on; 0 where that is not known.
-        tokens: tokens that the policy ran on in them.
+        tokens: tokens that the policy ran on in them, each prompt counted once.
         peak_gb: largest memory, in 10^9 bytes; None where it is not known.
         tflop: floating-point operations that the policy needed in the steps, in 10^12; 0 where that is not known.
         mfu: share of what the hardware can do, in the steps; None where it is not known.

@@ -61,8 +61,8 @@ def speed_sentences(speed: Speed) -> Iterator[str]:
         if speed.mfu is not None and speed.saved_by_sharing is not None:
             waited = speed.seconds_waited / speed.step_seconds
             yield (
-                f"{speed.mfu:.0%} of the hardware's peak rate; shared prompts save {speed.saved_by_sharing:.0%} of the "
-                f"work; {waited:.1%} of the time goes by waiting for data"
+                f"{speed.tflop:,.1f} * 10^12 operations at {speed.mfu:.0%} of the hardware's peak rate; shared prompts "
+                f"saved {speed.saved_by_sharing:.0%} of the work; {waited:.1%} of the time went by waiting for data"
             )
     memory = f"; peak memory {speed.peak_gb:.2f} GB" if speed.peak_gb is not None else ""
     yield f"{duration(speed.seconds)} in all, with validation and answers{memory}"

@@ -115,6 +115,31 @@ def test_waiting_for_data_is_that_of_the_loader():
     assert throughput.totals.done.seconds_waited == pytest.approx(sum(each["time/data_wait_s"] for each in steps))
 
 
+def test_waiting_for_data_goes_on_with_a_loader_that_is_made_anew():
+    steps, _ = measured(max_epochs=3, reload_dataloaders_every_n_epochs=1)
+    assert len(steps) == 9
+    assert all(each["time/data_wait_s"] > 0 for each in steps)
+
+
+def test_nothing_is_saved_where_each_response_has_a_prompt_of_its_own():
+    throughput = Throughput()
+    steps, _ = measured(callbacks=[throughput], module={"layout": "padded"})
+    assert {each["work/saved_by_sharing"] for each in steps} == {0.0}
+    packed = Throughput()
+    measured(callbacks=[packed])
+    assert throughput.totals.done.flops == packed.totals.done.flops  # what is needed is the same
+    assert packed.totals.done.saved_by_sharing > 0
+
+
+def test_the_measure_of_the_peak_takes_no_random_number_of_the_run():
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    peak_rates.peak_rate.cache_clear()
+    peak_rates.peak_rate(torch.device("cpu"), torch.float32)
+    assert torch.equal(torch.rand(2), expected)
+
+
 class _Slow(Callback):
     def on_validation_batch_start(self, *args, **kwargs):
         time.sleep(1)

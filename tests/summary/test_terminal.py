@@ -32,7 +32,9 @@ def outcome(ending="complete", **changes):
         "ending": ending,
         "steps": 24 if ending == "complete" else 9,
         "total_steps": 24,
-        "speed": Speed(75.0, 24, 60.0, 192, 24_000, 1.634),
+        "speed": Speed(
+            75.0, 24, 60.0, 192, 24_000, 1.634, tflop=36.52, mfu=0.71, saved_by_sharing=0.33, seconds_waited=0.6
+        ),
         "reports": ["train: sample (text): 64 rows read, 60 kept, dropped: 4 identical_responses"],
     }
     return Outcome(**{**values, **changes})
@@ -100,6 +102,10 @@ def test_it_says_what_a_person_wants_to_know(folder):
         "orpo-lightning fit --config runs/orpo/config.yaml --model.objective DPO",
     ):
         assert part in text, part
+    assert (
+        "36.5 * 10^12 operations at 71% of the hardware's peak rate; shared prompts saved 33% of the work; "
+        "1.0% of the time went by waiting for data"
+    ) in " ".join(text.split())
 
 
 def test_a_long_answer_is_cut_to_a_few_lines(folder):
