@@ -419,6 +419,12 @@ def test_the_page_says_how_it_was_measured(tmp_path):
     [
         ("start_up.py --repeats 1", "without validation and answers before: "),
         ("gpu.py --small --steps 1", "### 8,192 tokens a pair, DPO, "),
+        ("head.py --positions 20 --repeats 1", "| all logits at once | "),
+        pytest.param(
+            "settings.py --model tiny --data hh_rlhf --steps 2 --repeats 1",
+            "torch.optim.Adafactor` | ",
+            marks=real_data,
+        ),
         pytest.param("profile_step.py --model tiny --pairs 2", "### gpt4_pairs, DPO", marks=real_data),
         pytest.param(
             "ladder.py --quick --model tiny --data hh_rlhf --objective DPO", "| layers compiled | ", marks=real_data
