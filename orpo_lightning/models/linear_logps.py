@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 BLOCK_POSITIONS = 2048
 """Most positions of a block. The block of the gradient of the embedding is read and written once for each."""
 BLOCK_LOGITS = {"cpu": 4 * 2**20}
-"""Logits of a block by kind of device: 16 MB in fp32, which stay in a CPU's cache from one operation to the next."""
+"""Most logits of a block by kind of device: 16 MB in fp32, which stay in a CPU's cache between operations."""
 OTHER_BLOCK_LOGITS = 64 * 2**20
 """The same for an accelerator, which larger products keep busy."""
 
@@ -28,26 +28,43 @@ def linear_logps(
 ) -> Tensor:
     r"""Log-probabilities of the targets, :math:`\log \mathrm{softmax}(s (W h + b))_t`, nats, ``(M,)``, fp32 or higher.
 
-    Equal to the log-softmax of all logits, in value and first derivative, for any gradient that comes back. Products
-    are in the precision of autocast where it is on, else in that of the inputs; all else is in fp32 or higher.
+    Equal to the log-softmax of all logits, in value and first derivative, for any gradient that comes back. Products,
+    and the bias that is added to them, are in the precision of :func:`computing_dtype`; all else is in fp32 or higher.
+    No more than 64 * 2^20 logits are held at a time, on a CPU 4 * 2^20. A target outside of the vocabulary has the
+    log-probability NaN.
 
     Args:
         hidden_ME: hidden states, ``(M, E)``.
         weight_VE: output embedding, ``(V, E)``.
         bias_V: its bias, ``(V,)``, or None.
-        targets_M: the token at each position, ``(M,)``.
+        targets_M: the token at each position, ``(M,)``, from 0 to V - 1.
         scale: factor of the logits.
 
     Example:
         >>> linear_logps(torch.zeros(1, 2), torch.ones(4, 2), None, torch.tensor([2]))
         tensor([-1.3863])
     """
-    device = hidden_ME.device.type
-    computed_in = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_VE.dtype
     logps: Tensor = _LinearLogps.apply(  # type: ignore[no-untyped-call]  # autograd.Function
-        hidden_ME, weight_VE, bias_V, targets_M, scale, computed_in
+        hidden_ME, weight_VE, bias_V, targets_M, scale, computing_dtype(weight_VE)
     )
     return logps
+
+
+def computing_dtype(weight: Tensor) -> torch.dtype:
+    """Precision of a product with a weight: that of autocast where it is on, which leaves fp64 alone, else its own.
+
+    Args:
+        weight: of a linear layer.
+
+    Example:
+        >>> with torch.autocast("cpu", torch.bfloat16):
+        ...     computing_dtype(torch.zeros(1)), computing_dtype(torch.zeros(1, dtype=torch.float64))
+        (torch.bfloat16, torch.float64)
+    """
+    device = weight.device.type
+    if torch.is_autocast_enabled(device) and weight.dtype != torch.float64:
+        return torch.get_autocast_dtype(device)
+    return weight.dtype
 
 
 class _LinearLogps(torch.autograd.Function):
@@ -61,7 +78,8 @@ class _LinearLogps(torch.autograd.Function):
         scale: float,
         computed_in: torch.dtype,
     ) -> Tensor:
-        logit_M = torch.zeros(len(targets_M), dtype=_raised(computed_in), device=hidden_ME.device)
+        # what no block finds stays NaN: any number would look like a log-probability
+        logit_M = torch.full((len(targets_M),), torch.nan, dtype=_raised(computed_in), device=hidden_ME.device)
         normaliser_M = torch.full_like(logit_M, -torch.inf)
         ctx.scale, ctx.computed_in = scale, computed_in
         with torch.autocast(hidden_ME.device.type, enabled=False):
@@ -87,7 +105,7 @@ class _LinearLogps(torch.autograd.Function):
         raised = normaliser_M.dtype
         hidden_grad_ME = torch.zeros_like(hidden_ME, dtype=raised) if of_hidden else None
         weight_grad_VE = torch.empty_like(weight_VE) if of_weight else None
-        bias_grad_V = torch.zeros_like(bias_V) if of_bias else None
+        bias_grad_V = torch.zeros_like(bias_V, dtype=raised) if of_bias else None
         with torch.autocast(hidden_ME.device.type, enabled=False):
             for block in _vocabulary_blocks(hidden_ME, weight_VE):
                 weight_BE = weight_VE[block].to(ctx.computed_in)
@@ -112,6 +130,8 @@ class _LinearLogps(torch.autograd.Function):
                     weight_grad_VE[block] = weight_grad_BE
         if hidden_grad_ME is not None:
             hidden_grad_ME = hidden_grad_ME.to(hidden_ME.dtype)
+        if bias_grad_V is not None:
+            bias_grad_V = bias_grad_V.to(bias_V.dtype)
         return hidden_grad_ME, weight_grad_VE, bias_grad_V, None, None, None
 
 
@@ -122,7 +142,9 @@ def _raised(dtype: torch.dtype) -> torch.dtype:
 def _vocabulary_blocks(hidden_ME: Tensor, weight_VE: Tensor) -> Iterator[slice]:
     positions = max(1, min(len(hidden_ME), BLOCK_POSITIONS))
     size = max(1, BLOCK_LOGITS.get(hidden_ME.device.type, OTHER_BLOCK_LOGITS) // positions)
-    return (slice(start, start + size) for start in range(0, len(weight_VE), size))
+    entries = len(weight_VE)
+    # up to the last entry: a target beyond it must not look as if it were in the last block
+    return (slice(start, min(start + size, entries)) for start in range(0, entries, size))
 
 
 def _position_blocks(hidden_ME: Tensor) -> Iterator[slice]:

@@ -126,7 +126,52 @@ def test_half_precision_rounds_the_products_and_nothing_else(weights):
     assert all(one < 0.02 for one in found)
 
 
-def test_no_block_of_tokens_x_vocabulary_is_ever_held(blocks_of):
+@pytest.mark.parametrize("autocast", [False, True], ids=["", "autocast"])
+def test_weights_in_fp64_stay_in_fp64(autocast):
+    *inputs, targets = problem()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found, expected = (of(*inputs, targets) for of in (linear_logps, of_all_logits))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    upstream = torch.ones_like(found)
+    for one, other in zip(gradients(found, inputs, upstream), gradients(expected, inputs, upstream), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-12)
+
+
+def test_the_gradient_of_a_bias_in_half_precision_is_rounded_once(blocks_of):
+    hidden, weight, bias, targets = problem(4000, 8, 7, dtype=torch.bfloat16)
+    upstream = torch.ones(4000)
+    (whole,) = torch.autograd.grad(linear_logps(hidden, weight, bias, targets), bias, upstream)
+    blocks_of(1, 7)
+    (added_up,) = torch.autograd.grad(linear_logps(hidden, weight, bias, targets), bias, upstream)
+    torch.testing.assert_close(added_up, whole)
+
+
+@pytest.mark.parametrize("sizes", [(3, 31), (3, 8), (64, 10), (1, 1), (64, 64)], ids=str)
+@pytest.mark.parametrize("wrong", [-1, -100, -(2**40), 31, 32, 39, 2**40])
+def test_a_target_outside_of_the_vocabulary_has_no_log_probability(blocks_of, wrong, sizes):
+    blocks_of(*sizes)
+    *inputs, targets = problem(4)
+    expected = linear_logps(*inputs, targets)
+    targets[2] = wrong
+    expected[2] = torch.nan
+    found = linear_logps(*inputs, targets)
+    torch.testing.assert_close(found, expected, equal_nan=True)
+    found.nansum().backward()  # which must not stop at a place that there is not
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 300), st.integers(1, 13), st.integers(13, 200))
+def test_no_more_logits_are_held_at_a_time_than_a_block_takes(positions, vocabulary, block_positions, block_logits):
+    hidden, weight, _, targets = problem(positions, 1, vocabulary, bias=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "BLOCK_POSITIONS", block_positions)
+        patch.setattr(module, "BLOCK_LOGITS", {"cpu": block_logits})
+        with LargestTensor() as seen:
+            linear_logps(hidden, weight, None, targets).sum().backward()
+    assert seen.numel <= max(block_logits, hidden.numel(), weight.numel())
+
+
+def test_the_logits_of_all_tokens_are_not_held_where_they_are_more(blocks_of):
     blocks_of(64, 500)
     hidden, weight, bias, targets = problem(1000, 8, 5000, dtype=torch.float32)
     with LargestTensor() as seen:
