@@ -1,8 +1,9 @@
 """From hidden states to log-probabilities of given tokens, or to another statistic of the logits.
 
-A block of logits of tokens x vocabulary is never held: a part of them is computed, used and, for the backward pass,
-computed again. For log-probabilities under a plain linear head that part is a block of the vocabulary, for all else it
-is the whole vocabulary at a chunk of the positions.
+The logits of all tokens are not held: a part of them is computed, used and, for the backward pass, computed again.
+For log-probabilities under a plain linear head that part is a block of the vocabulary, of at most 64 * 2^20 logits (on
+a CPU 4 * 2^20); for all else it is the whole vocabulary at a chunk of at most 512 positions. A batch with fewer logits
+is one part.
 
 Shape suffixes: M scored positions, C positions of a chunk, E hidden size, V vocabulary.
 """
@@ -18,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from orpo_lightning.models.head_kernels import HeadKernel, head_kernel
+from orpo_lightning.models.linear_logps import computing_dtype
 from orpo_lightning.records import HALF_PRECISION
 
 CHUNK_TOKENS = 512
@@ -84,7 +86,7 @@ class OutputHead:
         """`statistic` of every position, by default the log-probability of its target, ``(M, ...)``."""
         linear = self._plain_linear
         if statistic is target_logps and linear is not None:
-            logps = head_kernel(self.kernel, hidden_ME.device, linear.weight.dtype)
+            logps = head_kernel(self.kernel, hidden_ME.device, computing_dtype(linear.weight))
             return logps(hidden_ME, linear.weight, linear.bias, targets_M, self.scale)
 
         def of_chunk(hidden_CE: Tensor, targets_C: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from orpo_lightning.models.agreement import disagreement_of
-from orpo_lightning.models.linear_logps import linear_logps
+from orpo_lightning.models.linear_logps import computing_dtype, linear_logps
 
 HeadKernel = Literal["blocks", "liger"]
 LinearLogps = Callable[[Tensor, Tensor, Tensor | None, Tensor, float], Tensor]
@@ -41,33 +41,48 @@ def check_head(name: str) -> None:
 def head_kernel(name: HeadKernel, device: torch.device, dtype: torch.dtype) -> LinearLogps:
     """A kernel by its name, held against the blocks on a few positions before it is first used on a device.
 
+    Args:
+        name: of the kernel.
+        device: where it runs.
+        dtype: in which it computes, that of autocast where it is on.
+
     Raises:
         ValueError: it cannot run there, or gives other numbers.
     """
     if name == "blocks":
         return linear_logps
-    obstacle = f"it runs on CUDA, and this is {device.type}" if device.type != "cuda" else _disagreement(device, dtype)
-    if obstacle is not None:
-        raise ValueError(f"{SETTING} = {name!r}, but {obstacle}; accepted: blocks")
+    reason = _obstacle(device, dtype) or _disagreement(device, dtype)
+    if reason is not None:
+        raise ValueError(f"{SETTING} = {name!r}, but {reason}; accepted: blocks")
     return liger_logps
+
+
+def _obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why liger's kernel cannot run there; None if it can."""
+    if device.type != "cuda":
+        return f"it runs on CUDA, and this is {device.type}"
+    if dtype == torch.float64:
+        return "it computes in float32, bfloat16 or float16, and here is float64"
+    return None
 
 
 def liger_logps(
     hidden_ME: Tensor, weight_VE: Tensor, bias_V: Tensor | None, targets_M: Tensor, scale: float = 1.0
 ) -> Tensor:
     """As :func:`~orpo_lightning.models.linear_logps.linear_logps`, by the kernel of liger-kernel, for CUDA."""
-    device = hidden_ME.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_VE.dtype
-    with torch.autocast(device, enabled=False):
+    dtype = computing_dtype(weight_VE)
+    # the kernel takes some targets for marks of padding, and reads beyond the logits for others
+    is_known_M = (targets_M >= 0) & (targets_M < len(weight_VE))
+    with torch.autocast(hidden_ME.device.type, enabled=False):
         losses: Tensor = _liger()(
             hidden_ME.to(dtype) * scale,
             weight_VE.to(dtype),
-            targets_M,
+            torch.where(is_known_M, targets_M, 0),
             bias=None if bias_V is None else bias_V.to(dtype) * scale,
             reduction="none",
             accum_dtype=torch.float32,
         )
-    return -losses.float()
+    return torch.where(is_known_M, -losses.float(), torch.nan)
 
 
 def _liger() -> Any:

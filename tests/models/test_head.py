@@ -1,4 +1,4 @@
-"""The head: the same numbers for any chunk, no block of tokens x vocabulary, only where it is asked for."""
+"""The head: the same numbers for any chunk, no more logits than those of a chunk, only where it is asked for."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_chunks_do_not_change_values_or_gradients(chunk):
         torch.testing.assert_close(one, other)
 
 
-def test_no_block_of_tokens_x_vocabulary_is_ever_held():
+def test_no_more_logits_are_held_than_those_of_a_chunk():
     hidden = torch.randn(1024, 8, requires_grad=True)
     head = OutputHead(torch.nn.Linear(8, 5000), softcap=3.0)
     targets = torch.randint(0, 5000, (1024,))

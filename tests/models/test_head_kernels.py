@@ -65,6 +65,15 @@ def test_it_computes_in_the_precision_of_autocast_and_returns_fp32():
     assert 0 < (found - exact).abs().max() < 0.1
 
 
+@pytest.mark.usefixtures("with_emulation")
+@pytest.mark.parametrize("wrong", [-1, -100, 9, 2**40])
+def test_a_target_outside_of_the_vocabulary_has_no_log_probability(wrong):
+    hidden, weight, targets = torch.randn(3, 8, requires_grad=True), torch.randn(9, 8), torch.arange(3)
+    expected = liger_logps(hidden, weight, None, targets)
+    targets[1], expected[1] = wrong, torch.nan
+    torch.testing.assert_close(liger_logps(hidden, weight, None, targets), expected, equal_nan=True)
+
+
 def test_the_call_fits_the_installed_version():
     spec = importlib.util.find_spec("liger_kernel")
     file = Path(spec.submodule_search_locations[0], "transformers", "functional.py")
@@ -113,14 +122,37 @@ def test_ligers_kernel_is_refused_without_cuda():
         model(pack(make_rows(2), STEP))
 
 
-def test_a_head_runs_by_the_kernel_that_it_was_given(monkeypatch):
+def test_ligers_kernel_is_refused_in_fp64_which_it_does_not_compute_in():
+    with pytest.raises(ValueError, match="it computes in float32, bfloat16 or float16, and here is float64; accepted"):
+        head_kernel("liger", torch.device("cuda", 0), torch.float64)
+
+
+def test_a_kernel_is_held_against_the_blocks_in_the_precision_that_it_computes_in(with_emulation):
+    seen = []
+    with_emulation(lambda hidden, *rest, **options: seen.append(hidden.dtype) or emulated(hidden, *rest, **options))
+    assert head_kernels._disagreement(CPU, torch.bfloat16) is None
+    assert seen == [torch.bfloat16]
+
+
+@pytest.mark.parametrize(
+    ("weights", "autocast", "computed_in"),
+    [
+        (torch.float32, None, torch.float32),
+        (torch.bfloat16, None, torch.bfloat16),
+        (torch.float32, torch.bfloat16, torch.bfloat16),
+        (torch.float64, torch.bfloat16, torch.float64),
+    ],
+    ids=str,
+)
+def test_a_head_runs_by_the_kernel_that_it_was_given(monkeypatch, weights, autocast, computed_in):
     asked = []
     monkeypatch.setattr(
         "orpo_lightning.models.head.head_kernel", lambda *arguments: asked.append(arguments) or linear_logps
     )
-    head = OutputHead(torch.nn.Linear(4, 9), kernel="liger")
-    head.per_token(torch.randn(3, 4), torch.arange(3))
-    assert asked == [("liger", CPU, torch.float32)]
+    head = OutputHead(torch.nn.Linear(4, 9, dtype=weights), kernel="liger")
+    with torch.autocast("cpu", autocast, enabled=autocast is not None):
+        head.per_token(torch.randn(3, 4, dtype=weights), torch.arange(3))
+    assert asked == [("liger", CPU, computed_in)]
 
 
 def test_the_blocks_are_the_default():
