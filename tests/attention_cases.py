@@ -119,4 +119,4 @@ def use_eager_flex(monkeypatch):
 
     monkeypatch.setattr(flex_attention, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
     monkeypatch.setattr(flex_attention, "_validate_device", lambda *states: None)
-    monkeypatch.setattr(flex, "_compiled", lambda: flex_attention.flex_attention)
+    monkeypatch.setattr(flex, "_compiled", lambda variant: flex_attention.flex_attention)

@@ -1,5 +1,7 @@
 """The mask and the tiles of FlexAttention, and its numbers, op by op on a CPU."""
 
+import functools
+import itertools
 import math
 
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from torch._dynamo.utils import counters
 from torch.nn.attention.flex_attention import create_block_mask
 
+from orpo_lightning.models.attention import flex
 from orpo_lightning.models.attention.blocks import BlockAttention
 from orpo_lightning.models.attention.flex import FULL, SHORTEST, SKIPPED, TILE, FlexAttention, tile_kinds
 from orpo_lightning.models.attention.segments import segments
@@ -85,6 +88,32 @@ def test_a_block_mask_can_be_made_in_validation(monkeypatch):
         query, key, value = (each.detach() for each in states(groups))
         found = FlexAttention(groups, CPU).attend(query, key, value, None, 0.0)
         torch.testing.assert_close(found, BlockAttention(groups, CPU).attend(query, key, value, None, 0.0))
+
+
+@pytest.fixture
+def traced_only(monkeypatch):
+    """Kernels are traced as for compilation, but run as they are: what a compiler makes of them takes long."""
+    torch._dynamo.reset()
+    flex._compiled.cache_clear()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    yield
+    flex._compiled.cache_clear()
+    torch._dynamo.reset()
+
+
+@pytest.mark.usefixtures("traced_only")
+def test_more_variants_than_torch_compiles_of_one_function_are_no_error():
+    limit, before = torch._dynamo.config.recompile_limit, counters["stats"]["unique_graphs"]
+    modes = (torch.no_grad, torch.inference_mode)
+    variants = list(itertools.product(modes, (False, True), ((4, 2), (4, 4), (6, 2))))
+    assert len(variants) > limit
+    for groups in (stream((150, 90, 60)), stream((100, 300, 10), (3, 4, 5))):
+        for mode, autocast, (heads, key_heads) in variants:
+            inputs = states(groups, heads, key_heads, size=16, dtype=torch.float32)
+            query, key, value = (each.detach() for each in inputs)
+            with mode(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                FlexAttention(groups, CPU).attend(query, key, value, None, 0.0)
+    assert counters["stats"]["unique_graphs"] == before + len(variants)  # none anew for other lengths
 
 
 @pytest.mark.slow

@@ -8,6 +8,8 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -86,12 +88,52 @@ def mask_mod(own_N: Tensor, prompt_start_N: Tensor, prompt_end_N: Tensor) -> Mas
     return sees
 
 
+@dataclass(frozen=True)
+class Variant:
+    """All that FlexAttention is compiled apart for, but for lengths.
+
+    Args:
+        call: what it computes on.
+        with_gradient: of queries, keys and values, which take part in a backward pass.
+        grad_mode: whether a backward pass is prepared at all.
+        inference_mode: whether tensors without a version are made.
+        autocast: in which precision products are, where something chooses it.
+    """
+
+    call: AttentionCall
+    with_gradient: tuple[bool, ...]
+    grad_mode: bool
+    inference_mode: bool
+    autocast: torch.dtype | None
+
+    @classmethod
+    def of(cls, query_HND: Tensor, key_KND: Tensor, value_KND: Tensor) -> Variant:
+        """The one that these need, here and now."""
+        call = AttentionCall.of(query_HND, key_KND, value_KND)
+        kind = call.device.type
+        return cls(
+            call,
+            tuple(states.requires_grad for states in (query_HND, key_KND, value_KND)),
+            torch.is_grad_enabled(),
+            torch.is_inference_mode_enabled(),
+            torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None,
+        )
+
+
 @functools.cache
-def _compiled() -> Any:
+def _compiled(variant: Variant) -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
-    # with fullgraph, too many variants are an error; without, they would run on in N x N memory, which nobody notices
-    return torch.compile(flex_attention, dynamic=True, fullgraph=True)
+    # with fullgraph, too many graphs are an error; without, they would run on in N x N memory, which nobody notices
+    return torch.compile(_alone(flex_attention), dynamic=True, fullgraph=True)
+
+
+def _alone(function: Any) -> Any:
+    """The same function with code of its own: torch counts graphs by the code, and stops at the ninth."""
+    code = function.__code__.replace()
+    alone = FunctionType(code, function.__globals__, function.__name__, function.__defaults__, function.__closure__)
+    alone.__kwdefaults__ = function.__kwdefaults__
+    return alone
 
 
 class FlexAttention:
@@ -145,7 +187,8 @@ class FlexAttention:
         if scale is not None and not math.isclose(scale, usual):
             # not as an argument: compiled for any length, a number becomes a symbol, which the kernels cannot hold
             query_HND = query_HND * (scale / usual)
-        output_HND: Tensor = _compiled()(
+        compiled = _compiled(Variant.of(query_HND, key_KND, value_KND))
+        output_HND: Tensor = compiled(
             *(self._laid_out(states) for states in (query_HND, key_KND, value_KND)),
             block_mask=self.block_mask,
             enable_gqa=query_HND.shape[1] != key_KND.shape[1],
