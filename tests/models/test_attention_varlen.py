@@ -95,3 +95,17 @@ def test_a_torch_without_the_arguments_that_are_needed_has_no_kernel(monkeypatch
 
     monkeypatch.setattr(varlen, "varlen_attn", of_torch_2_10)
     assert varlen_kernel() is None
+
+
+def test_the_arguments_of_the_kernel_are_looked_up_once_and_not_in_each_layer(monkeypatch):
+    monkeypatch.undo()
+    torchs = pytest.importorskip("torch.nn.attention.varlen")
+
+    def kernel(query, key, value, scale=None, window_size=(-1, -1), enable_gqa=False): ...
+
+    looked_up = []
+    signature = varlen.inspect.signature
+    monkeypatch.setattr(torchs, "varlen_attn", kernel)
+    monkeypatch.setattr(varlen.inspect, "signature", lambda function: looked_up.append(function) or signature(function))
+    assert varlen_kernel() is varlen_kernel() is kernel
+    assert looked_up == [kernel]

@@ -8,6 +8,7 @@ Shape suffixes: H heads, K key-value heads, N tokens of the stream, T tokens of 
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -32,8 +33,13 @@ def varlen_kernel() -> Callable[..., Any] | None:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return None
-    known = inspect.signature(varlen_attn).parameters
-    return varlen_attn if {"scale", "window_size", "enable_gqa"} <= known.keys() else None
+    return varlen_attn if {"scale", "window_size", "enable_gqa"} <= _arguments(varlen_attn) else None
+
+
+@functools.cache
+def _arguments(function: Callable[..., Any]) -> frozenset[str]:
+    # asked in each layer
+    return frozenset(inspect.signature(function).parameters)
 
 
 class KeyPlan:
