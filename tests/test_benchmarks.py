@@ -25,6 +25,7 @@ from yardstick.worker import Worker, WorkerEndedError
 
 from orpo_lightning import DPO, ORPO, SFT, PreferenceModule, ScheduleConfig
 from orpo_lightning.data.batching import step_info
+from orpo_lightning.models.adapters import LoraConfig, add_adapter
 from orpo_lightning.models.logp_model import LogpModel
 from orpo_lightning.models.pretrained import resolve
 from orpo_lightning.models.tiny import tiny_model
@@ -103,6 +104,30 @@ def test_the_counter_equals_the_closed_form_of_padded_rows(shape):
     with count_flops() as counter:
         net(input_ids=ids, attention_mask=mask, use_cache=False).logits.sum().backward()
     assert counter.get_total_flops() == counted(ModelSize.of(net), 4 * 11, 4 * 11, 4 * 11 * 11, head_passes=3)
+
+
+@pytest.mark.parametrize(
+    ("lora", "head", "trained_head"),
+    [
+        ({"target_modules": ["lm_head"]}, 97 * 32 + 4 * (97 + 32), 4 * (97 + 32)),
+        ({"target_modules": ["up_proj"], "modules_to_save": ["lm_head"]}, 97 * 32, 97 * 32),
+        ({"target_modules": ["lm_head"], "modules_to_save": ["up_proj"]}, 97 * 32 + 4 * (97 + 32), 4 * (97 + 32)),
+    ],
+    ids=["adapter on the head", "copy of the head", "copies of other layers"],
+)
+def test_an_adapter_or_a_copy_counts_with_the_layer_that_it_is_on(lora, head, trained_head):
+    net = add_adapter(tiny_model("llama"), LoraConfig(r=4, **lora))
+    net.get_input_embeddings().requires_grad_(True)  # so that gradients reach the first layer, as the formula has it
+    model, batch = LogpModel(net, "packed"), pack(make_rows(6), step_info(make_rows(6)))
+    model(batch)
+    with count_flops() as counter:
+        model(batch).logps.sum().backward()
+    size, counts = ModelSize.of(net), Counts.of(batch, prompt_logps=False)
+    assert (size.head, size.trained_head) == (head, trained_head)
+    weights = (4 * size.linear + 2 * size.trained_linear) * counts.tokens
+    # the head computes its logits twice
+    of_head = (6 * size.head + 2 * size.trained_head) * counts.scored
+    assert counter.get_total_flops() == weights + of_head + 14 * size.attention * rectangles(batch)
 
 
 @pytest.mark.parametrize("objective", [ORPO(), DPO()], ids=lambda each: type(each).__name__)

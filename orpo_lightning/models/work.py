@@ -61,6 +61,13 @@ def _causal(tokens: int) -> int:
     return tokens * (tokens + 1) // 2
 
 
+def _replaced(net: nn.Module) -> set[nn.Module]:
+    """What peft keeps beside the copy that is trained in its place, and runs only with the adapter switched off."""
+    wrappers = (module for module in net.modules() if hasattr(module, "modules_to_save"))
+    originals = (getattr(wrapper, "original_module", None) for wrapper in wrappers)
+    return {part for original in originals if isinstance(original, nn.Module) for part in original.modules()}
+
+
 @dataclass(frozen=True)
 class ModelSize:
     """What of a model costs work.
@@ -84,11 +91,13 @@ class ModelSize:
         """The size of a causal language model, adapters included."""
         config = net.config.get_text_config()
         output = net.get_output_embeddings()
+        of_head, replaced = set(output.modules()), _replaced(net)
         linear = trained = head = trained_head = 0
         for module in net.modules():
-            for parameter in module.parameters(recurse=False):
-                if module is output and parameter.ndim == 2:
-                    head, trained_head = parameter.numel(), parameter.numel() * parameter.requires_grad
+            for parameter in () if module in replaced else module.parameters(recurse=False):
+                if module in of_head and parameter.ndim == 2:
+                    used = parameter.numel()
+                    head, trained_head = head + used, trained_head + used * parameter.requires_grad
                 elif parameter.ndim >= 2 and not isinstance(module, nn.Embedding):
                     used = parameter.numel()
                     if parameter.ndim == 3:  # the experts of a layer, of which each token takes a few
