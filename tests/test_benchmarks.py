@@ -1,6 +1,7 @@
 # The counter, the choice of rows and the account of the comparison with TRL, on tiny models; the timings are no tests.
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import against_trl
+import gpu
 import pytest
 import torch
 from counting import count_flops
@@ -26,9 +28,11 @@ from yardstick.worker import Worker, WorkerEndedError
 from orpo_lightning import DPO, ORPO, SFT, PreferenceModule, ScheduleConfig
 from orpo_lightning.data.batching import step_info
 from orpo_lightning.models.adapters import LoraConfig, add_adapter
+from orpo_lightning.models.attention import blocks
+from orpo_lightning.models.loading import PolicyConfig, load_causal_lm
 from orpo_lightning.models.logp_model import LogpModel
 from orpo_lightning.models.pretrained import resolve
-from orpo_lightning.models.tiny import tiny_model
+from orpo_lightning.models.tiny import SHAPES, tiny_model
 from orpo_lightning.models.tokenizer import load_tokenizer
 from orpo_lightning.models.work import Counts, ModelSize
 from orpo_lightning.packing import pack
@@ -148,6 +152,56 @@ def test_a_product_that_is_added_in_place_counts():
     with count_flops() as counter:
         total.addmm_(left, right)
     assert counter.get_total_flops() == 2 * 2 * 3 * 5
+
+
+# what the gate of the measurement on a GPU lets through
+
+
+@pytest.fixture
+def one_way(monkeypatch):
+    monkeypatch.setattr(gpu, "ways", lambda dtype: [gpu.Way("blocks", "packed", "blocks")])
+    monkeypatch.setattr(gpu, "DEVICE", torch.device("cpu"))
+
+
+@pytest.mark.usefixtures("one_way")
+def test_the_gate_lets_rounding_through(capsys):
+    gpu.check()
+    assert "| blocks | float32 |" in (printed := capsys.readouterr().out)
+    assert "| blocks | bfloat16 |" in printed
+
+
+@pytest.mark.usefixtures("one_way")
+@pytest.mark.parametrize("dtype", gpu.LARGEST_ERRORS, ids=str)
+def test_the_gate_stops_a_kernel_whose_scale_is_wrong_by_a_twentieth(monkeypatch, dtype):
+    attend = blocks._attend
+
+    def wrong_but_in_fp64(query, *others):
+        return attend(query if query.dtype == torch.float64 else 1.05 * query, *others)
+
+    monkeypatch.setattr(blocks, "_attend", wrong_but_in_fp64)
+    with pytest.raises(SystemExit, match=r"beyond rounding: blocks in .* of model\.layers\.\d\.self_attn\.[qk]_proj"):
+        gpu.check([dtype])
+
+
+def test_the_error_of_a_parameter_is_relative_to_its_own_gradient_unless_that_is_next_to_nothing():
+    exact = {"large": torch.tensor([100.0]), "small": torch.tensor([1.0]), "none": torch.tensor([0.0])}
+    found = {**exact, "small": torch.tensor([1.5]), "none": torch.tensor([1e-4])}
+    logps = torch.ones(3)
+    assert gpu.Errors.of((logps, found), (logps, exact)) == gpu.Errors(0.0, 0.5, "small")
+    errors = gpu.Errors.of((logps, {**exact, "none": torch.tensor([1e-4])}), (logps, exact))
+    assert errors.gradient == pytest.approx(1e-3, rel=1e-3)
+    assert math.isnan(gpu.Errors.of((logps, {**found, "none": torch.tensor([torch.nan])}), (logps, exact)).gradient)
+    assert math.isnan(gpu.Errors.of((logps, {"large": exact["large"]}), (logps, exact)).gradient)
+
+
+def test_the_models_that_are_measured_keep_their_rotations_in_fp32_as_loaded_ones_do(tmp_path):
+    net = gpu._model(SHAPES["llama"][1], torch.bfloat16, torch.device("cpu"))
+    net.save_pretrained(tmp_path)
+    loaded = load_causal_lm(PolicyConfig(str(tmp_path), dtype="bfloat16"))
+    assert net.dtype == loaded.dtype == torch.bfloat16
+    found, expected = (each.get_decoder().rotary_emb.inv_freq for each in (net, loaded))
+    assert torch.equal(found, expected)
+    assert found.dtype == torch.float32
 
 
 # rows
