@@ -1,4 +1,7 @@
-"""Decoder layers compiled by torch.compile: once for all lengths, and never for generation."""
+"""Decoder layers compiled by torch.compile: once for all lengths, and never for generation.
+
+What differs otherwise is compiled apart, at its first batch: training, validation, and a reference.
+"""
 
 from __future__ import annotations
 

@@ -45,8 +45,9 @@ class PolicyConfig:
         head_kernel: kernel of the log-probabilities. ``blocks`` runs everywhere; ``liger`` (liger-kernel) needs CUDA
             and the extra ``liger``, and waits for the device twice in each micro-batch. The padded layout uses neither.
         gradient_checkpointing: compute each layer's activations again in the backward pass instead of keeping them.
-        compile_layers: compile the decoder's layers (torch.compile). Once for all lengths; a step is then a little
-            faster and takes less memory, after seconds to minutes of compilation. On a CPU it needs a C++ compiler.
+        compile_layers: compile the decoder's layers (torch.compile). Training, validation and a reference are compiled
+            apart, each once for all lengths; a step is then a little faster and takes less memory, after seconds to
+            minutes of compilation. On a CPU it needs a C++ compiler.
         disable_dropout: set every dropout of the model to 0. With dropout the loss depends on how a global batch is
             split.
         trust_remote_code: run the Python files that come with a model whose architecture transformers does not know.
