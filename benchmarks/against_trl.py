@@ -21,7 +21,7 @@ import platform
 import statistics
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -84,13 +84,14 @@ def main() -> None:
 def _keys(pairs: int) -> Iterator[str]:
     for data in FILES:
         for objective in OBJECTIVES:
-            yield from (f"{data}/{objective}/{pairs}", f"{data}/{objective}/fastest")
+            yield from (f"{data}/{objective}/{name}" for name in (str(pairs), "fastest", f"{pairs}-checkpointed"))
 
 
 def candidates(pairs: int) -> list[Setting]:
-    """What may be TRL's fastest setting, beside all pairs in a micro-batch."""
+    """What may be TRL's fastest setting, beside all pairs in a micro-batch: fewer, alone or grouped by length."""
     splits = [Setting(pairs, 2**power) for power in range(pairs.bit_length() - 1) if pairs % 2**power == 0]
-    return [*splits, Setting(pairs, pairs, grouped=True)]
+    grouped = [replace(split, grouped=True) for split in (*splits, Setting(pairs, pairs)) if split.micro_batch > 1]
+    return [*splits, *grouped]
 
 
 @dataclass
@@ -144,7 +145,8 @@ class Bench:
         data, objective, name = key.split("/")
         length = QUICK if self.options.quick else FULL
         if name != "fastest":
-            self._compare(key, data, objective, Setting(self.pairs, self.pairs), length)
+            checkpointed = name.endswith("-checkpointed")
+            self._compare(key, data, objective, Setting(self.pairs, self.pairs, checkpointed=checkpointed), length)
             return
         fastest = self._fastest(data, objective)
         if fastest is None:

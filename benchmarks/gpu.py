@@ -8,7 +8,8 @@ difference beyond rounding ends the command. Then steps of ORPO and DPO are time
 hh_rlhf (long prompts, short answers) and of gpt4_pairs (the reverse), and at 8,192 tokens a pair: padded rows with all
 logits, at the largest micro-batch that the memory holds, and the packed batch by each kernel and with compiled layers.
 
-Random weights take the time of trained ones. No GPU was at hand so far: nothing here has run on one.
+Random weights take the time of trained ones. TRL is not beside them: against_trl.py has it, and its environment could
+not be brought along. No GPU was at hand so far: nothing here has run on one.
 """
 
 from __future__ import annotations
@@ -200,8 +201,15 @@ def main() -> None:
             print(f"### {name}, {type(objective).__name__}, {pairs} pairs a step\n")
             print("| | pairs/s | tokens/s | MFU | peak memory, GB | step, s | pairs per micro-batch |")
             print("|---|---|---|---|---|---|---|")
-            for way in ways(dtype):
-                print(f"| {way.name} | {measured(way, shape, objective, pairs, config, dtype, peak, options.steps)} |")
+            padded, *packed = ways(dtype)
+            line, fits = measured(padded, shape, objective, pairs, pairs, config, dtype, peak, options.steps)
+            print(f"| {padded.name} | {line} |")
+            for way in packed:
+                line, _ = measured(way, shape, objective, pairs, pairs, config, dtype, peak, options.steps)
+                print(f"| {way.name} | {line} |", flush=True)
+            if 0 < fits < pairs:  # to compare the memory
+                line, _ = measured(packed[0], shape, objective, pairs, fits, config, dtype, peak, options.steps)
+                print(f"| {packed[0].name}, in micro-batches as the padded rows | {line} |")
             print(flush=True)
 
 
@@ -283,23 +291,23 @@ def measured(
     shape: Shape,
     objective: Objective,
     pairs: int,
+    micro_batch: int,
     config: dict[str, Any],
     dtype: torch.dtype,
     peak: float,
     steps: int,
-) -> str:
-    """A line of the table: all pairs in a micro-batch if the memory holds them, else fewer."""
-    micro_batch = pairs
+) -> tuple[str, int]:
+    """A line of the table, and the pairs of a micro-batch: those given if the memory holds them, else fewer."""
     while micro_batch:
         try:
-            return _measured(way, shape, objective, (pairs, micro_batch), config, dtype, peak, steps)
+            return _measured(way, shape, objective, (pairs, micro_batch), config, dtype, peak, steps), micro_batch
         except torch.OutOfMemoryError:
             micro_batch //= 2
         # only here is everything that the failed attempt held let go of
         gc.collect()
         if CUDA:
             torch.cuda.empty_cache()
-    return "out of memory with one pair | | | | |"
+    return "out of memory with one pair | | | | |", 0
 
 
 def _measured(

@@ -37,7 +37,7 @@ def blocks(hidden: Tensor, weight: Parameter, targets: Tensor) -> Tensor:
 
 
 def torch_chunks(hidden: Tensor, weight: Parameter, targets: Tensor) -> Tensor:
-    """Torch's linear_cross_entropy in chunks of positions, which takes the gradients in the forward pass."""
+    """Torch's linear_cross_entropy in chunks of positions."""
     options = LinearCrossEntropyOptions(chunking_method=None, batch_chunk_size=CHUNK, acc_policy="compact")
     return -F.linear_cross_entropy(hidden, weight, targets, reduction="none", options=options)
 
@@ -48,12 +48,12 @@ def torch_default(hidden: Tensor, weight: Parameter, targets: Tensor) -> Tensor:
 
 
 def checkpointed_chunks(hidden: Tensor, weight: Parameter, targets: Tensor) -> Tensor:
-    """Chunks of positions by torch's checkpointing, as TRL's DPO has them."""
+    """Chunks of positions by torch's checkpointing: the package's way for all other statistics of the logits."""
 
     def logps(logits: Tensor, of: Tensor) -> Tensor:
         return target_logps(logits, of)  # under a name for which the head has no blocks
 
-    head = torch.nn.Linear(WIDTH, VOCABULARY, bias=False, device="meta")
+    head = torch.nn.Linear(*reversed(weight.shape), bias=False, device="meta")
     head.weight = weight
     return OutputHead(head, softcap=None).per_token(hidden, targets, statistic=logps, chunk_tokens=CHUNK)
 
@@ -96,6 +96,21 @@ def main() -> None:
         print(f"| {way} | {spread} | {max(memory for memory, *_ in runs):.2f} |")
 
 
+def check(way: Way) -> None:
+    """Insist that a way computes what all logits at once do, in value and gradient, on a small head."""
+    torch.manual_seed(0)
+    hidden, weight, targets = torch.randn(50, 16), torch.randn(300, 16), torch.randint(300, (50,))
+
+    def found(way: Way) -> list[Tensor]:
+        inputs = hidden.clone().requires_grad_(), Parameter(weight.clone())
+        logps = way(*inputs, targets)
+        (logps * torch.linspace(0.5, 1.5, len(logps))).sum().backward()
+        return [logps.detach(), *(each.grad for each in inputs if each.grad is not None)]
+
+    for one, other in zip(found(way), found(all_logits), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
 def measure(way: Way, positions: int, repeats: int) -> list[float]:
     """Memory over what was there before, 10^9 bytes, and then the seconds of each repetition."""
     torch.set_num_threads(cores())
@@ -103,6 +118,7 @@ def measure(way: Way, positions: int, repeats: int) -> list[float]:
     hidden = torch.randn(positions, WIDTH, requires_grad=True)
     weight = Parameter(torch.randn(VOCABULARY, WIDTH).mul_(WIDTH**-0.5))
     targets = torch.randint(VOCABULARY, (positions,))
+    check(way)
     before, seconds = peak_memory(), []
     for _ in range(repeats + 1):  # the first one warms up
         hidden.grad = weight.grad = None

@@ -1,9 +1,9 @@
-"""Where the time of a training step goes, by kind of operator, and how fast those run that have a rate.
+"""Where the time of a training step goes, by kind of operator, and how fast its products of matrices run.
 
     python benchmarks/profile_step.py --data-folder ../shared/data
 
-The rate is that of fp32 products of 2048 x 2048 matrices, measured beside the steps; the operations are those that the
-steps run, with what is computed again (see counting.py). The numbers that it last printed are in docs/speed.md.
+The rate is that of fp32 products of 2048 x 2048 matrices, held for 10 s between the steps. The numbers that it last
+printed are in docs/speed.md.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from orpo_lightning import PolicyConfig
 from orpo_lightning.models.loading import load_causal_lm
 from orpo_lightning.models.logp_model import LogpModel
 
+PRODUCTS = "products of matrices"
 OTHER = "other: autograd, calls"
 KINDS = {
-    "products of matrices": ("mm", "addmm", "bmm", "baddbmm"),
+    PRODUCTS: ("mm", "addmm", "bmm", "baddbmm"),
     "attention": ("_scaled_dot_product",),
     "optimizer, norm of the gradients, clipping": ("_fused_adamw", "_foreach_", "linalg_vector_norm"),
     "moving: copies, cat, index, fill": ("copy_", "cat", "index", "gather", "fill_", "zero_", "embedding", "scatter"),
-    "element by element, and sums of them": ("",),
+    "all other operators: element by element, sums": ("",),
     OTHER: (),
 }
 """By how the names of the operators begin; the first that fits."""
@@ -60,7 +61,7 @@ def shares(options: argparse.Namespace, data: str, objective: str) -> str:
     model = LogpModel(load_causal_lm(PolicyConfig(options.model)), "packed")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
     train(model, OBJECTIVES[objective](), optimizer, first, blocks_of_logits)
-    rate = matmul_rate(3.0)
+    rate = matmul_rate(10.0)
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         for step in others:
             train(model, OBJECTIVES[objective](), optimizer, step, blocks_of_logits)
@@ -76,7 +77,7 @@ def shares(options: argparse.Namespace, data: str, objective: str) -> str:
         flops[_kind(str(operator).removeprefix("aten."))] += count
     lines = [
         f"| {kind} | {seconds[kind] / seconds.total():.1%} | "
-        + (f"{flops[kind] / seconds[kind] / rate:.0%} |" if flops[kind] else "|")
+        + (f"{flops[kind] / seconds[kind] / rate:.0%} |" if kind == PRODUCTS else "|")
         for kind in KINDS
     ]
     return "\n".join(["| | share of the time | share of the rate |", "|---|---|---|", *lines])

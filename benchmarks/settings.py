@@ -33,8 +33,11 @@ SETTINGS = [
     "--trainer.precision=bf16-mixed",
     "--trainer.precision=bf16-true",
     "--model.optimizer.algorithm=torch.optim.Adafactor",
+    "--model.optimizer.options={fused:false}",
+    "--data.num_workers=1",
 ]
 FIXED = [
+    *("--model.objective=ORPO", "--data.global_batch_size=8"),
     *("--data.val=null", "--data.max_length=1024", "--model.optimizer.lr=1e-6", "--trainer.num_sanity_val_steps=0"),
     *("--trainer.enable_checkpointing=false", "--trainer.enable_progress_bar=false"),
     *("--summary.prompts=0", "--export.enabled=false"),
@@ -48,7 +51,7 @@ def main() -> None:
     parser.add_argument("--data", choices=FILES, action="append", help="one of the sets alone")
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--steps", type=int, default=5, help="of a run, the first of which is not counted")
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=2, help="an even number: they go there and back")
     options = parser.parse_args()
     print(f"{processor()}, {cores()} cores, {options.model}, torch {torch.__version__}, commit {commit()},")
     print(f"{date.today().isoformat()}; ORPO, 8 pairs a step, {options.steps - 1} steps of {options.repeats} runs.")
@@ -60,8 +63,9 @@ def table(options: argparse.Namespace, file: Path) -> str:
     """The settings, a line each."""
     shared = [f"--data.train={file}", f"--model.policy.name_or_path={options.model}", *FIXED]
     runs = [
-        {setting: fit([*shared, f"--trainer.max_steps={options.steps}", *setting.split()]) for setting in SETTINGS}
-        for _ in range(options.repeats)
+        # there and back: a machine that slows down meanwhile shows
+        {setting: fit([*shared, f"--trainer.max_steps={options.steps}", *setting.split()]) for setting in order}
+        for order in [SETTINGS, SETTINGS[::-1]] * (options.repeats // 2)
     ]
     lines = [
         "| | time of a step / default | first step, s | peak memory, GB | loss of the last step |",

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import against_trl
 import gpu
+import operations
 import pytest
 import torch
 from counting import count_flops
@@ -97,6 +98,8 @@ def test_the_work_of_a_packed_step_is_what_torch_counts_but_for_what_is_not_need
         12 * size.attention * counts.attended
     )
     assert counts.attended < rectangles(batch)
+    if len(roles) == len(Role):  # objectives of pairs
+        assert operations.ours(size, members, prompt) == counter.get_total_flops()
 
 
 @pytest.mark.parametrize("shape", ["llama", "opt"])
@@ -108,6 +111,11 @@ def test_the_counter_equals_the_closed_form_of_padded_rows(shape):
     with count_flops() as counter:
         net(input_ids=ids, attention_mask=mask, use_cache=False).logits.sum().backward()
     assert counter.get_total_flops() == counted(ModelSize.of(net), 4 * 11, 4 * 11, 4 * 11 * 11, head_passes=3)
+    rows = make_rows(2)
+    longest = max(len(row.prompt) + len(each.ids) for row in rows for each in row.responses)
+    with count_flops() as counter:
+        net(input_ids=torch.randint(3, 97, (4, longest)), use_cache=False).logits.sum().backward()
+    assert counter.get_total_flops() == operations.padded(ModelSize.of(net), rows, "ORPO")
 
 
 @pytest.mark.parametrize(
@@ -433,8 +441,10 @@ def test_it_compares_with_trl_as_it_is_and_at_its_fastest_and_measures_nothing_t
     assert command("--pairs=8", "--only=hh_rlhf/dpo") == 0
     said = capsys.readouterr().out
     begun = [line.partition(":")[0] for line in said.splitlines() if line.startswith("hh_rlhf/dpo/")]
-    searched = [f"hh_rlhf/dpo/search/{name}" for name in ("1x8", "2x4", "4x2", "8-grouped")]
-    assert begun == ["hh_rlhf/dpo/8", *searched, "hh_rlhf/dpo/fastest"]
+    searched = [
+        f"hh_rlhf/dpo/search/{name}" for name in ("1x8", "2x4", "4x2", "2x4-grouped", "4x2-grouped", "8-grouped")
+    ]
+    assert begun == ["hh_rlhf/dpo/8", *searched, "hh_rlhf/dpo/fastest", "hh_rlhf/dpo/8-checkpointed"]
     assert "| hh_rlhf | DPO | 8 per micro-batch x 1 | 384 | 0.25 (0.25 to 0.25) | 1.00 | 0.50 | 25% |" in said
     assert "| hh_rlhf | DPO | 1 per micro-batch x 8 (its fastest) | 1,024 | 0.50 (0.50 to 0.50) |" in said
 
@@ -468,7 +478,10 @@ def test_a_side_that_ends_by_itself_fails_the_command_but_not_the_other_comparis
 
 def test_a_name_that_is_none_is_answered_with_those_that_are(command, capsys):
     assert command("--only=hh_rlhf/ipo") == 2
-    assert "accepted: hh_rlhf/orpo/8, hh_rlhf/orpo/fastest, hh_rlhf/dpo/8" in capsys.readouterr().err
+    assert (
+        "accepted: hh_rlhf/orpo/8, hh_rlhf/orpo/fastest, hh_rlhf/orpo/8-checkpointed, hh_rlhf/dpo/8"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_page_says_how_it_was_measured(tmp_path):
@@ -496,14 +509,15 @@ def test_the_page_says_how_it_was_measured(tmp_path):
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("start_up.py --repeats 1", "without validation and answers before: "),
+        ("start_up.py --repeats 1 --limit 600", "without validation and answers before: "),
         ("gpu.py --small --steps 1", "### 8,192 tokens a pair, DPO, "),
         ("head.py --positions 20 --repeats 1", "| all logits at once | "),
         pytest.param(
-            "settings.py --model tiny --data hh_rlhf --steps 2 --repeats 1",
+            "settings.py --model tiny --data hh_rlhf --steps 2 --repeats 2",
             "torch.optim.Adafactor` | ",
             marks=real_data,
         ),
+        pytest.param("operations.py --model tiny", "| gpt4_pairs | DPO | ", marks=real_data),
         pytest.param("profile_step.py --model tiny --pairs 2", "### gpt4_pairs, DPO", marks=real_data),
         pytest.param(
             "ladder.py --quick --model tiny --data hh_rlhf --objective DPO", "| layers compiled | ", marks=real_data

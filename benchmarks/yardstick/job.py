@@ -17,17 +17,19 @@ EPSILON = 1e-8
 
 @dataclass(frozen=True)
 class Setting:
-    """How TRL splits the pairs of an optimizer step.
+    """How TRL splits the pairs of an optimizer step, and what both sides keep of it.
 
     Args:
         pairs: of an optimizer step.
         micro_batch: of them in a micro-batch; the others follow by accumulation.
         grouped: whether pairs of like length come together.
+        checkpointed: whether both sides compute the activations of each layer again in the backward pass.
     """
 
     pairs: int
     micro_batch: int
     grouped: bool = False
+    checkpointed: bool = False
 
     @property
     def name(self) -> str:
@@ -37,13 +39,13 @@ class Setting:
         ('8', '2x4', '8-grouped')
         """
         split = f"{self.micro_batch}x{self.accumulate}" if self.accumulate > 1 else str(self.pairs)
-        return f"{split}-grouped" if self.grouped else split
+        return split + "-grouped" * self.grouped + "-checkpointed" * self.checkpointed
 
     @property
     def in_words(self) -> str:
         """What the setting is."""
-        grouped = ", grouped by length" if self.grouped else ""
-        return f"{self.micro_batch} per micro-batch x {self.accumulate}{grouped}"
+        split = f"{self.micro_batch} per micro-batch x {self.accumulate}"
+        return split + ", grouped by length" * self.grouped + ", gradient checkpointing (both)" * self.checkpointed
 
     @property
     def accumulate(self) -> int:

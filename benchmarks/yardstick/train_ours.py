@@ -38,7 +38,7 @@ def main() -> None:
     seed_everything(0)
     module = PreferenceModule(
         objective_of(job),
-        policy=PolicyConfig(job.model),
+        policy=PolicyConfig(job.model, gradient_checkpointing=job.setting.checkpointed),
         reference=ReferenceConfig(mode="cached"),
         optimizer=OptimizerConfig(lr=LEARNING_RATE, options={"betas": BETAS, "eps": EPSILON}),
         schedule=ScheduleConfig("constant", warmup=0),

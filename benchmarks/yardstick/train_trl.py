@@ -61,7 +61,7 @@ def _shared_settings(job: Job) -> dict[str, Any]:
         "adam_beta2": BETAS[1],
         "adam_epsilon": EPSILON,
         "max_grad_norm": CLIP,
-        "gradient_checkpointing": False,
+        "gradient_checkpointing": job.setting.checkpointed,
         "bf16": False,
         "use_cpu": not torch.cuda.is_available(),
         "dataloader_pin_memory": torch.cuda.is_available(),
