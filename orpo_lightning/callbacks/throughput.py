@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import re
 import sys
 import time
 from dataclasses import astuple, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +20,9 @@ from orpo_lightning.models.work import Counts, ModelSize
 from orpo_lightning.modules.preference import PreferenceModule
 from orpo_lightning.packing import PackedBatch
 
+_STATUS = Path("/proc/self/status")
+"""Of Linux."""
+
 
 @dataclass(frozen=True)
 class Done:
@@ -27,7 +33,7 @@ class Done:
         tokens: tokens that the policy ran on, each prompt counted once.
         flops: floating-point operations that the policy needed for them.
         unshared_flops: those it would have needed with a prompt for each response, where it ran with one for all.
-        seconds_waited: time that a rank waited for data, summed over the ranks.
+        seconds_waited: time that a rank waited for data, summed over the ranks; NaN where that is not known.
     """
 
     pairs: float = 0.0
@@ -73,8 +79,9 @@ class Totals:
             found |= {
                 "time/pairs_per_s": self.done.pairs / self.seconds,
                 "time/tokens_per_s": self.done.tokens / self.seconds,
-                "time/data_wait_s": self.done.seconds_waited / self.ranks / self.steps,
             }
+        if not math.isnan(self.done.seconds_waited):
+            found["time/data_wait_s"] = self.done.seconds_waited / self.ranks / self.steps
         if self.done.flops:
             found |= {
                 "work/tflop": self.done.flops / self.steps / 1e12,
@@ -170,7 +177,7 @@ class Throughput(Callback):
 
     def _seconds_waited(self, trainer: Trainer) -> float:
         loader, (known, before) = trainer.train_dataloader, self._waited
-        total = loader.seconds_waited if isinstance(loader, TimedLoader) else 0.0
+        total = loader.seconds_waited if isinstance(loader, TimedLoader) else math.nan  # a loader that does not know
         self._waited = loader, total
         return total - before if loader is known else total
 
@@ -196,6 +203,10 @@ def peak_memory(device: torch.device) -> float | None:
     """The most memory that this process has taken, in 10^9 bytes; None where the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
+    if _STATUS.is_file():  # what the system tells of a child's usage begins with the memory of its parent
+        found = re.search(r"VmHWM:\s+(\d+) kB", _STATUS.read_text(encoding="utf-8"))
+        if found:
+            return int(found[1]) * 1024 / 1e9
     try:
         import resource
     except ImportError:  # Windows

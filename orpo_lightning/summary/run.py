@@ -73,7 +73,7 @@ class Speed:
         tflop: floating-point operations that the policy needed in the steps, in 10^12; 0 where that is not known.
         mfu: share of what the hardware can do, in the steps; None where it is not known.
         saved_by_sharing: share of the work of responses with a prompt each that shared prompts saved; None likewise.
-        seconds_waited: time of the steps that they waited for data.
+        seconds_waited: time of the steps that they waited for data; NaN where that is not known.
     """
 
     seconds: float

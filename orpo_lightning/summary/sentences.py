@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from orpo_lightning.summary.answers import Answer
@@ -59,10 +60,12 @@ def speed_sentences(speed: Speed) -> Iterator[str]:
             rate += f": {pairs:,.1f} pairs/s, {tokens:,.0f} tokens/s"
         yield rate
         if speed.mfu is not None and speed.saved_by_sharing is not None:
-            waited = speed.seconds_waited / speed.step_seconds
-            yield (
+            used = (
                 f"{speed.tflop:,.1f} * 10^12 operations at {speed.mfu:.0%} of the hardware's peak rate; shared prompts "
-                f"saved {speed.saved_by_sharing:.0%} of the work; {waited:.1%} of the time went by waiting for data"
+                f"saved {speed.saved_by_sharing:.0%} of the work"
             )
+            if not math.isnan(speed.seconds_waited):
+                used += f"; {speed.seconds_waited / speed.step_seconds:.1%} of the time went by waiting for data"
+            yield used
     memory = f"; peak memory {speed.peak_gb:.2f} GB" if speed.peak_gb is not None else ""
     yield f"{duration(speed.seconds)} in all, with validation and answers{memory}"

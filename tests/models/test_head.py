@@ -94,7 +94,7 @@ def test_the_prompt_runs_once_and_nothing_is_padded():
 
 
 @pytest.mark.parametrize("prompt", [True, False])
-def test_a_whole_step_never_holds_a_tensor_of_tokens_x_vocabulary(monkeypatch, prompt):
+def test_forward_and_backward_never_hold_a_tensor_of_tokens_x_vocabulary(monkeypatch, prompt):
     vocabulary = 3000
     monkeypatch.setitem(SHAPES, "wide", ("llama", {**SHAPES["llama"][1], "vocab_size": vocabulary}))
     monkeypatch.setattr(linear_logps, "BLOCK_LOGITS", {"cpu": 40_000})

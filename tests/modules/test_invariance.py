@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers import Exploding, Run, leave_together, run, run_on_two_ranks
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from orpo_lightning import CPO, DPO, IPO, ORPO, SFT, HingeDPO, NonFiniteError, RobustDPO, SimPO
 from orpo_lightning.testing import make_rows
@@ -214,3 +215,12 @@ def test_gradients_do_not_outlive_the_optimizer_step():
     run(ORPO(), make_rows(16), accumulate_grad_batches=2, max_epochs=1, callbacks=[held])
     assert held.found == [True, False] * (len(held.found) // 2)
     assert held.found
+
+
+def test_gradients_are_left_to_a_strategy_that_accumulates_them_itself():
+    class Accumulating(SingleDeviceStrategy):
+        handles_gradient_accumulation = True
+
+    held = HeldGradients()
+    run(ORPO(), make_rows(8), max_epochs=1, callbacks=[held], strategy=Accumulating(torch.device("cpu")))
+    assert held.found == [True]
