@@ -33,11 +33,11 @@ from yardstick.environment import NAMED, ROOT, commit, cores, installed, process
 from yardstick.job import Job, Setting
 from yardstick.report import markdown, time_ratios
 from yardstick.rows import FILES, Pool
+from yardstick.rungs import OBJECTIVES
 from yardstick.worker import WorkerEndedError
 
 from orpo_lightning.models.pretrained import resolve
 
-OBJECTIVES = ("orpo", "dpo")
 FULL = Length(warm_up=1, timed=5, counted=2, rate_s=30)
 FULL_SEARCH = Length(warm_up=1, timed=2, counted=0, rate_s=0)
 QUICK = Length(warm_up=1, timed=2, counted=1, rate_s=3)
@@ -83,7 +83,7 @@ def main() -> None:
 
 def _keys(pairs: int) -> Iterator[str]:
     for data in FILES:
-        for objective in OBJECTIVES:
+        for objective in map(str.lower, OBJECTIVES):
             yield from (f"{data}/{objective}/{name}" for name in (str(pairs), "fastest", f"{pairs}-checkpointed"))
 
 

@@ -22,14 +22,13 @@ import statistics
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import date
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
-from yardstick.environment import commit, processor
-from yardstick.measures import peak_memory, synchronize
+from yardstick.environment import conditions
+from yardstick.measures import peak_memory, spread, synchronize
 from yardstick.rungs import RUNGS, Step, train
 
 from orpo_lightning import DPO, ORPO, Objective
@@ -192,7 +191,7 @@ def main() -> None:
     config = SMALL if options.small else LLAMA_1B
     dtype = torch.bfloat16 if CUDA else torch.float32
     peak = options.peak_tflops * 1e12 if options.peak_tflops else peak_rate(DEVICE, dtype)
-    print(f"{processor()}, torch {torch.__version__}, commit {commit()}, {date.today().isoformat()};")
+    print(conditions())
     print(f"{dtype}, {peak / 1e12:,.1f} * 10^12 operations per second at best\n")
     check()
     for name, shape in SHAPES.items():
@@ -346,7 +345,7 @@ def _measured(
     middle = statistics.median(seconds)
     return (
         f"{pairs / middle:,.1f} | {sum(tokens) / sum(seconds):,.0f} | {rate / peak:.1%} | {peak_memory() / 1e9:.2f} | "
-        f"{middle:.3f} ({min(seconds):.3f} to {max(seconds):.3f}) | {micro_batch}"
+        f"{spread(seconds, '.3f')} | {micro_batch}"
     )
 
 

@@ -9,19 +9,17 @@ all logits at once, at the size of SmolLM2's head. The numbers that it last prin
 from __future__ import annotations
 
 import argparse
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import date
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import LinearCrossEntropyOptions, Parameter
-from yardstick.environment import commit, cores, processor
-from yardstick.measures import peak_memory
+from yardstick.environment import conditions, cores
+from yardstick.measures import peak_memory, spread
 
 from orpo_lightning.models.head import OutputHead, target_logps
 from orpo_lightning.models.linear_logps import linear_logps
@@ -53,7 +51,7 @@ def checkpointed_chunks(hidden: Tensor, weight: Parameter, targets: Tensor) -> T
     def logps(logits: Tensor, of: Tensor) -> Tensor:
         return target_logps(logits, of)  # under a name for which the head has no blocks
 
-    head = torch.nn.Linear(*reversed(weight.shape), bias=False, device="meta")
+    head = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     head.weight = weight
     return OutputHead(head, softcap=None).per_token(hidden, targets, statistic=logps, chunk_tokens=CHUNK)
 
@@ -82,7 +80,7 @@ def main() -> None:
     if options.way:
         print(*measure(WAYS[options.way], options.positions, options.repeats))
         return
-    print(f"{processor()}, {cores()} cores, torch {torch.__version__}, commit {commit()}, {date.today().isoformat()};")
+    print(conditions())
     print(f"fp32, {options.positions} positions, width {WIDTH}, vocabulary {VOCABULARY}\n")
     print("| | forward and backward, s | memory over the inputs, GB |\n|---|---|---|")
     found: dict[str, list[list[float]]] = {way: [] for way in WAYS}
@@ -92,8 +90,7 @@ def main() -> None:
         found[way].append([float(number) for number in ended.stdout.split()])
     for way, runs in found.items():
         seconds = [number for _, *numbers in runs for number in numbers]
-        spread = f"{statistics.median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f})"
-        print(f"| {way} | {spread} | {max(memory for memory, *_ in runs):.2f} |")
+        print(f"| {way} | {spread(seconds)} | {max(memory for memory, *_ in runs):.2f} |")
 
 
 def check(way: Way) -> None:

@@ -16,14 +16,13 @@ import statistics
 import subprocess
 import sys
 import time
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
 from counting import CONVENTION, count_flops
-from yardstick.environment import ROOT, commit, cores, processor
-from yardstick.measures import matmul_rate, peak_memory
+from yardstick.environment import ROOT, conditions, cores
+from yardstick.measures import matmul_rate, peak_memory, spread
 from yardstick.rows import FILES, tokenized
 from yardstick.rungs import OBJECTIVES, RUNGS, Step, steps_of, train
 
@@ -52,8 +51,8 @@ def main() -> None:
     if options.rung:
         print(json.dumps(measure(options)))
         return
-    print(f"{processor()}, {cores()} cores, {options.model}, torch {torch.__version__}, commit {commit()},")
-    print(f"{date.today().isoformat()}; fp32, {options.pairs} pairs a step, {options.steps} steps timed each way.")
+    print(conditions())
+    print(f"{options.model}, fp32, {options.pairs} pairs a step, {options.steps} steps timed each way.")
     print(f"{CONVENTION}\n")
     for data in options.data or FILES:
         for objective in options.objective or OBJECTIVES:
@@ -84,10 +83,7 @@ def climb(data: str, objective: str) -> None:
         rate = statistics.mean(run["rate"] for run in found[rung])
         share = flops / statistics.mean(seconds) / rate
         ratio = f"{middle / above:.2f}" if above else ""
-        print(
-            f"| {words} | {flops / 1e12:.3f} | {middle:.2f} ({min(seconds):.2f} to {max(seconds):.2f}) | {ratio} | "
-            f"{share:.0%} | {peak:.2f} |"
-        )
+        print(f"| {words} | {flops / 1e12:.3f} | {spread(seconds)} | {ratio} | {share:.0%} | {peak:.2f} |")
         above = middle
     print(flush=True)
     losses = torch.tensor([run["losses"] for runs in found.values() for run in runs])

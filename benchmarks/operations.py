@@ -14,10 +14,9 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Sequence
-from datetime import date
 from pathlib import Path
 
-from yardstick.environment import ROOT, commit
+from yardstick.environment import ROOT, conditions
 from yardstick.rows import FILES, tokenized
 from yardstick.rungs import OBJECTIVES
 
@@ -38,7 +37,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=8, help="of a step")
     options = parser.parse_args()
     size = ModelSize.of(load_causal_lm(PolicyConfig(options.model)))
-    print(f"{options.model}, {options.pairs} pairs a step, commit {commit()}, {date.today().isoformat()}\n")
+    print(f"{conditions()}\n{options.model}, {options.pairs} pairs a step\n")
     print(f"| data | objective | {options.pairs} per micro-batch | 1 per micro-batch | the first, logits kept |")
     print("|---|---|---|---|---|")
     for data, file in FILES.items():

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from datetime import date
 from pathlib import Path
 
 import torch
 from counting import count_flops
 from torch.profiler import ProfilerActivity, profile
-from yardstick.environment import ROOT, commit, cores, processor
+from yardstick.environment import ROOT, conditions, cores
 from yardstick.measures import matmul_rate
 from yardstick.rows import FILES, tokenized
 from yardstick.rungs import OBJECTIVES, blocks_of_logits, steps_of, train
@@ -47,8 +46,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="that are profiled, after one that is not")
     options = parser.parse_args()
     torch.set_num_threads(cores())
-    print(f"{processor()}, {cores()} cores, {options.model}, torch {torch.__version__}, commit {commit()},")
-    print(f"{date.today().isoformat()}; fp32, {options.pairs} pairs a step, {options.steps} steps.")
+    print(conditions())
+    print(f"{options.model}, fp32, {options.pairs} pairs a step, {options.steps} steps.")
     for data in FILES:
         for objective in OBJECTIVES:
             print(f"\n### {data}, {objective}\n\n{shares(options, data, objective)}", flush=True)

@@ -16,11 +16,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from datetime import date
 from pathlib import Path
 
-import torch
-from yardstick.environment import ROOT, commit, cores, processor
+from yardstick.environment import ROOT, conditions
+from yardstick.measures import spread
 from yardstick.rows import FILES
 
 SETTINGS = [
@@ -53,8 +52,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5, help="of a run, the first of which is not counted")
     parser.add_argument("--repeats", type=int, default=2, help="an even number: they go there and back")
     options = parser.parse_args()
-    print(f"{processor()}, {cores()} cores, {options.model}, torch {torch.__version__}, commit {commit()},")
-    print(f"{date.today().isoformat()}; ORPO, 8 pairs a step, {options.steps - 1} steps of {options.repeats} runs.")
+    print(conditions())
+    print(f"{options.model}, ORPO, 8 pairs a step, {options.steps - 1} steps of {options.repeats} runs.")
     for data in options.data or FILES:
         print(f"\n### {data}\n\n{table(options, (options.data_folder / FILES[data]).absolute())}", flush=True)
 
@@ -77,13 +76,11 @@ def table(options: argparse.Namespace, file: Path) -> str:
             for run in runs
             for step, default in zip(run[setting][1:], run[""][1:], strict=True)
         ]
-        middle = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         first = statistics.median(float(run[setting][0]["time/step_s"]) for run in runs)
         peak = max(float(run[setting][-1]["memory/peak_gb"]) for run in runs)
+        loss = float(runs[0][setting][-1]["train/loss"])
         name = f"`{setting.removeprefix('--').replace('=', ': ')}`" if setting else "default"
-        lines.append(
-            f"| {name} | {middle} | {first:.1f} | {peak:.2f} | {float(runs[0][setting][-1]['train/loss']):.4f} |"
-        )
+        lines.append(f"| {name} | {spread(ratios)} | {first:.1f} | {peak:.2f} | {loss:.4f} |")
     return "\n".join(lines)
 
 

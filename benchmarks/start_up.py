@@ -16,14 +16,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from yardstick.environment import commit, cores, processor
+from yardstick.environment import conditions
 
 SIGN = "the first training batch is there"
 COMMAND = ["-m", "orpo_lightning", "fit", "--config", "quickstart", "--trainer.callbacks+=start_up.FirstBatch"]
@@ -57,7 +55,7 @@ def main() -> None:
         taken = [_seconds(options) for _ in range(repeats)]
         medians[name] = statistics.median(taken)
         print(f"{name}: {medians[name]:.1f} s (median of {repeats}, {min(taken):.1f} to {max(taken):.1f})", flush=True)
-    print(f"{processor()}, {cores()} cores, torch {version('torch')}, commit {commit()}, {date.today().isoformat()}")
+    print(conditions())
     if medians[ALONE] > arguments.limit:
         sys.exit(f"{ALONE}: more than {arguments.limit} s")
 

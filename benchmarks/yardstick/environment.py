@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -67,6 +68,13 @@ def processor() -> str:
     file = Path("/proc/cpuinfo")
     names = [line.partition(":")[2].strip() for line in file.read_text().splitlines() if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def conditions() -> str:
+    """What stands beside every figure: machine, cores, version of torch, commit and date."""
+    import torch
+
+    return f"{processor()}, {cores()} cores, torch {torch.__version__}, commit {commit()}, {date.today().isoformat()}"
 
 
 def commit() -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import resource
+import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -25,6 +27,17 @@ def peak_memory() -> int:
         return int(found[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def spread(values: Sequence[float], how: str = ".2f") -> str:
+    """Median and range, as the tables have them.
+
+    Example:
+        >>> spread([3.0, 1.0, 2.0], ".1f")
+        '2.0 (1.0 to 3.0)'
+    """
+    middle, low, high = (format(value, how) for value in (statistics.median(values), min(values), max(values)))
+    return f"{middle} ({low} to {high})"
 
 
 def synchronize() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from counting import CONVENTION
 
 from yardstick.comparison import TOLERANCE, difference
+from yardstick.measures import spread
 
 Result = Mapping[str, Any]
 
@@ -66,7 +67,7 @@ def summary(results: Mapping[str, Result]) -> str:
     for key, result in results.items():
         data, objective, _ = key.split("/")
         flops, memory = _ratios(result)
-        measured = [_spread(time_ratios(result), ".2f"), f"{flops:.2f}", f"{memory:.2f}", f"{useful_share(result):.0%}"]
+        measured = [spread(time_ratios(result), ".2f"), f"{flops:.2f}", f"{memory:.2f}", f"{useful_share(result):.0%}"]
         longest = f"{result['rows']['longest']:,}"
         lines.append([data, objective.upper(), _setting(key, result), longest, *measured])
     return _table(header, lines)
@@ -92,8 +93,8 @@ def details(result: Result) -> str:
     lines = [
         [
             "time per step, s",
-            *(_spread(side["seconds"], ".2f") for side in (ours, theirs)),
-            _spread(time_ratios(result), ".2f"),
+            *(spread(side["seconds"], ".2f") for side in (ours, theirs)),
+            spread(time_ratios(result), ".2f"),
         ],
         ["operations per step, 10^12", *(f"{count:.3f}" for count in counts), f"{flops:.3f}"],
         ["tokens per second", *(f"{rate:,.0f}" for rate in rates), f"{rates[0] / rates[1]:.2f}"],
@@ -153,8 +154,8 @@ def _searches(results: Mapping[str, Result]) -> list[str]:
                 each["in_words"],
                 f"{each['rows']['longest']:,}",
                 str(len(each["trl"]["seconds"])),
-                _spread(each["trl"]["seconds"], ".2f"),
-                _spread(time_ratios(each), ".2f"),
+                spread(each["trl"]["seconds"], ".2f"),
+                spread(time_ratios(each), ".2f"),
             ]
             for each in candidates.values()
         ]
@@ -185,11 +186,6 @@ def _listed(values: Mapping[str, Any]) -> str:
 
 def _prose(text: str) -> str:
     return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
-
-
-def _spread(values: Sequence[float], how: str) -> str:
-    middle, low, high = (format(value, how) for value in (statistics.median(values), min(values), max(values)))
-    return f"{middle} ({low} to {high})"
 
 
 def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import math
-import re
-import sys
 import time
 from dataclasses import astuple, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from orpo_lightning.callbacks.peak_memory import peak_memory
 from orpo_lightning.callbacks.peak_rate import peak_rate
 from orpo_lightning.data.timed_loader import TimedLoader
 from orpo_lightning.models.work import Counts, ModelSize
 from orpo_lightning.modules.preference import PreferenceModule
 from orpo_lightning.packing import PackedBatch
-
-_STATUS = Path("/proc/self/status")
-"""Of Linux."""
 
 
 @dataclass(frozen=True)
@@ -197,19 +192,3 @@ def _over_all_ranks(trainer: Trainer, done: Done, peak_gb: float | None) -> tupl
     if peak_gb is not None:
         peak_gb = float(trainer.strategy.reduce(torch.tensor(peak_gb, device=device), reduce_op="max"))
     return Done(*sums.tolist()), peak_gb
-
-
-def peak_memory(device: torch.device) -> float | None:
-    """The most memory that this process has taken, in 10^9 bytes; None where the system does not tell."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    if _STATUS.is_file():  # what the system tells of a child's usage begins with the memory of its parent
-        found = re.search(r"VmHWM:\s+(\d+) kB", _STATUS.read_text(encoding="utf-8"))
-        if found:
-            return int(found[1]) * 1024 / 1e9
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.distributed
@@ -15,6 +15,25 @@ RowLosses = tuple[Tensor, Tensor, tuple[str, ...]]
 
 class NonFiniteError(ArithmeticError):
     """A loss or gradient is NaN or infinite. Raised before the optimizer steps, so the weights are still good."""
+
+
+def check_finite(values: Mapping[str, float], step: int, losses: Sequence[RowLosses]) -> None:
+    """Insist that what an optimizer step is about to follow is finite. All ranks have to call this.
+
+    Args:
+        values: by what they are called.
+        step: the optimizer step.
+        losses: of its micro-batches.
+
+    Raises:
+        NonFiniteError: one is not; names it, and the rows.
+    """
+    for what, value in values.items():
+        if not math.isfinite(value):
+            raise NonFiniteError(
+                f"{what} of optimizer step {step} is {value}; the weights are those from before this step. "
+                f"Rows: {', '.join(rows_to_blame(losses))}"
+            )
 
 
 def rows_to_blame(losses: Sequence[RowLosses]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -25,10 +24,10 @@ from orpo_lightning.models.logp_model import Layout, LogpModel
 from orpo_lightning.models.reference import Reference, make_reference, reference_mode
 from orpo_lightning.models.reference_cache import Scorer, start_tolerance
 from orpo_lightning.modules import resume
-from orpo_lightning.modules.finite import NonFiniteError, RowLosses, rows_to_blame
+from orpo_lightning.modules.finite import RowLosses, check_finite
 from orpo_lightning.modules.fit_for_objective import check_micro_batches, check_output, check_rows
 from orpo_lightning.modules.optimization import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule
-from orpo_lightning.modules.reference_run import reference_run
+from orpo_lightning.modules.reference_run import check_start, reference_run, start_difference
 from orpo_lightning.modules.settings import check_changes, honour_rates, settings_of_run
 from orpo_lightning.modules.validation_interval import (
     ValidateAtEnd,
@@ -250,15 +249,12 @@ class PreferenceModule(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log the gradient norm, before clipping, and stop on a loss or a norm that is not finite."""
-        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
-        self._gradient_norm = torch.nn.utils.get_total_norm(gradients)
+        self._gradient_norm = self._measure_gradient_norm()
         # both at once, and as late as can be: but for what is logged, it is here alone that a step waits for the device
         loss, norm = torch.stack([self._step_loss, self._gradient_norm.to(self._step_loss)]).tolist()
-        if not math.isfinite(loss):
-            self._raise_non_finite("the loss", loss)
-        # a gradient scaler (fp16) skips such steps by itself
-        if self._scaler is None and not math.isfinite(norm):
-            self._raise_non_finite("the gradient norm", norm)
+        # a gradient scaler (fp16) skips steps of such a gradient by itself
+        followed = {"the loss": loss} | ({"the gradient norm": norm} if self._scaler is None else {})
+        check_finite(followed, self.global_step, self._step_losses)
         self._step_losses.clear()
         self.log_dict({"train/grad_norm": norm, "train/learning_rate": optimizer.param_groups[0]["lr"]}, batch_size=1)
 
@@ -276,9 +272,8 @@ class PreferenceModule(LightningModule):
         else:
             norm = self._gradient_norm
             if norm is None:  # a subclass does without the hook that measures it
-                torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
-            else:
-                torch.nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, norm)
+                norm = self._measure_gradient_norm()
+            torch.nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, norm)
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
@@ -293,24 +288,14 @@ class PreferenceModule(LightningModule):
     def _scaler(self) -> Any:
         return getattr(self.trainer.precision_plugin, "scaler", None)
 
-    def _raise_non_finite(self, what: str, found: float) -> None:
-        raise NonFiniteError(
-            f"{what} of optimizer step {self.global_step} is {found}; the weights are those from before this "
-            f"step. Rows: {', '.join(rows_to_blame(self._step_losses))}"
-        )
+    def _measure_gradient_norm(self) -> Tensor:
+        return torch.nn.utils.get_total_norm([each.grad for each in self.parameters() if each.grad is not None])
 
     def _check_reference(self, policy: Tensor, reference: Tensor, batch: PackedBatch) -> None:
         if self.reference_config.name_or_path is not None or self.policy_config.has_dropout:
             return  # they may differ
-        difference = (policy - reference).abs().max() / reference.abs().max().clamp_min(1e-6)
-        # the largest of all ranks, so that all of them stop; NaN is not larger, and stops the run as a loss
-        difference = self.trainer.strategy.reduce(difference, reduce_op="max")
-        if difference > start_tolerance(self._policy.net.dtype, self.trainer.precision):
-            raise ValueError(
-                "before the first step the policy must equal its reference, but their log-probabilities differ by "
-                f"{difference.item():.2g} (relative), on this rank on the rows {', '.join(batch.row_ids)}. If they are "
-                "meant to differ, name the reference: model.reference.name_or_path"
-            )
+        difference = self.trainer.strategy.reduce(start_difference(policy, reference), reduce_op="max")
+        check_start(difference, start_tolerance(self._policy.net.dtype, self.trainer.precision), batch.row_ids)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the objective's state, what an export needs, and which frozen weights were used, without those."""

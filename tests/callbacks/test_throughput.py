@@ -9,7 +9,8 @@ from lightning.pytorch.callbacks import Callback
 
 from orpo_lightning import DPO, ORPO, SFT
 from orpo_lightning.callbacks import peak_rate as peak_rates
-from orpo_lightning.callbacks.throughput import Throughput, peak_memory
+from orpo_lightning.callbacks.peak_memory import peak_memory
+from orpo_lightning.callbacks.throughput import Throughput
 from orpo_lightning.models.tiny import tiny_model
 from orpo_lightning.models.work import ModelSize
 from orpo_lightning.testing import make_rows
