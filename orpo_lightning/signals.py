@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 AGAIN = 75
 """Exit code of a fit that was stopped and saved (EX_TEMPFAIL): the same command with ``--ckpt_path last`` goes on."""
 
+_MOMENT_S = 0.05
 _STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
@@ -64,7 +65,7 @@ class StopSignals:
         Args:
             end: told the signal; raises what ends the process.
         """
-        _set(dict.fromkeys(_STOPPING, lambda number, frame: end(number)))
+        _set(dict.fromkeys(_STOPPING, _where_it_counts(end)))
 
     def stop_listening(self) -> None:
         """Leave them to whom they were left before."""
@@ -82,14 +83,28 @@ class StopSignals:
 @contextmanager
 def ending_at_once() -> Iterator[None]:
     """Within it, a signal ends the process with a line and its ordinary exit code."""
-    before = _set(dict.fromkeys(_STOPPING, _end))
+    before = _set(dict.fromkeys(_STOPPING, _where_it_counts(_end)))
     try:
         yield
     finally:
         _set(before)
 
 
-def _end(number: int, frame: FrameType | None) -> NoReturn:
+def _where_it_counts(end: Callable[[int], None]) -> Callable[[int, FrameType | None], None]:
+    """A handler that ends the process, a moment later if a finalizer runs: Python drops what is raised in those."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        while frame is not None:
+            if frame.f_code.co_name == "__del__":
+                threading.Timer(_MOMENT_S, os.kill, (os.getpid(), number)).start()
+                return
+            frame = frame.f_back
+        end(number)
+
+    return handle
+
+
+def _end(number: int) -> NoReturn:
     say(f"stopped by {name_of(number)} outside of training: there was nothing to save")
     raise SystemExit(unsaved_exit_code(number))
 

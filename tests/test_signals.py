@@ -174,6 +174,25 @@ def test_while_it_loads_a_signal_ends_the_process_at_once_with_a_line(tmp_path, 
     assert "Traceback" not in said
 
 
+def test_a_signal_amid_a_finalizer_ends_the_process_too():
+    program = """
+import os, signal, time
+from orpo_lightning.signals import ending_at_once
+
+class Dying:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+
+with ending_at_once():
+    Dying()
+    time.sleep(60)
+"""
+    done = subprocess.run([sys.executable, "-c", program], env=environment_with_tests(), capture_output=True, text=True)
+    assert done.returncode == 143
+    assert done.stderr.strip() == "orpo-lightning: stopped by SIGTERM outside of training: there was nothing to save"
+
+
 @pytest.mark.parametrize(("number", "code"), [("SIGTERM", 75), ("SIGINT", 130)])
 def test_processes_that_pack_batches_leave_a_signal_to_all_of_them_to_the_run(tmp_path, number, code):
     options = [
