@@ -39,9 +39,8 @@ from yardstick.worker import WorkerEndedError
 from orpo_lightning.models.pretrained import resolve
 
 FULL = Length(warm_up=1, timed=5, counted=2, rate_s=30)
-FULL_SEARCH = Length(warm_up=1, timed=2, counted=0, rate_s=0)
+SEARCH = Length(warm_up=1, timed=1, counted=0, rate_s=0)
 QUICK = Length(warm_up=1, timed=2, counted=1, rate_s=3)
-QUICK_SEARCH = Length(warm_up=1, timed=1, counted=0, rate_s=0)
 
 
 def main() -> None:
@@ -164,7 +163,7 @@ class Bench:
         keys = {f"{data}/{objective}/{whole.name}": whole}
         for setting in candidates(self.pairs):
             key = f"{data}/{objective}/search/{setting.name}"
-            self._compare(key, data, objective, setting, QUICK_SEARCH if self.options.quick else FULL_SEARCH)
+            self._compare(key, data, objective, setting, SEARCH)
             keys[key] = setting
         ratios = {
             key: statistics.median(time_ratios(self.store.results[key])) for key in keys if key in self.store.results
