@@ -8,8 +8,9 @@ on two cores: leave the machine alone meanwhile. Both make an environment for TR
 and end with an error if the first losses of the two sides do not agree.
 
 Each comparison is kept as soon as it is done, so that the same command goes on where it was. --only takes the names
-that it prints, or how they begin: --only hh_rlhf/orpo/8. A side that runs out of memory is named in the tables, and the
-others are measured. The page that it prints is kept beside the results.
+that it prints, or how they begin: --only hh_rlhf/orpo/8. Where the memory is not enough for both sides, a comparison is
+made anew on rows three quarters as long, and the tables say how long they were. The page that it prints is kept beside
+the results; the one that it last printed is benchmarks/against_trl.md.
 """
 
 from __future__ import annotations
@@ -34,13 +35,15 @@ from yardstick.job import Job, Setting
 from yardstick.report import markdown, time_ratios
 from yardstick.rows import FILES, Pool
 from yardstick.rungs import OBJECTIVES
-from yardstick.worker import WorkerEndedError
+from yardstick.worker import WorkerEndedError, WorkerKilledError
 
 from orpo_lightning.models.pretrained import resolve
 
 FULL = Length(warm_up=1, timed=5, counted=2, rate_s=30)
 SEARCH = Length(warm_up=1, timed=1, counted=0, rate_s=0)
 QUICK = Length(warm_up=1, timed=2, counted=1, rate_s=3)
+SHORTEST = 256
+"""Tokens of the longest row: where the memory is not enough for these, a comparison is given up."""
 
 
 def main() -> None:
@@ -173,13 +176,32 @@ class Bench:
     def _compare(self, key: str, data: str, objective: str, setting: Setting, length: Length) -> None:
         if key in self.store.results or key in self.failed:
             return
-        print(f"{key}: {setting.in_words}", flush=True)
-        pool, model = self._pool(data), resolve(self.options.model)
-        folder = (self.options.out / "work" / key.replace("/", "_")).absolute()
-        folder.mkdir(parents=True, exist_ok=True)
         longest = self.options.max_length
         if setting.accumulate == 1:
             longest = min(self.options.whole_length, longest)
+        for tokens in _shorter_and_shorter(longest):
+            print(f"{key}: {setting.in_words}, {tokens:,} tokens at most", flush=True)
+            try:
+                self.store.keep(key, self._measured(key, data, objective, setting, length, tokens))
+            except LossesDifferError as error:
+                sys.exit(f"\n{key}: {error}")
+            except WorkerEndedError as error:
+                print(f"\n{key}: {error}\n", flush=True)
+                self.failed[key] = str(error).partition("; the end of")[0]
+                if not isinstance(error, WorkerKilledError):
+                    return
+            else:
+                self.failed.pop(key, None)
+                ratios = ", ".join(f"{ratio:.2f}" for ratio in time_ratios(self.store.results[key]))
+                print(f"  ours / TRL: {ratios}", flush=True)
+                return
+
+    def _measured(
+        self, key: str, data: str, objective: str, setting: Setting, length: Length, longest: int
+    ) -> dict[str, Any]:
+        pool, model = self._pool(data), resolve(self.options.model)
+        folder = (self.options.out / "work" / key.replace("/", "_")).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
         chosen = pool.choose(setting, length.steps, longest)
         pool.write(chosen, folder / "rows.jsonl")
         job = Job(
@@ -192,19 +214,11 @@ class Bench:
             setting=setting,
             folder=str(folder),
         )
-        try:
-            result = compare(job, length, folder, self.options.threads, self.trl)
-        except LossesDifferError as error:
-            sys.exit(f"\n{key}: {error}")
-        except WorkerEndedError as error:
-            print(f"\n{key}: {error}\n", flush=True)
-            self.failed[key] = str(error).partition("; the end of")[0]
-            return
+        result = compare(job, length, folder, self.options.threads, self.trl)
         timed = slice(length.warm_up, length.warm_up + length.timed)
         result["tokens"] = pool.tokens(chosen, setting.pairs)[timed]
         result["rows"] = pool.describe(chosen) | {"pairs": setting.pairs, "longest": longest}
-        self.store.keep(key, result)
-        print(f"  ours / TRL: {', '.join(f'{ratio:.2f}' for ratio in time_ratios(result))}", flush=True)
+        return result
 
     def _file(self, data: str) -> str:
         path = (self.options.data_folder / FILES[data]).absolute()
@@ -214,6 +228,12 @@ class Bench:
 
     def _pool(self, data: str) -> Pool:
         return _pool(self._file(data), resolve(self.options.model), self.options.max_length)
+
+
+def _shorter_and_shorter(longest: int) -> Iterator[int]:
+    yield longest
+    while (longest := longest * 3 // 4) >= SHORTEST:
+        yield longest
 
 
 @cache

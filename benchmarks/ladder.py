@@ -23,7 +23,7 @@ import torch
 from counting import CONVENTION, count_flops
 from yardstick.environment import ROOT, conditions, cores
 from yardstick.measures import matmul_rate, peak_memory, spread
-from yardstick.rows import FILES, tokenized
+from yardstick.rows import ABOUT_FILES, FILES, tokenized
 from yardstick.rungs import OBJECTIVES, RUNGS, Step, steps_of, train
 
 from orpo_lightning import PolicyConfig
@@ -51,7 +51,7 @@ def main() -> None:
     if options.rung:
         print(json.dumps(measure(options)))
         return
-    print(conditions())
+    print(f"{conditions()}\n{ABOUT_FILES}")
     print(f"{options.model}, fp32, {options.pairs} pairs a step, {options.steps} steps timed each way.")
     print(f"{CONVENTION}\n")
     for data in options.data or FILES:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from yardstick.environment import ROOT, conditions
-from yardstick.rows import FILES, tokenized
+from yardstick.rows import ABOUT_FILES, FILES, tokenized
 from yardstick.rungs import OBJECTIVES
 
 from orpo_lightning import PolicyConfig
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=8, help="of a step")
     options = parser.parse_args()
     size = ModelSize.of(load_causal_lm(PolicyConfig(options.model)))
-    print(f"{conditions()}\n{options.model}, {options.pairs} pairs a step\n")
+    print(f"{conditions()}\n{ABOUT_FILES}\n{options.model}, {options.pairs} pairs a step\n")
     print(f"| data | objective | {options.pairs} per micro-batch | 1 per micro-batch | the first, logits kept |")
     print("|---|---|---|---|---|")
     for data, file in FILES.items():

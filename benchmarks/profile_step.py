@@ -17,7 +17,7 @@ from counting import count_flops
 from torch.profiler import ProfilerActivity, profile
 from yardstick.environment import ROOT, conditions, cores
 from yardstick.measures import matmul_rate
-from yardstick.rows import FILES, tokenized
+from yardstick.rows import ABOUT_FILES, FILES, tokenized
 from yardstick.rungs import OBJECTIVES, blocks_of_logits, steps_of, train
 
 from orpo_lightning import PolicyConfig
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="that are profiled, after one that is not")
     options = parser.parse_args()
     torch.set_num_threads(cores())
-    print(conditions())
+    print(f"{conditions()}\n{ABOUT_FILES}")
     print(f"{options.model}, fp32, {options.pairs} pairs a step, {options.steps} steps.")
     for data in FILES:
         for objective in OBJECTIVES:

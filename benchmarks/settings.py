@@ -20,7 +20,7 @@ from pathlib import Path
 
 from yardstick.environment import ROOT, conditions
 from yardstick.measures import spread
-from yardstick.rows import FILES
+from yardstick.rows import ABOUT_FILES, FILES
 
 SETTINGS = [
     "",
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5, help="of a run, the first of which is not counted")
     parser.add_argument("--repeats", type=int, default=2, help="an even number: they go there and back")
     options = parser.parse_args()
-    print(conditions())
+    print(f"{conditions()}\n{ABOUT_FILES}")
     print(f"{options.model}, ORPO, 8 pairs a step, {options.steps - 1} steps of {options.repeats} runs.")
     for data in options.data or FILES:
         print(f"\n### {data}\n\n{table(options, (options.data_folder / FILES[data]).absolute())}", flush=True)

@@ -24,7 +24,7 @@ from yardstick.report import markdown
 from yardstick.rows import Pool, as_text
 from yardstick.rungs import RUNGS, steps_of, train
 from yardstick.train_ours import AtGate, flops_of, mean_of_micro_batches, objective_of
-from yardstick.worker import Worker, WorkerEndedError
+from yardstick.worker import Worker, WorkerEndedError, WorkerKilledError
 
 from orpo_lightning import DPO, ORPO, SFT, PreferenceModule, ScheduleConfig
 from orpo_lightning.data.batching import step_info
@@ -465,15 +465,39 @@ def test_losses_that_differ_end_the_command_and_are_not_kept(command, monkeypatc
 def test_a_side_that_ends_by_itself_fails_the_command_but_not_the_other_comparisons(command, monkeypatch, capsys):
     def ends(job, *others):
         if job.setting.micro_batch == 2:
-            raise WorkerEndedError("trl ended with -9 (killed: was there enough memory?)")
+            raise WorkerEndedError("trl ended with 1")
         return made_up(job, *others)
 
     monkeypatch.setattr(against_trl, "compare", ends)
     assert command("--quick") == 1
     said = capsys.readouterr().out
-    assert "- hh_rlhf/orpo/2: trl ended with -9 (killed: was there enough memory?)" in said
+    assert "- hh_rlhf/orpo/2: trl ended with 1" in said
     assert "- hh_rlhf/orpo/search/2-grouped: trl ended" in said
     assert "| hh_rlhf | ORPO | 1 per micro-batch x 2 (its fastest) |" in said
+    assert "288 tokens" not in said
+
+
+@pytest.mark.parametrize(
+    ("fitting", "code", "line"),
+    [(600, 0, "| 2 per micro-batch x 4 | 576 | 1 |"), (0, 1, "- hh_rlhf/orpo/search/2x4: trl ended with -9")],
+)
+def test_where_the_memory_is_not_enough_rows_are_shorter(command, monkeypatch, capsys, fitting, code, line):
+    attempts = []
+
+    def killed(job, *others):
+        if job.setting.name == "2x4":
+            attempts.append(capsys.readouterr().out.splitlines()[-1])
+            tokens = int(attempts[-1].split()[-4].replace(",", ""))
+            if tokens > fitting:
+                raise WorkerKilledError("trl ended with -9 (killed: was there enough memory?)")
+        return made_up(job, *others)
+
+    monkeypatch.setattr(against_trl, "compare", killed)
+    assert command("--pairs=8", "--only=hh_rlhf/orpo/fastest") == code
+    assert line in capsys.readouterr().out
+    assert [attempt.rpartition(", ")[2] for attempt in attempts] == [
+        f"{tokens} tokens at most" for tokens in ("1,024", "768", "576", "432", "324")[: 3 if fitting else None]
+    ]
 
 
 def test_a_name_that_is_none_is_answered_with_those_that_are(command, capsys):
@@ -518,6 +542,7 @@ def test_the_page_says_how_it_was_measured(tmp_path):
             marks=real_data,
         ),
         pytest.param("operations.py --model tiny", "| gpt4_pairs | DPO | ", marks=real_data),
+        pytest.param("attention.py --model tiny --pairs 2 --batches 1 --repeats 1", "### gpt4_pairs", marks=real_data),
         pytest.param("profile_step.py --model tiny --pairs 2", "### gpt4_pairs, DPO", marks=real_data),
         pytest.param(
             "ladder.py --quick --model tiny --data hh_rlhf --objective DPO", "| layers compiled | ", marks=real_data

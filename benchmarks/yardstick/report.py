@@ -11,6 +11,7 @@ from counting import CONVENTION
 
 from yardstick.comparison import TOLERANCE, difference
 from yardstick.measures import spread
+from yardstick.rows import ABOUT_FILES
 
 Result = Mapping[str, Any]
 
@@ -48,7 +49,7 @@ def _settings(conditions: Mapping[str, Any]) -> str:
         "Tokens count once for each pair (prompt, chosen and "
         f"rejected response), the same number on both sides. {CONVENTION}"
     )
-    return f"{_prose(how)}\n\n{_listed(conditions)}"
+    return f"{_prose(how)}\n\n{_prose(ABOUT_FILES)}\n\n{_listed(conditions)}"
 
 
 def summary(results: Mapping[str, Result]) -> str:
@@ -162,8 +163,8 @@ def _searches(results: Mapping[str, Result]) -> list[str]:
         header = ["TRL's setting", "longest row", "steps timed", "TRL's time per step, s", "ours / TRL"]
         tables.append(f"### {name}\n\n{_table(header, lines)}")
     explained = (
-        "Each setting is measured beside ours on the same rows, and the fastest is the one with the largest ratio. All "
-        "pairs in one micro-batch are held to shorter rows than the others, for the memory of TRL; longer ones would "
+        "Each setting is measured beside ours on the same rows, and the fastest is the one with the largest ratio. "
+        "Settings that pad most are held to shorter rows than the others, for the memory of TRL; longer ones would "
         "be padded more. Neither side compiles its layers. TRL's DPO trainer always takes its log-probabilities in "
         "chunks, its ORPO trainer cannot; padding_free of the DPO trainer has no effect in this version."
     )

@@ -20,6 +20,12 @@ from yardstick.job import Job, Setting
 FILES = {"hh_rlhf": "hh_rlhf/train.jsonl.gz", "gpt4_pairs": "gpt4_pairs/train_prefs.parquet"}
 """Long prompts with short answers, and short prompts with long ones: by their names, in the folder of the data."""
 
+ABOUT_FILES = (
+    "hh_rlhf: HH-RLHF, its harmless-base part only (Anthropic, MIT). gpt4_pairs: GPT-4's preferences between answers "
+    "to the prompts of AlpacaEval (tatsu-lab, CC BY-NC 4.0), in the columns of UltraFeedback-binarized."
+)
+"""What stands beside every figure that was measured on them."""
+
 
 def data_settings(data: str, model: str, max_length: int, pairs: int) -> dict[str, Any]:
     """Of our data module: no validation, and rows are dropped for the length of a whole conversation only."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,10 @@ _PATIENCE_S = 60
 
 class WorkerEndedError(Exception):
     """A worker ended before it was told to."""
+
+
+class WorkerKilledError(WorkerEndedError):
+    """A worker was killed: what the system does where there is no memory left."""
 
 
 class Worker:
@@ -77,9 +82,10 @@ class Worker:
             found: dict[str, Any] = json.loads(line)
             return found
         code = self.process.wait()
-        reason = " (killed: was there enough memory?)" if code == -9 else ""
+        killed = code == -signal.SIGKILL
+        kind, reason = (WorkerKilledError, " (killed: was there enough memory?)") if killed else (WorkerEndedError, "")
         said = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_LINES:]
-        raise WorkerEndedError(f"{self.side} ended with {code}{reason}; the end of {self.log}:\n" + "\n".join(said))
+        raise kind(f"{self.side} ended with {code}{reason}; the end of {self.log}:\n" + "\n".join(said))
 
     def __enter__(self) -> Worker:
         return self
