@@ -32,7 +32,7 @@ SETTINGS = [
     "--trainer.precision=bf16-mixed",
     "--trainer.precision=bf16-true",
     "--model.optimizer.algorithm=torch.optim.Adafactor",
-    "--model.optimizer.options={fused:false}",
+    "--model.optimizer.options.fused=false",
     "--data.num_workers=1",
 ]
 FIXED = [

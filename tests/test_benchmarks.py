@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -527,6 +528,14 @@ def test_the_page_says_how_it_was_measured(tmp_path):
     assert "3 of 1,992 rows that fit were left out" in page
     assert "50 * 10^9 useful operations per second (what is computed again not counted), 25% of the rate" in page
     assert "Processor time per second of a step: ours 1.00 s, TRL's 0.25 s" in page
+
+
+PAGES = [(file, page) for file in BENCHMARKS.glob("*.py") for page in re.findall(r"\w+/\w+\.md", file.read_text())]
+
+
+@pytest.mark.parametrize(("file", "page"), PAGES, ids=[f"{file.stem}: {page}" for file, page in PAGES])
+def test_a_page_that_holds_the_numbers_of_a_benchmark_names_its_command(file, page):
+    assert f"benchmarks/{file.name}" in (environment.ROOT / page).read_text()
 
 
 @pytest.mark.slow
