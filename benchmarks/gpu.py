@@ -185,7 +185,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="a small model, and few pairs a step")
     parser.add_argument("--steps", type=int, default=5, help="that are timed")
-    parser.add_argument("--peak-tflops", type=float, help="of the device in bf16; default: its maker's, or measured")
+    parser.add_argument("--peak-tflops", type=float, help="of the device; default: what products of matrices reach")
     options = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = False
     config = SMALL if options.small else LLAMA_1B

@@ -24,7 +24,7 @@ from orpo_lightning import (
     ScheduleConfig,
 )
 from orpo_lightning.data.batching import step_info
-from orpo_lightning.models.work import Counts, ModelSize
+from orpo_lightning.models.work import Counts
 from orpo_lightning.packing import PackedBatch, pack
 from orpo_lightning.records import TokenizedRow
 from yardstick.gate import Gate
@@ -117,7 +117,7 @@ def flops_of(module: PreferenceModule, batch: PackedBatch) -> int:
         batch: all pairs of the step.
     """
     assert module.policy is not None
-    return ModelSize.of(module.policy.net).flops(Counts.of(batch, module.objective.needs_prompt_logps))
+    return module.policy.size.flops(Counts.of(batch, module.objective.needs_prompt_logps))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from orpo_lightning.callbacks.peak_memory import peak_memory
 from orpo_lightning.callbacks.peak_rate import peak_rate
 from orpo_lightning.data.timed_loader import TimedLoader
-from orpo_lightning.models.work import Counts, ModelSize
+from orpo_lightning.models.work import Counts
 from orpo_lightning.modules.preference import PreferenceModule
 from orpo_lightning.packing import PackedBatch
 
@@ -92,11 +92,11 @@ class Throughput(Callback):
     """Logs time, rates, work and memory of each optimizer step, under ``time/``, ``work/`` and ``memory/``.
 
     The time of a step runs from the end of the one before, so that it holds the wait for data and the writing of
-    checkpoints; a validation in between does not count. All is counted on the host, without a question to the device.
+    checkpoints; a validation in between does not count. All is counted on the host; only logging it goes to the device.
 
     Args:
         peak_tflops: 10^12 floating-point operations per second that a device can do, the measure of ``time/mfu``. By
-            default its maker's number for a known GPU, else what products of matrices reach as the run begins.
+            default what products of matrices reach as the run begins.
     """
 
     def __init__(self, peak_tflops: float | None = None) -> None:
@@ -104,19 +104,12 @@ class Throughput(Callback):
             raise ValueError(f"throughput.peak_tflops = {peak_tflops}; accepted: a number above 0, or null")
         self.peak_tflops = peak_tflops
         self.totals = Totals()
-        self._size: ModelSize | None = None
         self._peak_flops = 0.0
         self._start = 0.0
         self._step = 0
         self._done = Done()
         self._waited: tuple[object, float] = None, 0.0
         """A loader, and how long it was waited for when the last step ended."""
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure the model, while its weights are whole on every rank."""
-        self._size = None
-        if isinstance(pl_module, PreferenceModule) and pl_module.policy is not None:
-            self._size = ModelSize.of(pl_module.policy.net)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to count."""
@@ -160,14 +153,12 @@ class Throughput(Callback):
         pl_module.log_dict(taken.measures, on_step=True, on_epoch=False, batch_size=1)
 
     def _work_of(self, batch: PackedBatch, pl_module: LightningModule) -> Done:
-        if self._size is None:
+        if not isinstance(pl_module, PreferenceModule) or pl_module.policy is None:
             return Done(batch.real_rows, batch.num_tokens)
-        assert isinstance(pl_module, PreferenceModule)
-        assert pl_module.policy is not None
-        prompt_logps = pl_module.objective.needs_prompt_logps
-        needed = unshared = self._size.flops(Counts.of(batch, prompt_logps))
-        if pl_module.policy.shares_prompts(batch):
-            unshared = self._size.flops(Counts.without_sharing(batch, prompt_logps))
+        policy, prompt_logps = pl_module.policy, pl_module.objective.needs_prompt_logps
+        needed = unshared = policy.size.flops(Counts.of(batch, prompt_logps))
+        if policy.shares_prompts(batch):
+            unshared = policy.size.flops(Counts.without_sharing(batch, prompt_logps))
         return Done(batch.real_rows, batch.num_tokens, needed, unshared)
 
     def _seconds_waited(self, trainer: Trainer) -> float:

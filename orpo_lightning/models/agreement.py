@@ -37,4 +37,6 @@ def disagreement_of(found: Numbers, expected: Numbers, device: torch.device, tol
             return f"it fails with {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
     largest = max(float((one - other).norm() / other.norm()) for one, other in pairs)
     # NaN is not smaller
-    return None if largest <= tolerance else f"it differs from the blocks by {largest:.0%} on a few tokens"
+    if largest <= tolerance:
+        return None
+    return f"it differs from the blocks on a few tokens: by {largest:.2g} of their norm, and {tolerance:g} is allowed"

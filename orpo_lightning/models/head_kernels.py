@@ -95,18 +95,17 @@ def _liger() -> Any:
 
 def _disagreement(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why liger's kernel is not to be trusted, in value and gradient; None if it is."""
-    generator = torch.Generator().manual_seed(0)
-
-    def random(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator).to(device, dtype)
-
-    hidden, weight, bias, upstream = random(70, 64), random(1000, 64), random(1000), random(70).float()
-    targets = torch.arange(70, device=device)
 
     def value_and_gradients(kernel: LinearLogps) -> list[Tensor]:
-        h, w, b = (each.detach().clone().requires_grad_() for each in (hidden, weight, bias))
-        logps = kernel(h, w, b, targets, 0.5)
-        return [logps.detach(), *torch.autograd.grad(logps, (h, w, b), upstream)]
+        # made here, because a tensor that validation makes cannot be kept for a backward pass
+        generator = torch.Generator().manual_seed(0)
+
+        def random(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator).to(device, dtype)
+
+        hidden, weight, bias = (random(*shape).requires_grad_() for shape in ((70, 64), (1000, 64), (1000,)))
+        logps = kernel(hidden, weight, bias, torch.arange(70, device=device), 0.5)
+        return [logps.detach(), *torch.autograd.grad(logps, (hidden, weight, bias), random(70).float())]
 
     return disagreement_of(
         lambda: value_and_gradients(liger_logps),

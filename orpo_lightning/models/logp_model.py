@@ -19,6 +19,7 @@ from orpo_lightning.models.attention.packed import PACKED_ATTENTION, layout_of
 from orpo_lightning.models.compilation import without_compilation
 from orpo_lightning.models.head import OutputHead, TokenStatistic, target_logps
 from orpo_lightning.models.kernels import Kernels
+from orpo_lightning.models.work import ModelSize
 from orpo_lightning.packing import PackedBatch, pack
 from orpo_lightning.records import HALF_PRECISION, ResponseLogps, Role, StepInfo, TokenizedResponse, TokenizedRow
 
@@ -53,6 +54,8 @@ class LogpModel(nn.Module):
         self.net = net
         self.layout = layout
         self.kernels = kernels
+        self.size = ModelSize.of(net)
+        """What of it costs work, taken here, while its weights are whole on every rank."""
         self._route: Route | None = None
         self._plain_attention: str = net.config._attn_implementation
         self._window = _sliding_window(net)

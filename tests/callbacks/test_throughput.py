@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers import run
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from orpo_lightning import DPO, ORPO, SFT
 from orpo_lightning.callbacks import peak_rate as peak_rates
@@ -98,6 +99,17 @@ def test_a_measured_peak_is_the_best_of_several_products(monkeypatch):
     assert peak_rates.peak_rate(device, torch.float32) == 2 * 1024**3 / 2
     assert peak_rates.peak_rate(device, torch.float32) == 2 * 1024**3 / 2  # without another product
     peak_rates.peak_rate.cache_clear()
+
+
+def test_work_is_that_of_whole_weights_where_a_strategy_takes_them_apart(monkeypatch):
+    class Sharding(SingleDeviceStrategy):
+        def setup(self, trainer):
+            monkeypatch.setattr(ModelSize, "of", None)  # from here on, shapes are those of shards
+            super().setup(trainer)
+
+    expected, _ = measured(max_epochs=1)
+    found, _ = measured(max_epochs=1, strategy=Sharding("cpu"))
+    assert [each["work/tflop"] for each in found] == [each["work/tflop"] for each in expected]
 
 
 @pytest.mark.parametrize("peak", [0, -1.0])

@@ -91,16 +91,22 @@ def test_the_call_fits_the_installed_version():
 def test_the_check_passes_a_kernel_that_is_right_and_no_other(with_emulation):
     assert head_kernels._disagreement(CPU, torch.float32) is None
     with_emulation(lambda *inputs, **options: emulated(*inputs, **options) + 0.1)
-    assert "differs from the blocks by" in head_kernels._disagreement(CPU, torch.float32)
+    assert "differs from the blocks on a few tokens: by" in head_kernels._disagreement(CPU, torch.float32)
 
     def with_one_gradient_for_all(hidden, weight, targets, **options):
         losses = emulated(hidden, weight, targets, **options)
         return losses.detach() + losses.mean() - losses.mean().detach()
 
     with_emulation(with_one_gradient_for_all)
-    assert "differs from the blocks by" in head_kernels._disagreement(CPU, torch.float32)
+    assert "differs from the blocks on a few tokens: by" in head_kernels._disagreement(CPU, torch.float32)
     with_emulation(lambda *inputs, **options: emulated(*inputs, **options) * torch.nan)
-    assert "differs from the blocks by nan" in head_kernels._disagreement(CPU, torch.float32)
+    assert "differs from the blocks on a few tokens: by nan" in head_kernels._disagreement(CPU, torch.float32)
+
+
+@pytest.mark.usefixtures("with_emulation")
+def test_the_check_passes_where_validation_comes_first():
+    with torch.inference_mode():
+        assert head_kernels._disagreement(CPU, torch.float32) is None
 
 
 def test_a_package_that_is_not_there_is_named(monkeypatch):

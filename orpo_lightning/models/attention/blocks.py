@@ -61,8 +61,8 @@ class BlockAttention:
 def _attend(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None, dropout: float
 ) -> Tensor:
-    heads_per_key = query.shape[1] // key.shape[1]
-    if mask is not None and query.is_cuda:  # which has no fast kernel for grouped queries with a mask
+    if query.is_cuda:  # whose fast kernels take no grouped queries with a mask, in fp32, or on older GPUs
+        heads_per_key = query.shape[1] // key.shape[1]
         key, value = (states.repeat_interleave(heads_per_key, dim=1) for states in (key, value))
     return F.scaled_dot_product_attention(
         query,
