@@ -42,6 +42,8 @@ from orpo_lightning.models.pretrained import resolve
 FULL = Length(warm_up=1, timed=5, counted=2, rate_s=30)
 SEARCH = Length(warm_up=1, timed=1, counted=0, rate_s=0)
 QUICK = Length(warm_up=1, timed=2, counted=1, rate_s=3)
+FINALISTS = 2
+"""Settings of the search, which times a single step of each and is noisy, that are then measured in full."""
 SHORTEST = 256
 """Tokens of the longest row: where the memory is not enough for these, a comparison is given up."""
 
@@ -145,33 +147,39 @@ class Bench:
     def measure(self, key: str) -> None:
         """Measure a comparison in full, and what it depends on; nothing twice."""
         data, objective, name = key.split("/")
-        length = QUICK if self.options.quick else FULL
         if name != "fastest":
-            checkpointed = name.endswith("-checkpointed")
-            self._compare(key, data, objective, Setting(self.pairs, self.pairs, checkpointed=checkpointed), length)
+            whole = Setting(self.pairs, self.pairs, checkpointed=name.endswith("-checkpointed"))
+            self._compare(key, data, objective, whole, self._length)
             return
-        fastest = self._fastest(data, objective)
-        if fastest is None:
+        begin = f"{data}/{objective}/"
+        self.measure(f"{begin}{self.pairs}")
+        in_full = [str(self.pairs), *(setting.name for setting in self._finalists(data, objective))]
+        ran = [f"{begin}{each}" for each in in_full if f"{begin}{each}" in self.store.results]
+        if not ran:
             self.failed[key] = "no setting ran"
-        elif fastest.name == str(self.pairs):
-            whole = f"{data}/{objective}/{self.pairs}"
-            self.store.keep(whole, {**self.store.results[whole], "is_fastest": True})
-        else:
-            self._compare(key, data, objective, fastest, length)
+            return
+        fastest = max(ran, key=self._ratio)
+        for each in ran:
+            self.store.keep(each, {**self.store.results[each], "is_fastest": each == fastest})
 
-    def _fastest(self, data: str, objective: str) -> Setting | None:
-        """The setting in which TRL is fastest, beside ours on the same rows; None if it ran in none."""
-        whole = Setting(self.pairs, self.pairs)
-        self.measure(f"{data}/{objective}/{whole.name}")
-        keys = {f"{data}/{objective}/{whole.name}": whole}
-        for setting in candidates(self.pairs):
-            key = f"{data}/{objective}/search/{setting.name}"
+    def _finalists(self, data: str, objective: str) -> list[Setting]:
+        """One pair in a micro-batch, and the fastest others of a search; each measured in full."""
+        every = candidates(self.pairs)
+        keys = {f"{data}/{objective}/search/{each.name}": each for each in every if each.micro_batch > 1}
+        for key, setting in keys.items():
             self._compare(key, data, objective, setting, SEARCH)
-            keys[key] = setting
-        ratios = {
-            key: statistics.median(time_ratios(self.store.results[key])) for key in keys if key in self.store.results
-        }
-        return keys[max(ratios, key=ratios.__getitem__)] if ratios else None
+        searched = sorted((key for key in keys if key in self.store.results), key=self._ratio, reverse=True)
+        finalists = [each for each in every if each.micro_batch == 1] + [keys[key] for key in searched[:FINALISTS]]
+        for setting in finalists:
+            self._compare(f"{data}/{objective}/{setting.name}", data, objective, setting, self._length)
+        return finalists
+
+    @property
+    def _length(self) -> Length:
+        return QUICK if self.options.quick else FULL
+
+    def _ratio(self, key: str) -> float:
+        return statistics.median(time_ratios(self.store.results[key]))
 
     def _compare(self, key: str, data: str, objective: str, setting: Setting, length: Length) -> None:
         if key in self.store.results or key in self.failed:
@@ -179,6 +187,9 @@ class Bench:
         longest = self.options.max_length
         if setting.accumulate == 1:
             longest = min(self.options.whole_length, longest)
+        searched = self.store.results.get(f"{data}/{objective}/search/{setting.name}")
+        if searched:  # on rows for which the memory was enough
+            longest = searched["rows"]["longest"]
         for tokens in _shorter_and_shorter(longest):
             print(f"{key}: {setting.in_words}, {tokens:,} tokens at most", flush=True)
             try:
