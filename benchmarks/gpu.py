@@ -3,10 +3,12 @@
     python benchmarks/gpu.py            # a Llama of 1.2 billion random weights, bf16
     python benchmarks/gpu.py --small    # a small one, also without a GPU: minutes, to see that the command works
 
-First each way of taking a step is held against fp64 on the CPU, in value and in the gradient of each parameter, and a
-difference beyond rounding ends the command. Then steps of ORPO and DPO are timed at lengths shaped like those of
-hh_rlhf (long prompts, short answers) and of gpt4_pairs (the reverse), and at 8,192 tokens a pair: padded rows with all
-logits, at the largest micro-batch that the memory holds, and the packed batch by each kernel and with compiled layers.
+First each way of taking a step is held against fp64 on the CPU, in value and in the gradient of each parameter. One
+that differs beyond rounding is not measured, and the command ends with an error. Then steps of ORPO and DPO are timed
+at lengths shaped like those of hh_rlhf (long prompts, short answers) and of gpt4_pairs (the reverse), and at 8,192
+tokens a pair: padded rows with all logits, at the largest micro-batch that the memory holds, and the packed batch by
+each kernel and with compiled layers. --shape and --objective take one of them at a time, for a machine that is there
+for minutes.
 
 Random weights take the time of trained ones. TRL is not beside them: against_trl.py has it, and its environment could
 not be brought along. No GPU was at hand so far: nothing here has run on one.
@@ -29,9 +31,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from yardstick.environment import conditions
 from yardstick.measures import peak_memory, spread, synchronize
-from yardstick.rungs import RUNGS, Step, train
+from yardstick.rungs import OBJECTIVES, RUNGS, Step, train
 
-from orpo_lightning import DPO, ORPO, Objective
+from orpo_lightning import Objective
 from orpo_lightning.callbacks.peak_rate import peak_rate
 from orpo_lightning.data.batching import step_info
 from orpo_lightning.models.attention.choice import KERNELS
@@ -39,12 +41,14 @@ from orpo_lightning.models.attention.segments import AttentionCall
 from orpo_lightning.models.compilation import compile_layers
 from orpo_lightning.models.kernels import Kernels
 from orpo_lightning.models.logp_model import LogpModel
-from orpo_lightning.models.work import Counts, ModelSize
+from orpo_lightning.models.work import Counts
 from orpo_lightning.packing import pack
 from orpo_lightning.records import Role, TokenizedResponse, TokenizedRow
 
 CUDA = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if CUDA else "cpu")
+CPU = torch.device("cpu")
+DEVICE = torch.device("cuda") if CUDA else CPU
+NO_MEMORY = "out of memory with one pair | | | | |"
 LLAMA_1B = {
     "hidden_size": 2048,
     "intermediate_size": 8192,
@@ -113,7 +117,7 @@ class Shape:
 SHAPES = {
     "hh_rlhf": Shape(124, 41, 51, 0.8, pairs=128),
     "gpt4_pairs": Shape(66, 280, 130, 0.7, pairs=64),
-    "8,192 tokens a pair": Shape(2048, 3072, 3072, 0.0, pairs=4),
+    "8k_a_pair": Shape(2048, 3072, 3072, 0.0, pairs=4),
 }
 
 
@@ -186,6 +190,8 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="a small model, and few pairs a step")
     parser.add_argument("--steps", type=int, default=5, help="that are timed")
     parser.add_argument("--peak-tflops", type=float, help="of the device; default: what products of matrices reach")
+    parser.add_argument("--shape", choices=SHAPES, action="append", help="one of the shapes alone")
+    parser.add_argument("--objective", choices=OBJECTIVES, action="append", help="one of the objectives alone")
     options = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = False
     config = SMALL if options.small else LLAMA_1B
@@ -193,50 +199,70 @@ def main() -> None:
     peak = options.peak_tflops * 1e12 if options.peak_tflops else peak_rate(DEVICE, dtype)
     print(conditions())
     print(f"{dtype}, {peak / 1e12:,.1f} * 10^12 operations per second at best\n")
-    check()
-    for name, shape in SHAPES.items():
-        for objective in (ORPO(), DPO()):
-            pairs = max(1, shape.pairs // 32) if options.small else shape.pairs
-            print(f"### {name}, {type(objective).__name__}, {pairs} pairs a step\n")
-            print("| | pairs/s | tokens/s | MFU | peak memory, GB | step, s | pairs per micro-batch |")
-            print("|---|---|---|---|---|---|---|")
-            padded, *packed = ways(dtype)
-            line, fits = measured(padded, shape, objective, pairs, pairs, config, dtype, peak, options.steps)
-            print(f"| {padded.name} | {line} |")
-            for way in packed:
-                line, _ = measured(way, shape, objective, pairs, pairs, config, dtype, peak, options.steps)
-                print(f"| {way.name} | {line} |", flush=True)
-            if 0 < fits < pairs:  # to compare the memory
-                line, _ = measured(packed[0], shape, objective, pairs, fits, config, dtype, peak, options.steps)
-                print(f"| {packed[0].name}, in micro-batches as the padded rows | {line} |")
-            print(flush=True)
+    wrong = check()
+    padded, *packed = ways(dtype)
+    if padded.name in wrong:
+        raise SystemExit(f"beyond rounding: {wrong[padded.name]}")
+    for name in options.shape or SHAPES:
+        for objective in options.objective or OBJECTIVES:
+            pairs = max(1, SHAPES[name].pairs // 32) if options.small else SHAPES[name].pairs
+            bench = Bench(SHAPES[name], OBJECTIVES[objective](), pairs, config, dtype, peak, options.steps)
+            print(f"### {name}, {objective}, {pairs} pairs a step\n")
+            compare(bench, padded, [way for way in packed if way.name not in wrong])
+    if wrong:
+        raise SystemExit(f"beyond rounding: {'; '.join(wrong.values())}")
 
 
-def check(dtypes: Iterable[torch.dtype] = tuple(LARGEST_ERRORS)) -> None:
+def compare(bench: Bench, padded: Way, packed: Iterable[Way]) -> None:
+    """Print the table of a shape and an objective, and what the goals were."""
+    print("| | pairs/s | tokens/s | MFU | peak memory, GB | step, s | pairs per micro-batch |")
+    print("|---|---|---|---|---|---|---|")
+    baseline = bench.measured(padded)
+    print(f"| {padded.name} | {baseline or NO_MEMORY} |", flush=True)
+    found = {}
+    for way in packed:
+        found[way] = bench.measured(way)
+        print(f"| {way.name} | {found[way] or NO_MEMORY} |", flush=True)
+    ran = {way: each for way, each in found.items() if each}
+    if not (baseline and ran):
+        print(flush=True)
+        return
+    fastest = max(ran, key=lambda way: ran[way].pairs_per_s)
+    best = alike = ran[fastest]
+    if best.micro_batch != baseline.micro_batch:  # to compare the memory
+        alike = bench.measured(fastest, baseline.micro_batch) or best
+        print(f"| {fastest.name}, in micro-batches as the padded rows | {alike} |")
+    print(f"\n{fastest.name}: MFU {best.mfu:.0%} (goal: 50%)")
+    print(f"pairs/s of padded rows: {best.pairs_per_s / baseline.pairs_per_s:.2f} times (goal: 2)")
+    if CUDA:  # elsewhere the peak is that of the process since it began
+        print(f"memory of padded rows in the same micro-batches: {alike.peak_gb / baseline.peak_gb:.2f} (goal: 0.5)")
+    print(flush=True)
+
+
+def check(dtypes: Iterable[torch.dtype] = tuple(LARGEST_ERRORS)) -> dict[str, str]:
     """Hold every way that is measured against fp64 on the CPU, by a model of the small shape.
 
     Args:
         dtypes: of the weights.
 
-    Raises:
-        SystemExit: one differs by more than rounding.
+    Returns:
+        The ways that differ by more than rounding, and by how much.
     """
     print("| way | dtype | error of the log-probabilities | largest of a parameter's gradient | that of |")
     print("|---|---|---|---|---|")
     rows = Shape(90, 60, 60, 0.8, 6).rows(6, CHECKED["vocab_size"], seed=1)
-    exact = _scores(_model(CHECKED, torch.float64, torch.device("cpu")), Way("exact", "packed", "blocks"), rows)
-    worst = []
+    exact = _scores(_model(CHECKED, torch.float64, CPU), Way("exact", "packed", "blocks"), rows)
+    wrong: dict[str, str] = {}
     for dtype in dtypes:
         largest = LARGEST_ERRORS[dtype]
         for way in ways(dtype):
             errors = Errors.of(_scores(_model(CHECKED, dtype, DEVICE), way, rows), exact)
             print(f"| {way.name} | {str(dtype).removeprefix('torch.')} | {errors} |")
             if not (errors.logps <= largest.logps and errors.gradient <= largest.gradient):
-                worst.append(f"{way.name} in {dtype}: {errors.logps:.1e}, {errors.gradient:.1e} of {errors.parameter}")
+                wrong[way.name] = f"{way.name} in {dtype}: {errors}"
     print(flush=True)
     torch._dynamo.reset()  # torch compiles a function a few times only, and measuring has a right to all of them
-    if worst:
-        raise SystemExit(f"beyond rounding: {'; '.join(worst)}")
+    return wrong
 
 
 def _scores(net: PreTrainedModel, way: Way, rows: list[TokenizedRow]) -> Scores:
@@ -255,9 +281,12 @@ def _made(net: PreTrainedModel, way: Way) -> LogpModel:
     return LogpModel(net, way.layout, Kernels(way.kernel, way.head))
 
 
-def _model(config: dict[str, Any], dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-    torch.manual_seed(0)  # on the CPU, so that all have the same weights
-    net: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **config))
+def _model(
+    config: dict[str, Any], dtype: torch.dtype, device: torch.device, drawn_on: torch.device = CPU
+) -> PreTrainedModel:
+    torch.manual_seed(0)  # drawn on the CPU all have the same weights, and wait for them
+    with drawn_on:
+        net: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **config))
     for parameter in net.parameters():  # not what is no weight: a model that is loaded keeps its rotations in fp32
         parameter.data = parameter.data.to(dtype)
     return net.to(device).train()
@@ -285,68 +314,100 @@ def ways(dtype: torch.dtype) -> Iterator[Way]:
         yield Way("packed, liger's head", "packed", head="liger")
 
 
-def measured(
-    way: Way,
-    shape: Shape,
-    objective: Objective,
-    pairs: int,
-    micro_batch: int,
-    config: dict[str, Any],
-    dtype: torch.dtype,
-    peak: float,
-    steps: int,
-) -> tuple[str, int]:
-    """A line of the table, and the pairs of a micro-batch: those given if the memory holds them, else fewer."""
-    while micro_batch:
-        try:
-            return _measured(way, shape, objective, (pairs, micro_batch), config, dtype, peak, steps), micro_batch
-        except torch.OutOfMemoryError:
-            micro_batch //= 2
-        # only here is everything that the failed attempt held let go of
-        gc.collect()
+@dataclass(frozen=True)
+class Measured:
+    """A line of the table.
+
+    Args:
+        pairs_per_s: of the median step.
+        tokens_per_s: of all steps.
+        mfu: share of the device's rate in operations that are needed.
+        peak_gb: largest memory, in 10^9 bytes.
+        seconds: of each step.
+        micro_batch: pairs of one.
+    """
+
+    pairs_per_s: float
+    tokens_per_s: float
+    mfu: float
+    peak_gb: float
+    seconds: tuple[float, ...]
+    micro_batch: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.pairs_per_s:,.1f} | {self.tokens_per_s:,.0f} | {self.mfu:.1%} | {self.peak_gb:.2f} | "
+            f"{spread(self.seconds, '.3f')} | {self.micro_batch}"
+        )
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Steps of an objective on pairs of a shape.
+
+    Args:
+        shape: of the pairs.
+        objective: by which a model is trained.
+        pairs: of a step.
+        config: of the model.
+        dtype: of its weights.
+        peak: floating-point operations per second that the device can do.
+        steps: that are timed.
+    """
+
+    shape: Shape
+    objective: Objective
+    pairs: int
+    config: dict[str, Any]
+    dtype: torch.dtype
+    peak: float
+    steps: int
+
+    def measured(self, way: Way, micro_batch: int | None = None) -> Measured | None:
+        """A way, in micro-batches of so many pairs, or of fewer where the memory is short; None if it holds not one."""
+        micro_batch = micro_batch or self.pairs
+        while micro_batch:
+            try:
+                return self._measured(way, micro_batch)
+            except torch.OutOfMemoryError:
+                micro_batch //= 2
+            # only here is everything that the failed attempt held let go of
+            gc.collect()
+            if CUDA:
+                torch.cuda.empty_cache()
+        return None
+
+    def _measured(self, way: Way, micro_batch: int) -> Measured:
+        net = _model(self.config, self.dtype, DEVICE, drawn_on=DEVICE)
+        model = _made(net, way)
+        optimizer = torch.optim.AdamW(net.parameters(), lr=1e-6, fused=True)
+        score, prompts = RUNGS["blocks"][1], self.objective.needs_prompt_logps
         if CUDA:
-            torch.cuda.empty_cache()
-    return "out of memory with one pair | | | | |", 0
-
-
-def _measured(
-    way: Way,
-    shape: Shape,
-    objective: Objective,
-    sizes: tuple[int, int],
-    config: dict[str, Any],
-    dtype: torch.dtype,
-    peak: float,
-    steps: int,
-) -> str:
-    pairs, micro_batch = sizes
-    net = _model(config, dtype, DEVICE)
-    model = _made(net, way)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-6, fused=True)
-    size, score = ModelSize.of(net), RUNGS["blocks"][1]
-    if CUDA:
-        torch.cuda.reset_peak_memory_stats()
-    seconds: list[float] = []
-    flops: list[int] = []
-    tokens: list[int] = []
-    for number in range(3 + steps):
-        rows = shape.rows(pairs, config["vocab_size"], seed=number)
-        parts = [_step(rows[start : start + micro_batch]) for start in range(0, pairs, micro_batch)]
-        synchronize()
-        start = time.perf_counter()
-        for i, part in enumerate(parts):
-            train(model, objective, optimizer, part, score, is_last=i == len(parts) - 1)
-        synchronize()
-        if number >= 3:  # the first compile, choose kernels and reach the largest size
-            seconds.append(time.perf_counter() - start)
-            flops.append(sum(size.flops(Counts.of(part[1], objective.needs_prompt_logps)) for part in parts))
-            tokens.append(sum(part[1].num_tokens for part in parts))
-    rate = statistics.median(work / taken for work, taken in zip(flops, seconds, strict=True))
-    middle = statistics.median(seconds)
-    return (
-        f"{pairs / middle:,.1f} | {sum(tokens) / sum(seconds):,.0f} | {rate / peak:.1%} | {peak_memory() / 1e9:.2f} | "
-        f"{spread(seconds, '.3f')} | {micro_batch}"
-    )
+            torch.cuda.reset_peak_memory_stats()
+        seconds: list[float] = []
+        flops: list[int] = []
+        tokens: list[int] = []
+        for number in range(3 + self.steps):
+            rows = self.shape.rows(self.pairs, self.config["vocab_size"], seed=number)
+            parts = [_step(rows[start : start + micro_batch]) for start in range(0, self.pairs, micro_batch)]
+            synchronize()
+            start = time.perf_counter()
+            for i, part in enumerate(parts):
+                train(model, self.objective, optimizer, part, score, is_last=i == len(parts) - 1)
+            synchronize()
+            if number >= 3:  # the first compile, choose kernels and reach the largest size
+                seconds.append(time.perf_counter() - start)
+                flops.append(sum(model.size.flops(Counts.of(part[1], prompts)) for part in parts))
+                tokens.append(sum(part[1].num_tokens for part in parts))
+        rate = statistics.median(work / taken for work, taken in zip(flops, seconds, strict=True))
+        return Measured(
+            pairs_per_s=self.pairs / statistics.median(seconds),
+            tokens_per_s=sum(tokens) / sum(seconds),
+            mfu=rate / self.peak,
+            peak_gb=peak_memory() / 1e9,
+            seconds=tuple(seconds),
+            micro_batch=micro_batch,
+        )
 
 
 def _step(rows: list[TokenizedRow]) -> Step:
