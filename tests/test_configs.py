@@ -21,7 +21,7 @@ KEYS = {
     *(f"model.policy.{name}" for name in ("name_or_path", "revision", "dtype", "attn_implementation")),
     *(
         f"model.policy.{name}"
-        for name in ("packed_attention", "head_kernel", "gradient_checkpointing", "compile_layers", "lora")
+        for name in ("attention_kernel", "head_kernel", "gradient_checkpointing", "compile_layers", "lora")
     ),
     *(f"data.{name}" for name in ("train", "val", "format", "columns", "filters", "global_batch_size", "max_length")),
     *(f"data.{name}" for name in ("max_prompt_length", "overlong", "max_tokens_per_batch", "limit", "num_workers")),

@@ -171,7 +171,7 @@ HONOURED = {
     "--model.policy.dtype=float64": "model.policy.dtype is 'float64' from step 6 on, and was 'float32' (weights",
     "--model.policy.gradient_checkpointing=true": "model.policy.gradient_checkpointing is True from step 6 on",
     "--model.policy.attn_implementation=eager": "model.policy.attn_implementation is 'eager' from step 6 on",
-    "--model.policy.packed_attention=blocks": "model.policy.packed_attention is 'blocks' from step 6 on",
+    "--model.policy.attention_kernel=blocks": "model.policy.attention_kernel is 'blocks' from step 6 on",
     "--model.policy.disable_dropout=false": "model.policy.disable_dropout is False from step 6 on",
     "--data.val=other.jsonl": "(measures of before and after it do not compare)",
 }

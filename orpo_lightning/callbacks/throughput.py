@@ -92,7 +92,7 @@ class Throughput(Callback):
     """Logs time, rates, work and memory of each optimizer step, under ``time/``, ``work/`` and ``memory/``.
 
     The time of a step runs from the end of the one before, so that it holds the wait for data and the writing of
-    checkpoints; a validation in between does not count. All is counted on the host; only logging it goes to the device.
+    checkpoints; a validation in between does not count. All is counted, and logged from, the host.
 
     Args:
         peak_tflops: 10^12 floating-point operations per second that a device can do, the measure of ``time/mfu``. By
@@ -150,7 +150,9 @@ class Throughput(Callback):
             seconds=self.totals.seconds + seconds,
             done=self.totals.done + done,
         )
-        pl_module.log_dict(taken.measures, on_step=True, on_epoch=False, batch_size=1)
+        # a number that is no tensor yet would be copied to the device, and each copy waits for it
+        measures = {key: torch.tensor(value) for key, value in taken.measures.items()}
+        pl_module.log_dict(measures, on_step=True, on_epoch=False, batch_size=1)
 
     def _work_of(self, batch: PackedBatch, pl_module: LightningModule) -> Done:
         if not isinstance(pl_module, PreferenceModule) or pl_module.policy is None:

@@ -10,6 +10,7 @@ Shape suffixes: M scored positions, C positions of a chunk, E hidden size, V voc
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from orpo_lightning.models.head_kernels import HeadKernel, head_kernel
+from orpo_lightning.models.agreement import KernelWarning
+from orpo_lightning.models.head_kernels import HeadKernelName, head_kernel
 from orpo_lightning.models.linear_logps import computing_dtype
 from orpo_lightning.records import HALF_PRECISION
 
@@ -53,10 +55,10 @@ class OutputHead:
     projection: nn.Module
     scale: float = 1.0
     softcap: float | None = None
-    kernel: HeadKernel = "blocks"
+    kernel: HeadKernelName = "blocks"
 
     @classmethod
-    def of(cls, net: PreTrainedModel, kernel: HeadKernel = "blocks") -> OutputHead:
+    def of(cls, net: PreTrainedModel, kernel: HeadKernelName = "blocks") -> OutputHead:
         """The head of a Hugging Face causal language model."""
         config = net.config
         scale = getattr(config, "logit_scale", None) or 1.0
@@ -88,6 +90,13 @@ class OutputHead:
         if statistic is target_logps and linear is not None:
             logps = head_kernel(self.kernel, hidden_ME.device, computing_dtype(linear.weight))
             return logps(hidden_ME, linear.weight, linear.bias, targets_M, self.scale)
+        if statistic is target_logps and self.kernel != "blocks":
+            warnings.warn(
+                f"model.policy.head_kernel = {self.kernel!r} does not run: the head is more than a linear layer "
+                "(an adapter in it, soft-capped logits), and is computed in chunks of positions",
+                KernelWarning,
+                stacklevel=2,
+            )
 
         def of_chunk(hidden_CE: Tensor, targets_C: Tensor) -> Tensor:
             return statistic(self.logits(hidden_CE), targets_C)

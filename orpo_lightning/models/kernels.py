@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orpo_lightning.models.attention.choice import PackedAttention, check_name
-from orpo_lightning.models.head_kernels import HeadKernel, check_head
+from orpo_lightning.models.attention.choice import AttentionKernelName, check_name
+from orpo_lightning.models.head_kernels import HeadKernelName, check_head
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,8 @@ class Kernels:
         head: that of the log-probabilities.
     """
 
-    attention: PackedAttention = "auto"
-    head: HeadKernel = "blocks"
+    attention: AttentionKernelName = "auto"
+    head: HeadKernelName = "blocks"
 
     def __post_init__(self) -> None:
         check_name(self.attention)

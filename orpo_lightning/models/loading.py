@@ -16,10 +16,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.utils import logging as transformers_logging
 
 from orpo_lightning.models.adapters import LoraConfig, add_adapter, merge_adapter
-from orpo_lightning.models.attention.choice import PackedAttention
+from orpo_lightning.models.attention.choice import AttentionKernelName
 from orpo_lightning.models.compilation import compile_layers
 from orpo_lightning.models.damage import naming_damage
-from orpo_lightning.models.head_kernels import HeadKernel
+from orpo_lightning.models.head_kernels import HeadKernelName
 from orpo_lightning.models.kernels import Kernels
 from orpo_lightning.models.pretrained import base_of_adapter, resolve
 
@@ -38,7 +38,7 @@ class PolicyConfig:
         revision: branch, tag or commit of a hub id.
         dtype: of the weights.
         attn_implementation: attention of transformers for generation and the padded layout; None is its default.
-        packed_attention: kernel of the packed layout. ``blocks`` runs everywhere; ``flex`` (FlexAttention) and
+        attention_kernel: kernel of the packed layout. ``blocks`` runs everywhere; ``flex`` (FlexAttention) and
             ``varlen`` (flash attention for sequences of uneven lengths, in half precision) need CUDA and an A100 or
             later; ``auto`` is the first that can of varlen, flex and blocks. Which one is fastest has not been
             measured yet.
@@ -58,8 +58,8 @@ class PolicyConfig:
     revision: str | None = None
     dtype: Dtype = "float32"
     attn_implementation: str | None = None
-    packed_attention: PackedAttention = "auto"
-    head_kernel: HeadKernel = "blocks"
+    attention_kernel: AttentionKernelName = "auto"
+    head_kernel: HeadKernelName = "blocks"
     gradient_checkpointing: bool = False
     compile_layers: bool = False
     disable_dropout: bool = True
@@ -77,7 +77,7 @@ class PolicyConfig:
     @property
     def kernels(self) -> Kernels:
         """The kernels of the packed layout."""
-        return Kernels(self.packed_attention, self.head_kernel)
+        return Kernels(self.attention_kernel, self.head_kernel)
 
     @property
     def has_dropout(self) -> bool:

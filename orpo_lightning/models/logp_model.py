@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from orpo_lightning.models.attention.choice import AttentionKernelName
 from orpo_lightning.models.attention.packed import PACKED_ATTENTION, layout_of
 from orpo_lightning.models.compilation import without_compilation
 from orpo_lightning.models.head import OutputHead, TokenStatistic, target_logps
@@ -114,14 +115,7 @@ class LogpModel(nn.Module):
         kernels: Kernels | None = None,
     ) -> TokenLogps:
         kernels = kernels or self.kernels
-        hidden_NE = self.net.get_decoder()(
-            input_ids=batch.input_ids[None],
-            position_ids=batch.position_ids[None],
-            use_cache=False,
-            # anything four-dimensional keeps transformers from building a mask of its own
-            attention_mask=torch.zeros(1, 1, 1, 1, device=batch.input_ids.device),
-            layout=layout_of(batch, kernels.attention),
-        ).last_hidden_state[0]
+        hidden_NE = self._packed_hidden(batch, kernels.attention)
         head = OutputHead.of(self.net, kernels.head)
         if not prompt:
             return head.per_token(hidden_NE[batch.score_index], batch.score_target, statistic), None
@@ -130,6 +124,17 @@ class LogpModel(nn.Module):
         found = head.per_token(hidden_NE[index], torch.cat([batch.score_target, batch.prompt_target]), statistic)
         responses = batch.score_target.numel()
         return found[:responses], found[responses:]
+
+    def _packed_hidden(self, batch: PackedBatch, attention: AttentionKernelName) -> Tensor:
+        hidden_NE: Tensor = self.net.get_decoder()(
+            input_ids=batch.input_ids[None],
+            position_ids=batch.position_ids[None],
+            use_cache=False,
+            # anything four-dimensional keeps transformers from building a mask of its own
+            attention_mask=torch.zeros(1, 1, 1, 1, device=batch.input_ids.device),
+            layout=layout_of(batch, attention),
+        ).last_hidden_state[0]
+        return hidden_NE
 
     def _padded(self, batch: PackedBatch, prompt: bool, statistic: TokenStatistic) -> TokenLogps:
         # out of what the host knows: a list of a tensor would wait for the device

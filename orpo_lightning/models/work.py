@@ -103,8 +103,9 @@ class ModelSize:
                     if parameter.ndim == 3:  # the experts of a layer, of which each token takes a few
                         used = used // parameter.shape[0] * getattr(config, "num_experts_per_tok", parameter.shape[0])
                     linear, trained = linear + used, trained + used * parameter.requires_grad
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return cls(linear, trained, head, trained_head, config.num_hidden_layers * config.num_attention_heads * size)
+        heads = getattr(config, "num_attention_heads", 0)  # none in a state space model
+        size = getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1)
+        return cls(linear, trained, head, trained_head, config.num_hidden_layers * heads * size)
 
     def flops(self, counts: Counts) -> int:
         """Floating-point operations of a forward and backward pass, a multiplication and an addition counted as two.

@@ -91,7 +91,6 @@ class PreferenceModule(LightningModule):
         self._view: Any = view_of(objective)  # its types are those that the objective is called with
         self._step_losses: list[RowLosses] = []
         self._step_loss = torch.zeros(())
-        self._gradient_norm: Tensor | None = None
         self._objective_state: dict[str, Any] | None = None
         self._trained_by: list[list[Any]] = [[0, repr(objective)]]
 
@@ -247,40 +246,41 @@ class PreferenceModule(LightningModule):
         torch.manual_seed(batch.step.seed)
         resume.log_as_of_step(self.trainer, self.global_step)
 
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Log the gradient norm, before clipping, and stop on a loss or a norm that is not finite."""
-        self._gradient_norm = self._measure_gradient_norm()
-        # both at once, and as late as can be: but for what is logged, it is here alone that a step waits for the device
-        loss, norm = torch.stack([self._step_loss, self._gradient_norm.to(self._step_loss)]).tolist()
-        # a gradient scaler (fp16) skips steps of such a gradient by itself
-        followed = {"the loss": loss} | ({"the gradient norm": norm} if self._scaler is None else {})
-        check_finite(followed, self.global_step, self._step_losses)
-        self._step_losses.clear()
-        self.log_dict({"train/grad_norm": norm, "train/learning_rate": optimizer.param_groups[0]["lr"]}, batch_size=1)
-
     def configure_gradient_clipping(
         self,
         optimizer: Optimizer,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the gradients of the whole global batch; Lightning would refuse to under bf16-mixed."""
+        """Stop on a loss or a gradient norm that is not finite, log the norm, and clip by that of the global batch.
+
+        Lightning calls it right before the optimizer steps; its own would refuse to clip under bf16-mixed.
+        """
+        norm = self._measure_gradient_norm()
+        self._check_step(norm, optimizer)
         if not gradient_clip_val:
             return
         if gradient_clip_algorithm == "value":
             torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
         else:
-            norm = self._gradient_norm
-            if norm is None:  # a subclass does without the hook that measures it
-                norm = self._measure_gradient_norm()
             torch.nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, norm)
+
+    def _check_step(self, gradient_norm: Tensor, optimizer: Optimizer) -> None:
+        # both at once, and as late as can be: but for what is logged, it is here alone that a step waits for the device
+        loss, norm = torch.stack([self._step_loss, gradient_norm.to(self._step_loss)]).tolist()
+        # a gradient scaler (fp16) skips steps of such a gradient by itself
+        followed = {"the loss": loss} | ({"the gradient norm": norm} if self._scaler is None else {})
+        check_finite(followed, self.global_step, self._step_losses)
+        self._step_losses.clear()
+        # as tensors of the host: Lightning would copy plain numbers to the device, and each copy waits for it
+        rate = torch.as_tensor(optimizer.param_groups[0]["lr"])
+        self.log_dict({"train/grad_norm": torch.tensor(norm), "train/learning_rate": rate}, batch_size=1)
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
         """Step, and free the gradients, which would else be there beside all activations of the next step."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        self._gradient_norm = None
         if not self.trainer.strategy.handles_gradient_accumulation:  # whose calls need not be the ends of steps
             self.optimizer_zero_grad(epoch, batch_idx, optimizer)
 

@@ -50,7 +50,7 @@ SETTINGS = (
     Setting("model.policy.revision", _WEIGHTS, refused=True),
     Setting("model.policy.dtype", "weights are rounded to it"),
     Setting("model.policy.attn_implementation", _ROUNDING),
-    Setting("model.policy.packed_attention", _ROUNDING),
+    Setting("model.policy.attention_kernel", _ROUNDING),
     Setting("model.policy.head_kernel", _ROUNDING),
     Setting("model.policy.gradient_checkpointing", _ROUNDING),
     Setting("model.policy.compile_layers", _ROUNDING),

@@ -11,7 +11,7 @@ VALUES = {
     "model.policy.revision": "main",
     "model.policy.dtype": "bfloat16",
     "model.policy.attn_implementation": "eager",
-    "model.policy.packed_attention": "flex",
+    "model.policy.attention_kernel": "flex",
     "model.policy.head_kernel": "liger",
     "model.policy.gradient_checkpointing": True,
     "model.policy.lora.r": 4,

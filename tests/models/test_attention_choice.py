@@ -124,7 +124,7 @@ def test_with_dropout_the_blocks_run_whatever_is_named(on_gpu, name):
 )
 def test_a_kernel_that_cannot_run_is_refused_with_the_reason_and_the_others(on_gpu, name, what, reason, accepted):
     on_gpu(A100)
-    message = rf"model\.policy\.packed_attention = '{name}', but .*{reason}; accepted: {accepted}$"
+    message = rf"model\.policy\.attention_kernel = '{name}', but .*{reason}; accepted: {accepted}$"
     with pytest.raises(ValueError, match=message):
         kernel_for(name, what)
 
@@ -148,7 +148,7 @@ def test_a_kernel_with_other_numbers_is_left_out_aloud_once(on_gpu):
 
 def test_a_kernel_with_other_numbers_that_was_asked_for_is_refused(on_gpu):
     on_gpu(H100, wrong=["varlen"])
-    with pytest.raises(ValueError, match="packed_attention = 'varlen', but it differs; accepted: auto, blocks, flex"):
+    with pytest.raises(ValueError, match="attention_kernel = 'varlen', but it differs; accepted: auto, blocks, flex"):
         kernel_for("varlen", call())
 
 
@@ -182,12 +182,18 @@ def not_a_number(*args, **options):
     return emulated_varlen(*args, **options) * torch.nan
 
 
+def no_number_in_the_gradient_of_keys(query, key, value, *rest, **options):
+    infinite_slope = (key - key.detach()).clamp_min(0).sqrt()
+    return emulated_varlen(query, key.detach() + infinite_slope, value, *rest, **options)
+
+
 @pytest.mark.parametrize(
     ("kernel", "reason"),
     [
         (upper_left, r"it differs from the blocks on a few tokens: by 0\.\d+ of their norm, and 0\.\d+ is allowed"),
         (no_gradient_of_keys, "it differs from the blocks on a few tokens: by 1 of their norm, .*"),
         (not_a_number, "it differs from the blocks on a few tokens: by nan .*"),
+        (no_number_in_the_gradient_of_keys, "it differs from the blocks on a few tokens: by nan .*"),
         (fails, "it fails with RuntimeError: no kernel image is available"),
     ],
 )
@@ -225,20 +231,20 @@ def test_the_check_leaves_no_trace_in_what_surrounds_it(monkeypatch):
 
 
 def test_policy_and_reference_run_by_the_kernels_of_the_setting():
-    module = PreferenceModule(DPO(), PolicyConfig("tiny", packed_attention="blocks"))
+    module = PreferenceModule(DPO(), PolicyConfig("tiny", attention_kernel="blocks"))
     module.configure_model()
     assert module.policy.kernels == module.reference.kernels == Kernels("blocks")
     assert LogpModel(tiny_model()).kernels == Kernels("auto")
 
 
 def test_an_unknown_kernel_is_refused_before_anything_is_loaded():
-    with pytest.raises(ValueError, match="packed_attention = 'flash'; accepted: auto, blocks, flex, varlen"):
-        PolicyConfig(packed_attention="flash")
+    with pytest.raises(ValueError, match="attention_kernel = 'flash'; accepted: auto, blocks, flex, varlen"):
+        PolicyConfig(attention_kernel="flash")
 
 
 def test_a_kernel_that_cannot_run_stops_the_first_batch_and_is_no_reason_to_run_padded():
     model = LogpModel(tiny_model(), "auto", Kernels("varlen"))
-    with pytest.raises(ValueError, match="packed_attention = 'varlen', but it runs on CUDA, and this is cpu"):
+    with pytest.raises(ValueError, match="attention_kernel = 'varlen', but it runs on CUDA, and this is cpu"):
         model(pack(make_rows(2), STEP))
 
 

@@ -125,7 +125,7 @@ def test_in_mixed_precision_the_check_of_the_layout_runs_although_the_weights_ar
 
 
 def test_a_run_in_fp32_refuses_the_kernel_that_cannot():
-    with pytest.raises(ValueError, match=r"packed_attention = 'varlen', but .*float32"):
+    with pytest.raises(ValueError, match=r"attention_kernel = 'varlen', but .*float32"):
         model_of("varlen")(pack(make_rows(2), STEP).to(GPU))
 
 

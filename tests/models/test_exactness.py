@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MambaConfig, MambaForCausalLM
 
 from orpo_lightning.data.batching import step_info
 from orpo_lightning.models import logp_model
@@ -90,6 +90,16 @@ def test_models_that_cannot_run_packed_fall_back_and_say_why(shape):
     model = LogpModel(net, "auto")
     with pytest.warns(LayoutWarning, match="padded layout, which computes each prompt twice: .+"):
         found = value_and_gradient(net, *scored(model, odd_rows()))
+    assert_close(found, expected, 1e-5)
+
+
+def test_a_model_without_attention_runs_padded():
+    torch.manual_seed(0)
+    config = MambaConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2, state_size=4)
+    net = MambaForCausalLM(config).eval()
+    expected = value_and_gradient(net, *by_definition(net, odd_rows()))
+    with pytest.warns(LayoutWarning, match="MambaForCausalLM runs in the padded layout"):
+        found = value_and_gradient(net, *scored(LogpModel(net, "auto"), odd_rows()))
     assert_close(found, expected, 1e-5)
 
 

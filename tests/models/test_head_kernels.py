@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from orpo_lightning.models import head_kernels
+from orpo_lightning.models.agreement import KernelWarning
 from orpo_lightning.models.head import OutputHead
 from orpo_lightning.models.head_kernels import head_kernel, liger_logps
 from orpo_lightning.models.kernels import Kernels
@@ -126,6 +127,12 @@ def test_ligers_kernel_is_refused_without_cuda():
     model = LogpModel(tiny_model(), "packed", Kernels(head="liger"))
     with pytest.raises(ValueError, match="head_kernel = 'liger', but it runs on CUDA, and this is cpu"):
         model(pack(make_rows(2), STEP))
+
+
+def test_a_head_that_no_kernel_computes_says_so():
+    head = OutputHead(torch.nn.Linear(4, 9), softcap=3.0, kernel="liger")
+    with pytest.warns(KernelWarning, match="head_kernel = 'liger' does not run: the head is more than a linear layer"):
+        head.per_token(torch.zeros(2, 4), torch.zeros(2, dtype=torch.long))
 
 
 def test_ligers_kernel_is_refused_in_fp64_which_it_does_not_compute_in():

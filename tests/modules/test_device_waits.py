@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from orpo_lightning import DPO, ORPO
 from orpo_lightning.callbacks.throughput import Throughput
+from orpo_lightning.modules.preference import PreferenceModule
 from orpo_lightning.testing import make_rows
 
 ASKING = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default}
@@ -55,6 +56,19 @@ def test_a_step_asks_once_for_loss_and_norm_however_it_is_split(objective, accum
     run(objective, make_rows(22), callbacks=[Throughput(), asking], accumulate_grad_batches=accumulate)
     _, *later = asking.of_steps  # the first checks the layout
     assert later == [1] * 5
+
+
+def test_what_is_logged_is_a_tensor_already(monkeypatch):
+    log, logged = PreferenceModule.log, {}
+
+    def seen(module, name, value, **options):
+        logged[name] = value
+        log(module, name, value, **options)
+
+    monkeypatch.setattr(PreferenceModule, "log", seen)
+    run(ORPO(), make_rows(22), callbacks=[Throughput()])
+    assert {"train/loss", "train/grad_norm", "train/learning_rate", "time/step_s", "work/tflop"} <= set(logged)
+    assert all(isinstance(value, torch.Tensor) for value in logged.values())  # all else is copied to the device
 
 
 def test_what_asks_is_counted(monkeypatch):

@@ -10,14 +10,15 @@ import functools
 import warnings
 from typing import Literal, get_args
 
+from orpo_lightning.models.agreement import KernelWarning
 from orpo_lightning.models.attention.blocks import BlockAttention
 from orpo_lightning.models.attention.check import disagreement
 from orpo_lightning.models.attention.flex import FlexAttention
 from orpo_lightning.models.attention.segments import AttentionCall, AttentionKernel
 from orpo_lightning.models.attention.varlen import VarlenAttention
 
-PackedAttention = Literal["auto", "blocks", "flex", "varlen"]
-SETTING = "model.policy.packed_attention"
+AttentionKernelName = Literal["auto", "blocks", "flex", "varlen"]
+SETTING = "model.policy.attention_kernel"
 
 KERNELS: dict[str, type[AttentionKernel]] = {
     "varlen": VarlenAttention,
@@ -27,10 +28,6 @@ KERNELS: dict[str, type[AttentionKernel]] = {
 """The kernels by name, in the order in which ``auto`` tries them."""
 
 
-class KernelWarning(UserWarning):
-    """A kernel that should run here does not, or gives other numbers, and another one takes its place."""
-
-
 def check_name(name: str) -> None:
     """Insist on the name of a kernel, or ``auto``.
 
@@ -38,14 +35,14 @@ def check_name(name: str) -> None:
         >>> check_name("flash")
         Traceback (most recent call last):
         ...
-        ValueError: model.policy.packed_attention = 'flash'; accepted: auto, blocks, flex, varlen
+        ValueError: model.policy.attention_kernel = 'flash'; accepted: auto, blocks, flex, varlen
     """
-    if name not in get_args(PackedAttention):
-        raise ValueError(f"{SETTING} = {name!r}; accepted: {', '.join(get_args(PackedAttention))}")
+    if name not in get_args(AttentionKernelName):
+        raise ValueError(f"{SETTING} = {name!r}; accepted: {', '.join(get_args(AttentionKernelName))}")
 
 
 @functools.cache
-def kernel_for(choice: PackedAttention, call: AttentionCall, dropout: bool = False) -> type[AttentionKernel]:
+def kernel_for(choice: AttentionKernelName, call: AttentionCall, dropout: bool = False) -> type[AttentionKernel]:
     """The kernel that computes a call; asked in each layer, and found out once.
 
     A kernel other than the blocks is compared with them on a few tokens before it is used on a device, in a dtype and

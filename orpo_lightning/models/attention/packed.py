@@ -19,7 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from orpo_lightning.models.attention.choice import PackedAttention, kernel_for
+from orpo_lightning.models.attention.choice import AttentionKernelName, kernel_for
 from orpo_lightning.models.attention.segments import AttentionCall, AttentionKernel
 from orpo_lightning.packing import GroupSpan, PackedBatch
 
@@ -38,7 +38,7 @@ class AttentionLayout:
         choice: the kernel that computes it.
     """
 
-    def __init__(self, groups: Sequence[GroupSpan], choice: PackedAttention) -> None:
+    def __init__(self, groups: Sequence[GroupSpan], choice: AttentionKernelName) -> None:
         self.groups = groups
         self.choice = choice
         self._kernels: dict[type[AttentionKernel], AttentionKernel] = {}
@@ -55,10 +55,10 @@ class AttentionLayout:
         return self._kernels[cls].attend(query_HND, key_KND, value_KND, scale, dropout)
 
 
-_layouts: WeakKeyDictionary[PackedBatch, dict[tuple[PackedAttention, bool], AttentionLayout]] = WeakKeyDictionary()
+_layouts: WeakKeyDictionary[PackedBatch, dict[tuple[AttentionKernelName, bool], AttentionLayout]] = WeakKeyDictionary()
 
 
-def layout_of(batch: PackedBatch, choice: PackedAttention = "auto") -> AttentionLayout:
+def layout_of(batch: PackedBatch, choice: AttentionKernelName = "auto") -> AttentionLayout:
     """The layout of a batch, with its masks: made once, for the policy and for a reference that runs beside it.
 
     Args:
