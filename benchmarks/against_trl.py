@@ -29,6 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from operations import both_sides
+from transformers import AutoConfig, AutoModelForCausalLM
 from yardstick.comparison import Length, LossesDifferError, compare
 from yardstick.environment import NAMED, ROOT, commit, cores, installed, processor, python_with_trl
 from yardstick.job import Job, Setting
@@ -38,6 +40,7 @@ from yardstick.rungs import OBJECTIVES
 from yardstick.worker import WorkerEndedError, WorkerKilledError
 
 from orpo_lightning.models.pretrained import resolve
+from orpo_lightning.models.work import ModelSize
 
 FULL = Length(warm_up=1, timed=5, counted=2, rate_s=30)
 SEARCH = Length(warm_up=1, timed=1, counted=0, rate_s=0)
@@ -228,6 +231,10 @@ class Bench:
         result = compare(job, length, folder, self.options.threads, self.trl)
         timed = slice(length.warm_up, length.warm_up + length.timed)
         result["tokens"] = pool.tokens(chosen, setting.pairs)[timed]
+        if not setting.checkpointed:
+            by_form = both_sides(_size(model), [pool.rows[i] for i in chosen], setting, objective.upper())
+            check_operations({side: flops[timed.stop :] for side, flops in by_form.items()}, result)
+            result["operations"] = {side: flops[timed] for side, flops in by_form.items()}
         result["rows"] = pool.describe(chosen) | {"pairs": setting.pairs, "longest": longest}
         return result
 
@@ -241,6 +248,14 @@ class Bench:
         return _pool(self._file(data), resolve(self.options.model), self.options.max_length)
 
 
+def check_operations(by_form: dict[str, list[int]], result: dict[str, Any]) -> None:
+    """Insist that the closed form gives what was counted of the same steps."""
+    for side, flops in by_form.items():
+        counted = result[side]["flops"]
+        if counted != flops:
+            sys.exit(f"{side}: counted {counted} operations, and the closed form gives {flops}")
+
+
 def _shorter_and_shorter(longest: int) -> Iterator[int]:
     yield longest
     while (longest := longest * 3 // 4) >= SHORTEST:
@@ -250,6 +265,12 @@ def _shorter_and_shorter(longest: int) -> Iterator[int]:
 @cache
 def _pool(data: str, model: str, max_length: int) -> Pool:
     return Pool.of(data, model, max_length)
+
+
+@cache
+def _size(model: str) -> ModelSize:
+    with torch.device("meta"):
+        return ModelSize.of(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model)))
 
 
 def _conditions(options: argparse.Namespace, pairs: int, trl: Path) -> dict[str, Any]:

@@ -31,7 +31,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from yardstick.environment import conditions
 from yardstick.measures import peak_memory, spread, synchronize
-from yardstick.rungs import OBJECTIVES, RUNGS, Step, train
+from yardstick.rungs import OBJECTIVES, Step, as_a_run, train
 
 from orpo_lightning import Objective
 from orpo_lightning.callbacks.peak_rate import peak_rate
@@ -381,7 +381,7 @@ class Bench:
         net = _model(self.config, self.dtype, DEVICE, drawn_on=DEVICE)
         model = _made(net, way)
         optimizer = torch.optim.AdamW(net.parameters(), lr=1e-6, fused=True)
-        score, prompts = RUNGS["blocks"][1], self.objective.needs_prompt_logps
+        score, prompts = as_a_run, self.objective.needs_prompt_logps
         if CUDA:
             torch.cuda.reset_peak_memory_stats()
         seconds: list[float] = []

@@ -72,19 +72,19 @@ def climb(data: str, objective: str) -> None:
     print(f"### {data}, {objective}\n")
     print("| | operations, 10^12 | time, s | of the rung above | operations / the machine's rate | peak memory, GB |")
     print("|---|---|---|---|---|---|")
-    above = None
+    above: list[float] = []
     for rung, (words, _) in RUNGS.items():
         if len(found[rung]) < 2:
             print(f"| {words} | | killed: not enough memory | | | |")
             continue
         seconds = [each for run in found[rung] for each in run["seconds"]]
-        middle = statistics.median(seconds)
         flops, peak = found[rung][0]["flops"], max(run["peak"] for run in found[rung]) / 1e9
         rate = statistics.mean(run["rate"] for run in found[rung])
         share = flops / statistics.mean(seconds) / rate
-        ratio = f"{middle / above:.2f}" if above else ""
+        # of the same rows, on the way up and on the way down
+        ratio = spread([one / other for one, other in zip(seconds, above, strict=True)]) if above else ""
         print(f"| {words} | {flops / 1e12:.3f} | {spread(seconds)} | {ratio} | {share:.0%} | {peak:.2f} |")
-        above = middle
+        above = seconds
     print(flush=True)
     losses = torch.tensor([run["losses"] for runs in found.values() for run in runs])
     if not torch.allclose(losses, losses[0], rtol=TOLERANCE):

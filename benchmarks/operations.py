@@ -5,8 +5,8 @@
 takes every row of a set in one random order, in steps of 8 pairs, and prints how many times ours TRL's operations are:
 with all pairs in one micro-batch, and with one pair in each. The convention is that of against_trl.py, which counts
 while steps run, but of a few: attention as full rectangles, and what is computed again in the backward pass. The last
-column is what the first would be if our logits were kept and not computed again: no way to train computes less. The
-numbers that it last printed are in benchmarks/against_trl.md.
+column is what the first would be if our logits were kept and not computed again. The numbers that it last printed are
+in benchmarks/against_trl.md.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from yardstick.environment import ROOT, conditions
+from yardstick.job import Setting
 from yardstick.rows import ABOUT_FILES, FILES, tokenized
 from yardstick.rungs import OBJECTIVES
 
@@ -73,12 +74,33 @@ def ours(size: ModelSize, rows: Sequence[TokenizedRow], prompts: bool, head_pass
     return 6 * size.linear * tokens + 2 * head_passes * size.head * scored + 14 * size.attention * attended
 
 
+def both_sides(size: ModelSize, rows: Sequence[TokenizedRow], setting: Setting, objective: str) -> dict[str, list[int]]:
+    """Operations of each optimizer step, ``ours`` and ``trl``'s, without gradient checkpointing.
+
+    Args:
+        size: the model.
+        rows: the pairs of all steps, in their order.
+        setting: how TRL splits them.
+        objective: by the name of ours.
+    """
+    prompts = OBJECTIVES[objective]().needs_prompt_logps
+    of_ours, of_trl = [], []
+    for start in range(0, len(rows), setting.pairs):
+        step = rows[start : start + setting.pairs]
+        micro_batches = [step[at : at + setting.micro_batch] for at in range(0, len(step), setting.micro_batch)]
+        of_ours.append(ours(size, step, prompts))
+        of_trl.append(sum(padded(size, micro_batch, objective) for micro_batch in micro_batches))
+    return {"ours": of_ours, "trl": of_trl}
+
+
 def padded(size: ModelSize, rows: Sequence[TokenizedRow], objective: str) -> int:
-    """Operations of a micro-batch of padded rows, one for each response, with logits at every position."""
+    """Operations of a micro-batch of TRL's padded rows, one for each response."""
     longest = max(len(row.prompt) + len(each.ids) for row in rows for each in row.responses)
     tokens = 2 * len(rows) * longest
-    head = 2 * HEAD_PASSES[objective] * size.head
-    return (6 * size.linear + head) * tokens + 14 * size.attention * tokens * longest
+    # its DPO leaves out the last position of each row, which predicts nothing
+    scored = tokens - 2 * len(rows) * (objective == "DPO")
+    head = 2 * HEAD_PASSES[objective] * size.head * scored
+    return 6 * size.linear * tokens + head + 14 * size.attention * tokens * longest
 
 
 if __name__ == "__main__":

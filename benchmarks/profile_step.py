@@ -9,7 +9,9 @@ printed are in docs/speed.md.
 from __future__ import annotations
 
 import argparse
+import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,11 +20,12 @@ from torch.profiler import ProfilerActivity, profile
 from yardstick.environment import ROOT, conditions, cores
 from yardstick.measures import matmul_rate
 from yardstick.rows import ABOUT_FILES, FILES, tokenized
-from yardstick.rungs import OBJECTIVES, blocks_of_logits, steps_of, train
+from yardstick.rungs import OBJECTIVES, Step, as_a_run, steps_of, train
 
 from orpo_lightning import PolicyConfig
 from orpo_lightning.models.loading import load_causal_lm
 from orpo_lightning.models.logp_model import LogpModel
+from orpo_lightning.models.work import Counts
 
 PRODUCTS = "products of matrices"
 OTHER = "other: autograd, calls"
@@ -57,16 +60,23 @@ def shares(options: argparse.Namespace, data: str, objective: str) -> str:
     """The table of a kind of step."""
     rows = tokenized(str(options.data_folder / FILES[data]), options.model, options.pairs)
     first, *others = steps_of(rows, options.pairs, options.steps + 1)
-    model = LogpModel(load_causal_lm(PolicyConfig(options.model)), "packed")
+    model, kind = LogpModel(load_causal_lm(PolicyConfig(options.model)), "packed"), OBJECTIVES[objective]()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
-    train(model, OBJECTIVES[objective](), optimizer, first, blocks_of_logits)
+
+    def take(steps: Sequence[Step]) -> float:
+        start = time.perf_counter()
+        for step in steps:
+            train(model, kind, optimizer, step, as_a_run)
+        return time.perf_counter() - start
+
+    take([first])
     rate = matmul_rate(10.0)
+    unprofiled = take(others)
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        for step in others:
-            train(model, OBJECTIVES[objective](), optimizer, step, blocks_of_logits)
+        slowed = take(others) / unprofiled
     with count_flops() as counter:
-        for step in others:
-            train(model, OBJECTIVES[objective](), optimizer, step, blocks_of_logits)
+        take(others)
+    useful = sum(model.size.flops(Counts.of(batch, kind.needs_prompt_logps)) for _, batch in others)
     seconds: Counter[str] = Counter()
     for event in profiled.key_averages():
         name = event.key.removeprefix("aten::")
@@ -79,7 +89,12 @@ def shares(options: argparse.Namespace, data: str, objective: str) -> str:
         + (f"{flops[kind] / seconds[kind] / rate:.0%} |" if kind == PRODUCTS else "|")
         for kind in KINDS
     ]
-    return "\n".join(["| | share of the time | share of the rate |", "|---|---|---|", *lines])
+    told = (
+        f"{unprofiled / len(others):.2f} s a step without the profiler, and {slowed:.2f} times that with it. Without "
+        f"it, the useful operations (none counted twice) make {useful / unprofiled / rate:.0%} of the rate, "
+        f"all together {flops.total() / unprofiled / rate:.0%}."
+    )
+    return "\n".join(["| | share of the time | share of the rate |", "|---|---|---|", *lines, "", told])
 
 
 def _kind(operator: str) -> str:

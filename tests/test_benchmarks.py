@@ -425,7 +425,11 @@ def command(tmp_path, monkeypatch):
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     versions = {name: "1.16.0" for name in environment.NAMED}
     patched = SimpleNamespace(
-        compare=made_up, python_with_trl=lambda: sys.executable, installed=lambda python: versions
+        compare=made_up,
+        python_with_trl=lambda: sys.executable,
+        installed=lambda python: versions,
+        both_sides=lambda size, rows, setting, objective: dict.fromkeys(("ours", "trl"), [10**12] * len(rows)),
+        check_operations=lambda by_form, result: None,
     )
     for name, value in vars(patched).items():
         monkeypatch.setattr(against_trl, name, value)
@@ -455,6 +459,22 @@ def test_it_compares_with_trl_as_it_is_and_at_its_fastest_and_measures_nothing_t
     monkeypatch.setattr(against_trl, "compare", None)
     assert command("--pairs=8", "--only=hh_rlhf/dpo") == 0
     assert "measured otherwise (pairs per optimizer step: 8 there, 4 here" in command("--pairs=4")
+
+
+def test_operations_that_were_counted_otherwise_than_by_the_closed_form_end_the_command():
+    result = {"ours": {"flops": [100]}, "trl": {"flops": [300, 400]}}
+    against_trl.check_operations({"ours": [100], "trl": [300, 400]}, result)
+    with pytest.raises(SystemExit, match=r"trl: counted \[300, 400\] operations, and the closed form gives"):
+        against_trl.check_operations({"ours": [100], "trl": [300, 401]}, result)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 4])
+def test_the_closed_form_of_a_step_is_that_of_its_micro_batches(micro_batch):
+    size, rows = ModelSize.of(tiny_model("llama")), make_rows(8)
+    found = operations.both_sides(size, rows, Setting(4, micro_batch), "DPO")
+    assert found["ours"] == [operations.ours(size, rows[at : at + 4], prompts=False) for at in (0, 4)]
+    parts = [operations.padded(size, rows[at : at + micro_batch], "DPO") for at in range(0, 8, micro_batch)]
+    assert found["trl"] == [sum(parts[: 4 // micro_batch]), sum(parts[4 // micro_batch :])]
 
 
 def test_losses_that_differ_end_the_command_and_are_not_kept(command, monkeypatch, tmp_path):
@@ -534,6 +554,23 @@ def test_the_page_says_how_it_was_measured(tmp_path):
     assert "Processor time per second of a step: ours 1.00 s, TRL's 0.25 s" in page
 
 
+def test_the_page_says_which_goals_are_met(tmp_path):
+    result = made_up(job_of(tmp_path), Length(warm_up=1, timed=2, counted=1, rate_s=1), tmp_path, 2, None)
+    rows = {"prompt": 100.0, "chosen": 50.0, "rejected": 40.0, "read": 1992, "left_out": 3, "pairs": 8, "longest": 256}
+    result |= {"tokens": [760, 800], "rows": rows}
+    results = {
+        "hh_rlhf/orpo/8": result,
+        "hh_rlhf/orpo/4x2": {**result, "is_fastest": False},
+        "gpt4_pairs/dpo/2x4": {**result, "is_fastest": True},
+    }
+    page = markdown({"trl": "1.16.0"}, results, {})
+    goals = page.partition("## Beside the goals")[2].partition("\n## ")[0].strip().splitlines()[2:]
+    held = "4.00 (4.0: met) | 1.00 (4.0: missed) | 0.50 (0.40: missed) | 25% (60%: missed)"
+    assert goals[0] == f"| hh_rlhf | ORPO | 4 per micro-batch x 1 | {held} |"
+    assert goals[1].endswith("4.00 (1.7: met) | 1.00 (1.5: missed) |  | 25% (60%: missed) |")
+    assert len(goals) == 2
+
+
 PAGES = [(file, page) for file in BENCHMARKS.glob("*.py") for page in re.findall(r"\w+/\w+\.md", file.read_text())]
 
 
@@ -552,6 +589,7 @@ def test_a_page_that_holds_the_numbers_of_a_benchmark_names_its_command(file, pa
             "pairs/s of padded rows: ",
         ),
         ("head.py --positions 20 --repeats 1", "| all logits at once | "),
+        ("callbacks.py --model tiny --steps 2", "| Throughput | "),
         pytest.param(
             "settings.py --model tiny --data hh_rlhf --steps 2 --repeats 2",
             "torch.optim.Adafactor` | ",

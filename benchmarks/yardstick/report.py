@@ -14,6 +14,11 @@ from yardstick.measures import spread
 from yardstick.rows import ABOUT_FILES
 
 Result = Mapping[str, Any]
+GOALS = {"hh_rlhf": {False: (4.0, 4.0), True: (2.2, 1.6)}, "gpt4_pairs": {False: (2.8, 3.0), True: (1.7, 1.5)}}
+"""TRL / ours, of 8 pairs a step: times and operations, by data and by whether TRL takes its fastest setting."""
+MEMORY_GOAL = 0.40
+"""Ours / TRL, where TRL takes 8 pairs in a micro-batch."""
+RATE_GOAL = 0.60
 
 
 def markdown(conditions: Mapping[str, Any], results: Mapping[str, Result], failed: Mapping[str, str]) -> str:
@@ -31,6 +36,7 @@ def markdown(conditions: Mapping[str, Any], results: Mapping[str, Result], faile
         _settings(conditions),
         "## Ours / TRL",
         summary(full),
+        *_goals(full),
         *([f"Not measured:\n\n{_listed(failed)}"] if failed else []),
         *(f"## {_title(key, result)}\n\n{details(result)}" for key, result in full.items()),
         *_searches(results),
@@ -74,14 +80,50 @@ def summary(results: Mapping[str, Result]) -> str:
     return _table(header, lines)
 
 
+def _goals(results: Mapping[str, Result]) -> list[str]:
+    """How far the comparisons that have goals are from them."""
+    lines = []
+    for key, result in results.items():
+        data, objective, setting = key.split("/")
+        whole, fastest = setting == "8", bool(result.get("is_fastest"))
+        if result["rows"]["pairs"] != 8 or data not in GOALS:
+            continue
+        flops, memory = _ratios(result)
+        time = 1 / statistics.median(time_ratios(result))
+        for at_fastest in [False] * whole + [True] * fastest:
+            time_goal, flops_goal = GOALS[data][at_fastest]
+            lines.append(
+                [
+                    *(data, objective.upper(), _setting(result)),
+                    _held(f"{time:.2f}", f"{time_goal}", time >= time_goal),
+                    _held(f"{1 / flops:.2f}", f"{flops_goal}", 1 / flops >= flops_goal),
+                    "" if at_fastest else _held(f"{memory:.2f}", f"{MEMORY_GOAL:.2f}", memory <= MEMORY_GOAL),
+                    _held(f"{useful_share(result):.0%}", f"{RATE_GOAL:.0%}", useful_share(result) >= RATE_GOAL),
+                ]
+            )
+    header = ["data", "objective", "TRL's setting", "TRL's time / ours", "TRL's operations / ours"]
+    header += ["our memory / TRL's", "our share of the rate"]
+    return ["## Beside the goals", _table(header, lines)] if lines else []
+
+
+def _held(value: str, goal: str, is_met: bool) -> str:
+    return f"{value} ({goal}: {'met' if is_met else 'missed'})"
+
+
 def time_ratios(result: Result) -> list[float]:
     """Ours / TRL of each pair of timed steps."""
     return [a / b for a, b in zip(result["ours"]["seconds"], result["trl"]["seconds"], strict=True)]
 
 
 def _ratios(result: Result) -> tuple[float, float]:
-    ours, theirs = result["ours"], result["trl"]
-    return sum(ours["flops"]) / sum(theirs["flops"]), ours["peak_bytes"] / theirs["peak_bytes"]
+    ours, theirs = _operations(result)
+    return sum(ours) / sum(theirs), result["ours"]["peak_bytes"] / result["trl"]["peak_bytes"]
+
+
+def _operations(result: Result) -> tuple[list[int], list[int]]:
+    """Of the steps that were timed, or, where their closed form is not known, of those that were counted after them."""
+    known = result.get("operations") or {side: result[side]["flops"] for side in ("ours", "trl")}
+    return known["ours"], known["trl"]
 
 
 def details(result: Result) -> str:
@@ -90,7 +132,7 @@ def details(result: Result) -> str:
     tokens = sum(result["tokens"])
     flops, memory = _ratios(result)
     rates = [tokens / sum(side["seconds"]) for side in (ours, theirs)]
-    counts = [statistics.mean(side["flops"]) / 1e12 for side in (ours, theirs)]
+    counts = [statistics.mean(side) / 1e12 for side in _operations(result)]
     lines = [
         [
             "time per step, s",
@@ -110,10 +152,15 @@ def details(result: Result) -> str:
     rows = result["rows"]
     largest = max(difference(*pair) for values in result["first"] for pair in values.values())
     busy = [sum(side["cpu_seconds"]) / sum(side["seconds"]) for side in (ours, theirs)]
+    by_form = (
+        "; those above are of the timed steps, by the closed form that gave exactly what was counted"
+        if "operations" in result
+        else ""
+    )
     notes = (
         f"{rows['pairs']} pairs per step, of {rows['longest']:,} tokens at most. "
-        f"Steps timed: {len(ours['seconds'])} of each side; then "
-        f"{len(ours['flops'])} of each whose operations are counted. Mean tokens of the rows: prompt "
+        f"Steps timed: {len(ours['seconds'])} of each side; then {len(ours['flops'])} of each whose operations are "
+        f"counted{by_form}. Mean tokens of the rows: prompt "
         f"{rows['prompt']:.0f}, chosen {rows['chosen']:.0f}, rejected {rows['rejected']:.0f}; {rows['left_out']:,} of "
         f"{rows['read']:,} rows that fit were left out, because TRL would make other tokens of them. Held against each "
         f"other: {result['matched']}. The largest difference is {largest:.0e}, relative (refused above {TOLERANCE:g}). "

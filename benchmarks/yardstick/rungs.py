@@ -12,9 +12,8 @@ from torch import Tensor
 
 from orpo_lightning import DPO, ORPO, Objective
 from orpo_lightning.data.batching import step_info
-from orpo_lightning.models.attention.packed import layout_of
 from orpo_lightning.models.head import OutputHead, target_logps
-from orpo_lightning.models.logp_model import LogpModel
+from orpo_lightning.models.logp_model import LogpModel, TokenLogps
 from orpo_lightning.packing import PackedBatch, pack
 from orpo_lightning.records import ResponseLogps, TokenizedRow
 
@@ -23,8 +22,8 @@ Step = tuple[list[TokenizedRow], PackedBatch]
 Scored = Callable[[LogpModel, Step, bool], ResponseLogps]
 
 
-def padded(model: LogpModel, step: Step, prompt: bool) -> ResponseLogps:
-    """A padded row for each response, logits of all its positions at once."""
+def as_a_run(model: LogpModel, step: Step, prompt: bool) -> ResponseLogps:
+    """What a run does: packed, with logits in blocks that are computed again in the backward pass; or padded."""
     return model(step[1], prompt)
 
 
@@ -54,43 +53,24 @@ def needed_positions(model: LogpModel, step: Step, prompt: bool) -> ResponseLogp
         return model(step[1], prompt)
 
 
-def blocks_of_logits(model: LogpModel, step: Step, prompt: bool) -> ResponseLogps:
-    """Logits in blocks that are computed again in the backward pass: what a run does by default."""
-    return model(step[1], prompt)
-
-
 RUNGS: dict[str, tuple[str, Scored]] = {
-    "padded": ("padded rows, all logits", padded),
+    "padded": ("padded rows, all logits", as_a_run),
     "packed": ("packed, no padding", packed),
     "prompt once": ("prompt computed once", prompt_once),
     "needed positions": ("logits at needed positions only", needed_positions),
-    "blocks": ("logits in blocks (the default)", blocks_of_logits),
-    "compiled": ("layers compiled", blocks_of_logits),
+    "blocks": ("logits in blocks (the default)", as_a_run),
+    "compiled": ("layers compiled", as_a_run),
 }
 
 
 def _with_all_logits(model: LogpModel, batch: PackedBatch, prompt: bool) -> ResponseLogps:
-    hidden = model.net.get_decoder()(
-        input_ids=batch.input_ids[None],
-        position_ids=batch.position_ids[None],
-        use_cache=False,
-        attention_mask=torch.zeros(1, 1, 1, 1, device=batch.input_ids.device),
-        layout=layout_of(batch, model.kernels.attention),
-    ).last_hidden_state[0]
-    logits = OutputHead.of(model.net).logits(hidden)
+    def of_all_positions(model: LogpModel, batch: PackedBatch, prompt: bool) -> TokenLogps:
+        logits = OutputHead.of(model.net).logits(model._packed_hidden(batch, model.kernels.attention))
+        responses = target_logps(logits[batch.score_index], batch.score_target)
+        return responses, target_logps(logits[batch.prompt_index], batch.prompt_target) if prompt else None
 
-    def sums(index: Tensor, targets: Tensor, of: Tensor, count: int) -> Tensor:
-        return logits.new_zeros(count).index_add(0, of, target_logps(logits[index], targets))
-
-    return ResponseLogps(
-        logps=sums(batch.score_index, batch.score_target, batch.score_response, len(batch.tokens)),
-        tokens=batch.tokens,
-        group=batch.group,
-        role=batch.role,
-        label=batch.label,
-        prompt_logps=sums(batch.prompt_index, batch.prompt_target, batch.prompt_group, len(batch)) if prompt else None,
-        prompt_tokens=batch.prompt_tokens,
-    )
+    with patch.object(LogpModel, "token_statistics", of_all_positions):
+        return model(batch, prompt)
 
 
 def steps_of(rows: Sequence[TokenizedRow], pairs: int, count: int) -> list[Step]:
