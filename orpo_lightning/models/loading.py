@@ -46,8 +46,8 @@ class PolicyConfig:
             and the extra ``liger``, and waits for the device twice in each micro-batch. The padded layout uses neither.
         gradient_checkpointing: compute each layer's activations again in the backward pass instead of keeping them.
         compile_layers: compile the decoder's layers (torch.compile). Training, validation and a reference are compiled
-            apart, each once for all lengths; a step is then a little faster and takes less memory, after seconds to
-            minutes of compilation. On a CPU it needs a C++ compiler.
+            apart, each once for all lengths; a step then takes less memory, and on a CPU as long as without, after
+            seconds to minutes of compilation. On a CPU it needs a C++ compiler.
         disable_dropout: set every dropout of the model to 0. With dropout the loss depends on how a global batch is
             split.
         trust_remote_code: run the Python files that come with a model whose architecture transformers does not know.
