@@ -38,7 +38,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=8, help="of a step")
     options = parser.parse_args()
     size = ModelSize.of(load_causal_lm(PolicyConfig(options.model)))
-    print(f"{conditions()}\n{ABOUT_FILES}\n{options.model}, {options.pairs} pairs a step\n")
+    print(f"{conditions()}\n{ABOUT_FILES}\n{options.model}, {options.pairs} pairs a step")
+    print("TRL's operations / ours, over all rows of up to 1,024 tokens, by TRL's micro-batches\n")
     print(f"| data | objective | {options.pairs} per micro-batch | 1 per micro-batch | the first, logits kept |")
     print("|---|---|---|---|---|")
     for data, file in FILES.items():
