@@ -60,12 +60,13 @@ def speed_sentences(speed: Speed) -> Iterator[str]:
             rate += f": {pairs:,.1f} pairs/s, {tokens:,.0f} tokens/s"
         yield rate
         if speed.mfu is not None and speed.saved_by_sharing is not None:
+            peak = speed.tflop / speed.step_seconds / speed.mfu
             used = (
-                f"{speed.tflop:,.1f} * 10^12 operations at {speed.mfu:.0%} of the hardware's peak rate; shared prompts "
-                f"saved {speed.saved_by_sharing:.0%} of the work"
+                f"{speed.tflop / speed.steps:,.3g} * 10^12 operations a step, at {speed.mfu:.0%} of the hardware's "
+                f"{peak:,.3g} * 10^12 a second; shared prompts saved {speed.saved_by_sharing:.0%} of the work"
             )
             if not math.isnan(speed.seconds_waited):
                 used += f"; {speed.seconds_waited / speed.step_seconds:.1%} of the time went by waiting for data"
             yield used
     memory = f"; peak memory {speed.peak_gb:.2f} GB" if speed.peak_gb is not None else ""
-    yield f"{duration(speed.seconds)} in all, with validation and answers{memory}"
+    yield f"{duration(speed.seconds)} in all{memory}"
