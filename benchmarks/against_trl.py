@@ -29,8 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from operations import both_sides
-from transformers import AutoConfig, AutoModelForCausalLM
+from operations import both_sides, size_of
 from yardstick.comparison import Length, LossesDifferError, compare
 from yardstick.environment import NAMED, ROOT, commit, cores, installed, processor, python_with_trl
 from yardstick.job import Job, Setting
@@ -40,7 +39,6 @@ from yardstick.rungs import OBJECTIVES
 from yardstick.worker import WorkerEndedError, WorkerKilledError
 
 from orpo_lightning.models.pretrained import resolve
-from orpo_lightning.models.work import ModelSize
 
 FULL = Length(warm_up=1, timed=5, counted=2, rate_s=30)
 SEARCH = Length(warm_up=1, timed=1, counted=0, rate_s=0)
@@ -232,7 +230,7 @@ class Bench:
         timed = slice(length.warm_up, length.warm_up + length.timed)
         result["tokens"] = pool.tokens(chosen, setting.pairs)[timed]
         if not setting.checkpointed:
-            by_form = both_sides(_size(model), [pool.rows[i] for i in chosen], setting, objective.upper())
+            by_form = both_sides(size_of(model), [pool.rows[i] for i in chosen], setting, objective.upper())
             check_operations({side: flops[timed.stop :] for side, flops in by_form.items()}, result)
             result["operations"] = {side: flops[timed] for side, flops in by_form.items()}
         result["rows"] = pool.describe(chosen) | {"pairs": setting.pairs, "longest": longest}
@@ -265,12 +263,6 @@ def _shorter_and_shorter(longest: int) -> Iterator[int]:
 @cache
 def _pool(data: str, model: str, max_length: int) -> Pool:
     return Pool.of(data, model, max_length)
-
-
-@cache
-def _size(model: str) -> ModelSize:
-    with torch.device("meta"):
-        return ModelSize.of(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model)))
 
 
 def _conditions(options: argparse.Namespace, pairs: int, trl: Path) -> dict[str, Any]:

@@ -10,15 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections import defaultdict
-from pathlib import Path
 
 from lightning.pytorch.profilers import SimpleProfiler
-from yardstick.environment import ROOT, conditions
+from yardstick.environment import conditions
+from yardstick.quickstart import fit_quickstart
 
 SIGN = "durations: "
 STEP = "run_training_batch"
@@ -63,24 +60,15 @@ def by_callback(durations: dict[str, list[float]]) -> dict[str, tuple[float, flo
 
 def fit(model: str, steps: int) -> dict[str, list[float]]:
     """The seconds of each call, by what was called."""
+    options = [
+        *(f"--model.policy.name_or_path={model}", f"--trainer.max_steps={steps}", "--data.val=null"),
+        *("--trainer.num_sanity_val_steps=0", "--summary.prompts=0", "--export.enabled=false"),
+        "--trainer.profiler=callbacks.Durations",
+    ]
     with tempfile.TemporaryDirectory() as folder:
-        ended = subprocess.run(
-            [
-                *(sys.executable, "-m", "orpo_lightning", "fit", "--config", "quickstart"),
-                *(f"--model.policy.name_or_path={model}", f"--trainer.max_steps={steps}", "--data.val=null"),
-                *("--trainer.num_sanity_val_steps=0", "--summary.prompts=0", "--export.enabled=false"),
-                "--trainer.profiler=callbacks.Durations",
-                f"--trainer.default_root_dir={folder}/run",
-            ],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-    told = [line.removeprefix(SIGN) for line in ended.stdout.splitlines() if line.startswith(SIGN)]
-    if ended.returncode or not told:
-        sys.exit(f"the run did not end well:\n{ended.stdout}")
-    durations: dict[str, list[float]] = json.loads(told[0])
+        printed = fit_quickstart(options, f"{folder}/run")
+    (told,) = (line.removeprefix(SIGN) for line in printed.splitlines() if line.startswith(SIGN))
+    durations: dict[str, list[float]] = json.loads(told)
     return durations
 
 

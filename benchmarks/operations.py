@@ -14,15 +14,17 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 from yardstick.environment import ROOT, conditions
 from yardstick.job import Setting
 from yardstick.rows import ABOUT_FILES, FILES, tokenized
 from yardstick.rungs import OBJECTIVES
 
-from orpo_lightning import PolicyConfig
-from orpo_lightning.models.loading import load_causal_lm
+from orpo_lightning.models.pretrained import resolve
 from orpo_lightning.models.work import ModelSize
 from orpo_lightning.records import TokenizedRow
 
@@ -37,7 +39,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--pairs", type=int, default=8, help="of a step")
     options = parser.parse_args()
-    size = ModelSize.of(load_causal_lm(PolicyConfig(options.model)))
+    size = size_of(resolve(options.model))
     print(f"{conditions()}\n{ABOUT_FILES}\n{options.model}, {options.pairs} pairs a step")
     print("TRL's operations / ours, over all rows of up to 1,024 tokens, by TRL's micro-batches\n")
     print(f"| data | objective | {options.pairs} per micro-batch | 1 per micro-batch | the first, logits kept |")
@@ -73,6 +75,17 @@ def ours(size: ModelSize, rows: Sequence[TokenizedRow], prompts: bool, head_pass
         scored += first + sum(further) + prompts * (prompt - 1)
         attended += (prompt + first - 1) ** 2 + sum((each - 1) * (prompt + each - 1) for each in further)
     return 6 * size.linear * tokens + 2 * head_passes * size.head * scored + 14 * size.attention * attended
+
+
+@cache
+def size_of(model: str) -> ModelSize:
+    """What of a model costs work, without its weights.
+
+    Args:
+        model: folder of the model.
+    """
+    with torch.device("meta"):
+        return ModelSize.of(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model)))
 
 
 def both_sides(size: ModelSize, rows: Sequence[TokenizedRow], setting: Setting, objective: str) -> dict[str, list[int]]:

@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 from yardstick.environment import ROOT, conditions
 from yardstick.measures import spread
+from yardstick.quickstart import fit_quickstart
 from yardstick.rows import ABOUT_FILES, FILES
 
 SETTINGS = [
@@ -87,16 +85,7 @@ def table(options: argparse.Namespace, file: Path) -> str:
 def fit(options: list[str]) -> list[dict[str, str]]:
     """The rows of the metrics of a run."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "orpo_lightning", "fit", "--config", "quickstart", *options]
-        ended = subprocess.run(
-            [*command, f"--trainer.default_root_dir={folder}/run"],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        if ended.returncode:
-            sys.exit(f"{' '.join(options)}:\n{ended.stdout}")
+        fit_quickstart(options, f"{folder}/run")
         with open(f"{folder}/run/metrics.csv", encoding="utf-8") as file:
             return [row for row in csv.DictReader(file) if row["time/step_s"]]
 

@@ -12,19 +12,17 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from yardstick.environment import conditions
+from yardstick.quickstart import fit_quickstart
 
 SIGN = "the first training batch is there"
-COMMAND = ["-m", "orpo_lightning", "fit", "--config", "quickstart", "--trainer.callbacks+=start_up.FirstBatch"]
 ALONE = "without validation and answers before"
 WAYS = {
     "as it is": [],
@@ -62,20 +60,11 @@ def main() -> None:
 
 def _seconds(options: list[str]) -> float:
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, *COMMAND, *options, f"--trainer.default_root_dir={folder}/run"]
-        root = Path(__file__).parents[1]
-        paths = os.pathsep.join([str(root), str(root / "benchmarks")])
         start = time.perf_counter()
-        ended = subprocess.run(
-            command,
-            env={**os.environ, "PYTHONPATH": paths},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        printed = fit_quickstart(["--trainer.callbacks+=start_up.FirstBatch", *options], f"{folder}/run")
         seconds = time.perf_counter() - start
-    if SIGN not in ended.stdout:
-        sys.exit(f"the run ended before its first batch:\n{ended.stdout}")
+    if SIGN not in printed:
+        sys.exit(f"the run ended before its first batch:\n{printed}")
     return seconds
 
 

@@ -121,7 +121,7 @@ class Summary(Callback):
             tokens=totals.done.tokens,
             peak_gb=totals.peak_gb,
             tflop=totals.done.flops / 1e12,
-            mfu=measures.get("time/mfu"),
+            peak_tflops=totals.peak_flops / 1e12 or None,
             saved_by_sharing=measures.get("work/saved_by_sharing"),
             seconds_waited=totals.done.seconds_waited / totals.ranks,
         )

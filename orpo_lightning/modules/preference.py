@@ -257,7 +257,7 @@ class PreferenceModule(LightningModule):
         Lightning calls it right before the optimizer steps; its own would refuse to clip under bf16-mixed.
         """
         norm = self._measure_gradient_norm()
-        self._check_step(norm, optimizer)
+        self._check_and_log(norm, optimizer)
         if not gradient_clip_val:
             return
         if gradient_clip_algorithm == "value":
@@ -265,7 +265,7 @@ class PreferenceModule(LightningModule):
         else:
             torch.nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, norm)
 
-    def _check_step(self, gradient_norm: Tensor, optimizer: Optimizer) -> None:
+    def _check_and_log(self, gradient_norm: Tensor, optimizer: Optimizer) -> None:
         # both at once, and as late as can be: but for what is logged, it is here alone that a step waits for the device
         loss, norm = torch.stack([self._step_loss, gradient_norm.to(self._step_loss)]).tolist()
         # a gradient scaler (fp16) skips steps of such a gradient by itself

@@ -71,7 +71,7 @@ class Speed:
         tokens: tokens that the policy ran on in them, each prompt counted once.
         peak_gb: largest memory, in 10^9 bytes; None where it is not known.
         tflop: floating-point operations that the policy needed in the steps, in 10^12; 0 where that is not known.
-        mfu: share of what the hardware can do, in the steps; None where it is not known.
+        peak_tflops: 10^12 floating-point operations per second that the hardware can do; None where it is not known.
         saved_by_sharing: share of the work of responses with a prompt each that shared prompts saved; None likewise.
         seconds_waited: time of the steps that they waited for data; NaN where that is not known.
     """
@@ -83,7 +83,7 @@ class Speed:
     tokens: float = 0.0
     peak_gb: float | None = None
     tflop: float = 0.0
-    mfu: float | None = None
+    peak_tflops: float | None = None
     saved_by_sharing: float | None = None
     seconds_waited: float = 0.0
 

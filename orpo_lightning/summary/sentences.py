@@ -59,11 +59,12 @@ def speed_sentences(speed: Speed) -> Iterator[str]:
             pairs, tokens = speed.pairs / speed.step_seconds, speed.tokens / speed.step_seconds
             rate += f": {pairs:,.1f} pairs/s, {tokens:,.0f} tokens/s"
         yield rate
-        if speed.mfu is not None and speed.saved_by_sharing is not None:
-            peak = speed.tflop / speed.step_seconds / speed.mfu
+        if speed.peak_tflops is not None and speed.saved_by_sharing is not None:
+            share = speed.tflop / speed.step_seconds / speed.peak_tflops
             used = (
-                f"{speed.tflop / speed.steps:,.3g} * 10^12 operations a step, at {speed.mfu:.0%} of the hardware's "
-                f"{peak:,.3g} * 10^12 a second; shared prompts saved {speed.saved_by_sharing:.0%} of the work"
+                f"{speed.tflop / speed.steps:,.3g} * 10^12 operations a step, at {share:.0%} of the hardware's "
+                f"{speed.peak_tflops:,.3g} * 10^12 a second; "
+                f"shared prompts saved {speed.saved_by_sharing:.0%} of the work"
             )
             if not math.isnan(speed.seconds_waited):
                 used += f"; {speed.seconds_waited / speed.step_seconds:.1%} of the time went by waiting for data"

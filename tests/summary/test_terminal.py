@@ -33,7 +33,16 @@ def outcome(ending="complete", **changes):
         "steps": 24 if ending == "complete" else 9,
         "total_steps": 24,
         "speed": Speed(
-            75.0, 24, 60.0, 192, 24_000, 1.634, tflop=36.52, mfu=0.71, saved_by_sharing=0.33, seconds_waited=0.6
+            75.0,
+            24,
+            60.0,
+            192,
+            24_000,
+            1.634,
+            tflop=36.52,
+            peak_tflops=0.857,
+            saved_by_sharing=0.33,
+            seconds_waited=0.6,
         ),
         "reports": ["train: sample (text): 64 rows read, 60 kept, dropped: 4 identical_responses"],
     }
