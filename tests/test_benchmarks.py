@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import against_trl
+import callbacks
 import gpu
 import operations
 import pytest
@@ -569,6 +570,17 @@ def test_the_page_says_which_goals_are_met(tmp_path):
     assert goals[0] == f"| hh_rlhf | ORPO | 4 per micro-batch x 1 | {held} |"
     assert goals[1].endswith("4.00 (1.7: met) | 1.00 (1.5: missed) |  | 25% (60%: missed) |")
     assert len(goals) == 2
+
+
+def test_the_first_step_of_a_callback_is_not_in_its_share():
+    durations = {
+        "run_training_batch": [9.0, 2.0, 2.0],
+        "[Callback]Throughput.on_train_batch_end": [5.0, 0.25, 0.5],
+        "[Callback]Throughput{'a': 1}.on_train_start": [1.0],
+        "[Callback]Checkpoints.on_train_end": [3.0, 1.0],
+        "[LightningModule]M.on_train_batch_end": [7.0, 7.0],
+    }
+    assert callbacks.by_callback(durations) == {"Throughput": (0.75, 6.0), "Checkpoints": (0.0, 4.0)}
 
 
 PAGES = [(file, page) for file in BENCHMARKS.glob("*.py") for page in re.findall(r"\w+/\w+\.md", file.read_text())]
