@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import against_trl
-import callbacks
+import callback_costs
 import gpu
 import operations
 import pytest
@@ -580,7 +580,7 @@ def test_the_first_step_of_a_callback_is_not_in_its_share():
         "[Callback]Checkpoints.on_train_end": [3.0, 1.0],
         "[LightningModule]M.on_train_batch_end": [7.0, 7.0],
     }
-    assert callbacks.by_callback(durations) == {"Throughput": (0.75, 6.0), "Checkpoints": (0.0, 4.0)}
+    assert callback_costs.by_callback(durations) == {"Throughput": (0.75, 6.0), "Checkpoints": (0.0, 4.0)}
 
 
 PAGES = [(file, page) for file in BENCHMARKS.glob("*.py") for page in re.findall(r"\w+/\w+\.md", file.read_text())]
@@ -601,7 +601,7 @@ def test_a_page_that_holds_the_numbers_of_a_benchmark_names_its_command(file, pa
             "pairs/s of padded rows: ",
         ),
         ("head.py --positions 20 --repeats 1", "| all logits at once | "),
-        ("callbacks.py --model tiny --steps 2", "| Throughput | "),
+        ("callback_costs.py --model tiny --steps 2", "| Throughput | "),
         pytest.param(
             "settings.py --model tiny --data hh_rlhf --steps 2 --repeats 2",
             "torch.optim.Adafactor` | ",

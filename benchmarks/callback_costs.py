@@ -1,6 +1,6 @@
 """What the callbacks of a run cost: their time beside that of the training steps.
 
-    python benchmarks/callbacks.py
+    python benchmarks/callback_costs.py
 
 trains as the quickstart does, without validation and answers, under Lightning's own profiler, which times every call of
 every callback. The first step, where things are done for once, counts to the rest of the run; so does a checkpoint, of
@@ -68,7 +68,7 @@ def fit(model: str, steps: int) -> dict[str, list[float]]:
     options = [
         *(f"--model.policy.name_or_path={model}", f"--trainer.max_steps={steps}", "--data.val=null"),
         *("--trainer.num_sanity_val_steps=0", "--summary.prompts=0", "--export.enabled=false"),
-        "--trainer.profiler=callbacks.Durations",
+        "--trainer.profiler=callback_costs.Durations",
     ]
     with tempfile.TemporaryDirectory() as folder:
         printed = fit_quickstart(options, f"{folder}/run")
