@@ -30,12 +30,16 @@ def peak_memory() -> int:
 
 
 def spread(values: Sequence[float], how: str = ".2f") -> str:
-    """Median and range, as the tables have them.
+    """Median and range, as the tables have them; of a single value, the value.
 
     Example:
         >>> spread([3.0, 1.0, 2.0], ".1f")
         '2.0 (1.0 to 3.0)'
+        >>> spread([3.0], ".1f")
+        '3.0'
     """
+    if len(values) == 1:
+        return format(values[0], how)
     middle, low, high = (format(value, how) for value in (statistics.median(values), min(values), max(values)))
     return f"{middle} ({low} to {high})"
 
