@@ -158,6 +158,8 @@ class Throughput(Callback):
         if not isinstance(pl_module, PreferenceModule) or pl_module.policy is None:
             return Done(batch.real_rows, batch.num_tokens)
         policy, prompt_logps = pl_module.policy, pl_module.objective.needs_prompt_logps
+        if policy.size is None:
+            return Done(batch.real_rows, batch.num_tokens)
         needed = unshared = policy.size.flops(Counts.of(batch, prompt_logps))
         if policy.shares_prompts(batch):
             unshared = policy.size.flops(Counts.without_sharing(batch, prompt_logps))

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from orpo_lightning.packing import GroupSpan, PackedBatch
 
@@ -57,6 +57,10 @@ class Counts:
         return cls(tokens, scored, attended)
 
 
+_WITHOUT_SCORES = ("linear_attention", "conv", "moe")
+"""Layers in which no query is multiplied with a key."""
+
+
 def _causal(tokens: int) -> int:
     return tokens * (tokens + 1) // 2
 
@@ -68,6 +72,23 @@ def _replaced(net: nn.Module) -> set[nn.Module]:
     return {part for original in originals if isinstance(original, nn.Module) for part in original.modules()}
 
 
+def _attention_width(config: PreTrainedConfig) -> int:
+    layers = range(config.num_hidden_layers)
+    kinds = getattr(config, "layer_types", None) or ["full_attention" for _ in layers]
+    return sum(_width_of_a_layer(config.per_layer_config[i]) for i in layers if kinds[i] not in _WITHOUT_SCORES)
+
+
+def _width_of_a_layer(config: PreTrainedConfig) -> int:
+    heads: int = getattr(config, "num_attention_heads", 0)
+    if heads == 0:  # a state space model
+        return 0
+    if hasattr(config, "qk_nope_head_dim"):  # latent attention, where head_dim is a part of a key
+        size: int = (config.qk_nope_head_dim + config.qk_rope_head_dim + config.v_head_dim) // 2
+    else:
+        size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return heads * size
+
+
 @dataclass(frozen=True)
 class ModelSize:
     """What of a model costs work.
@@ -77,7 +98,7 @@ class ModelSize:
         trained_linear: those of them that are trained.
         head: weights of the head.
         trained_head: those of them that are trained.
-        attention: heads x size of a head, summed over the layers.
+        attention: heads x size of a head, the mean of that of keys and of values, summed over the layers.
     """
 
     linear: int
@@ -87,25 +108,32 @@ class ModelSize:
     attention: int
 
     @classmethod
-    def of(cls, net: PreTrainedModel) -> ModelSize:
-        """The size of a causal language model, adapters included."""
+    def of(cls, net: PreTrainedModel) -> ModelSize | None:
+        """The size of a causal language model, adapters included; None where its configuration does not tell it."""
         config = net.config.get_text_config()
+        try:
+            attention = _attention_width(config)
+            experts: int | None = getattr(config, "num_experts_per_tok", None)
+        # other names than the usual ones; or one for each layer, which transformers refuses to read for all
+        except (AttributeError, RuntimeError):
+            return None
         output = net.get_output_embeddings()
         of_head, replaced = set(output.modules()), _replaced(net)
         linear = trained = head = trained_head = 0
-        for module in net.modules():
+        # a decoder without its head; what sees or hears beside it does not run
+        for module in {*net.get_decoder().modules(), *of_head}:
             for parameter in () if module in replaced else module.parameters(recurse=False):
                 if module in of_head and parameter.ndim == 2:
                     used = parameter.numel()
                     head, trained_head = head + used, trained_head + used * parameter.requires_grad
                 elif parameter.ndim >= 2 and not isinstance(module, nn.Embedding):
                     used = parameter.numel()
-                    if parameter.ndim == 3:  # the experts of a layer, of which each token takes a few
-                        used = used // parameter.shape[0] * getattr(config, "num_experts_per_tok", parameter.shape[0])
+                    if "Expert" in type(module).__name__:  # those of a layer, of which each token takes a few
+                        if experts is None:
+                            return None
+                        used = used // parameter.shape[0] * experts
                     linear, trained = linear + used, trained + used * parameter.requires_grad
-        heads = getattr(config, "num_attention_heads", 0)  # none in a state space model
-        size = getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1)
-        return cls(linear, trained, head, trained_head, config.num_hidden_layers * heads * size)
+        return cls(linear, trained, head, trained_head, attention)
 
     def flops(self, counts: Counts) -> int:
         """Floating-point operations of a forward and backward pass, a multiplication and an addition counted as two.
