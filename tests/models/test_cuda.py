@@ -11,9 +11,11 @@ import pytest
 import torch
 from attention_cases import STREAMS, assert_close, states, stream, value_and_gradients
 from helpers import run
+from lightning.pytorch.callbacks import Callback
 from torch._dynamo.utils import counters
 
 from orpo_lightning import DPO, ORPO, ReferenceConfig
+from orpo_lightning.callbacks.throughput import Throughput
 from orpo_lightning.models.attention.blocks import BlockAttention
 from orpo_lightning.models.attention.check import disagreement
 from orpo_lightning.models.attention.choice import KERNELS, KernelWarning, kernel_for
@@ -194,6 +196,29 @@ def test_a_step_never_waits_for_the_device(name, recompute, waiting_is_an_error)
     step(batches[1])
     waiting_is_an_error()
     step(batches[2])
+
+
+class WaitsAreTold(Callback):
+    """Has torch warn of each wait within a micro-batch, from the third step on: the checks of the first may wait."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step >= 2:
+            torch.cuda.set_sync_debug_mode("warn")
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("objective", [ORPO(), DPO()], ids=["ORPO", "DPO"])
+def test_a_step_of_a_run_waits_once_for_loss_and_norm_together(objective, accumulate):
+    options = {"module": {"shape": SHAPE, "dtype": FP32, "reference": ReferenceConfig()}, "accelerator": "gpu"}
+    options |= {"callbacks": [Throughput(), WaitsAreTold()], "accumulate_grad_batches": accumulate}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found = run(objective, devices=1, precision="bf16-mixed", **options)
+    waits = [each for each in told if "synchronizing CUDA operation" in str(each.message)]
+    assert len(waits) == found.trainer.global_step - 2
 
 
 def test_looking_up_a_cached_reference_does_not_wait(waiting_is_an_error):

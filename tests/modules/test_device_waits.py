@@ -1,4 +1,8 @@
-"""How often a training step asks for a number that is on the device, seen on a CPU: there each asks alike."""
+"""How often a training step asks for a number that is on the device, seen on a CPU: there each asks alike.
+
+What is asked for by ``to("cpu")`` is not seen: on a CPU that is what a copy to the device looks like. On a GPU,
+``models/test_cuda.py`` makes an error of any wait.
+"""
 
 import pytest
 import torch
@@ -11,14 +15,35 @@ from orpo_lightning.callbacks.throughput import Throughput
 from orpo_lightning.modules.preference import PreferenceModule
 from orpo_lightning.testing import make_rows
 
-ASKING = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default}
-"""What item, bool, float and a mask as an index come to; tolist comes to none of them, and is counted by itself."""
+ATEN = torch.ops.aten
+ASKING = {
+    ATEN._local_scalar_dense,  # what item, bool and float come to
+    ATEN.nonzero,
+    ATEN.masked_select,
+    ATEN.equal,
+    ATEN.allclose,
+    ATEN._unique2,
+    ATEN.unique_dim,
+    ATEN.unique_consecutive,
+}
+INDEXING = {ATEN.index, ATEN.index_put, ATEN.index_put_, ATEN._index_put_impl_}
+METHODS = ["tolist", "cpu", "numpy"]
+"""Methods that come to none of the functions above."""
+
+
+def asks(func, args, kwargs):
+    packet = func.overloadpacket
+    if packet in INDEXING:
+        return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+    if packet is ATEN.repeat_interleave:  # for the sum of the repeats
+        return "output_size" not in kwargs
+    return packet in ASKING
 
 
 class Asking(TorchDispatchMode, Callback):
     """Counts while micro-batches are trained on; data and loggers, which stay on the host, come between them."""
 
-    def __init__(self, monkeypatch, extra=0):
+    def __init__(self, monkeypatch, extra=lambda: None):
         super().__init__()
         self.extra = extra
         self.times = 0
@@ -26,20 +51,21 @@ class Asking(TorchDispatchMode, Callback):
         self.monkeypatch = monkeypatch
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.times += func in ASKING
+        self.times += asks(func, args, kwargs or {})
         return func(*args, **(kwargs or {}))
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        tolist = torch.Tensor.tolist
-
-        def counted(tensor):
-            self.times += 1
-            return tolist(tensor)
-
-        self.monkeypatch.setattr(torch.Tensor, "tolist", counted)
+        for name in METHODS:
+            self.monkeypatch.setattr(torch.Tensor, name, self.counted(getattr(torch.Tensor, name)))
         self.__enter__()
-        for _ in range(self.extra):
-            bool(torch.ones(()))
+        self.extra()
+
+    def counted(self, method):
+        def call(*args, **kwargs):
+            self.times += 1
+            return method(*args, **kwargs)
+
+        return call
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.__exit__(None, None, None)
@@ -71,7 +97,37 @@ def test_what_is_logged_is_a_tensor_already(monkeypatch):
     assert all(isinstance(value, torch.Tensor) for value in logged.values())  # all else is copied to the device
 
 
-def test_what_asks_is_counted(monkeypatch):
-    asking = Asking(monkeypatch, extra=1)
+ONES, MASK = torch.ones(3), torch.tensor([True, False, True])
+QUESTIONS = {
+    "bool": lambda: bool(torch.ones(())),
+    "item": lambda: torch.ones(()).item(),
+    "tolist": lambda: ONES.tolist(),
+    "cpu": lambda: ONES.cpu(),
+    "numpy": lambda: ONES.numpy(),
+    "nonzero": lambda: ONES.nonzero(),
+    "a mask as an index": lambda: ONES[MASK],
+    "a mask that is written to": lambda: ONES.clone().__setitem__(MASK, torch.ones(2)),
+    "masked_select": lambda: ONES.masked_select(MASK),
+    "equal": lambda: torch.equal(ONES, ONES),
+    "allclose": lambda: torch.allclose(ONES, ONES),
+    "unique": lambda: ONES.unique(),
+    "repeat_interleave": lambda: ONES.repeat_interleave(torch.tensor([1, 2, 1])),
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_what_asks_is_counted(question, monkeypatch):
+    asking = Asking(monkeypatch, QUESTIONS[question])
     run(ORPO(), make_rows(22), callbacks=[Throughput(), asking], accumulate_grad_batches=2)
-    assert asking.of_steps[1:] == [3] * 5
+    assert all(times >= 3 for times in asking.of_steps[1:])  # once for the step, and for each of its two micro-batches
+
+
+def test_what_does_not_ask_is_not_counted(monkeypatch):
+    def extra():
+        ONES[torch.tensor([0, 2])]
+        ONES.repeat_interleave(torch.tensor([1, 2, 1]), output_size=4)
+        torch.where(MASK, ONES, 0)
+
+    asking = Asking(monkeypatch, extra)
+    run(ORPO(), make_rows(22), callbacks=[Throughput(), asking])
+    assert asking.of_steps[1:] == [1] * 5
