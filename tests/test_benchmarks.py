@@ -277,7 +277,7 @@ def test_tokens_count_once_for_each_pair(pool):
 
 
 class Steps:
-    """A gate that lets two steps through."""
+    """A gate that lets two steps through, and has the operations of the second counted."""
 
     def __init__(self):
         self.told = []
@@ -289,6 +289,10 @@ class Steps:
     def end_step(self, **values):
         self.told.append(values)
         return len(self.told) < 3
+
+    @property
+    def is_counting(self):
+        return len(self.told) == 2
 
 
 def fit(job, gate, members):
@@ -309,6 +313,7 @@ def test_each_step_is_told_and_the_gate_ends_the_training(tmp_path):
         batch = pack(members[start : start + 4], step_info(members[start : start + 4]))
         assert step["useful_flops"] == flops_of(module, batch)
     assert first["chosen"] < 0 < first["loss"]
+    assert module.policy.kernels.attention == "blocks"  # whose operations the closed form gives; elsewhere it is auto
 
 
 def test_the_loss_of_trl_is_that_of_micro_batches_of_their_own(tmp_path):
@@ -460,6 +465,19 @@ def test_it_compares_with_trl_as_it_is_and_at_its_fastest_and_measures_nothing_t
     monkeypatch.setattr(against_trl, "compare", None)
     assert command("--pairs=8", "--only=hh_rlhf/dpo") == 0
     assert "measured otherwise (pairs per optimizer step: 8 there, 4 here" in command("--pairs=4")
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["searched first", "searched last"])
+def test_what_was_measured_in_full_stands_in_place_of_the_step_of_the_search(order):
+    def result(timed, longest):
+        found = made_up(SimpleNamespace(setting=Setting(8, 4)), Length(1, timed, 1, 1), None, None, None)
+        rows = {"pairs": 8, "longest": longest, "read": 9, "left_out": 0, "prompt": 9, "chosen": 9, "rejected": 9}
+        return {**found, "tokens": [100] * timed, "rows": rows}
+
+    measured = [("hh_rlhf/dpo/search/4x2", result(1, 1024)), ("hh_rlhf/dpo/4x2", result(5, 576))]
+    _, _, settings = markdown({"trl": "1.16.0"}, dict(measured[::order]), {}).partition("## TRL's settings")
+    assert "| 4 per micro-batch x 2 | 576 | 5 | 8.00 (8.00 to 8.00) | 0.25 (0.25 to 0.25) |" in settings
+    assert settings.count("4 per micro-batch") == 1
 
 
 def test_operations_that_were_counted_otherwise_than_by_the_closed_form_end_the_command():

@@ -65,6 +65,11 @@ class Gate:
         self._tell(event="step", **measured, **values)
         return self._wait()
 
+    @property
+    def is_counting(self) -> bool:
+        """Whether the operations of the step that begins are counted."""
+        return self._counter is not None
+
     def _wait(self) -> bool:
         while request := json.loads(sys.stdin.readline() or "{}"):
             if request["do"] == "rate":

@@ -209,9 +209,11 @@ def _searches(results: Mapping[str, Result]) -> list[str]:
     """The candidates for TRL's fastest setting, by data and objective."""
     groups: dict[str, dict[str, Result]] = {}
     for key, result in results.items():
-        data, objective, *setting = key.split("/")
-        if not setting[-1].endswith("-checkpointed"):
-            groups.setdefault(f"{data}, {objective.upper()}", {})[setting[-1]] = result
+        data, objective, *searched, setting = key.split("/")
+        candidates = groups.setdefault(f"{data}, {objective.upper()}", {})
+        # what was measured in full stands in place of the step of the search
+        if not setting.endswith("-checkpointed") and not (searched and setting in candidates):
+            candidates[setting] = result
     tables = []
     for name, candidates in groups.items():
         lines = [
@@ -228,7 +230,8 @@ def _searches(results: Mapping[str, Result]) -> list[str]:
         tables.append(f"### {name}\n\n{_table(header, lines)}")
     explained = (
         "Each setting is measured beside ours on the same rows: one step, then in full the two with the largest ratio "
-        "of ours to TRL's time, beside all pairs and one pair per micro-batch; the fastest has the largest of these. "
+        "of ours to TRL's time, beside all pairs and one pair per micro-batch; the fastest has the largest of these, "
+        "and what one step told of the others is rough. "
         "Settings that pad most are held to shorter rows than the others, for the memory of TRL; longer ones would "
         "be padded more. Neither side compiles its layers. TRL's DPO trainer always takes its log-probabilities in "
         "chunks, its ORPO trainer cannot; padding_free of the DPO trainer has no effect in this version."

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -96,6 +97,9 @@ class AtGate(Callback):
             gradient_norm=found["train/grad_norm"].item(),
             useful_flops=flops_of(pl_module, batch),
         )
+        if self.gate.is_counting:  # other kernels than the blocks, as on CUDA, count as the square of the whole stream
+            assert pl_module.policy is not None
+            pl_module.policy.kernels = replace(pl_module.policy.kernels, attention="blocks")
 
 
 @torch.no_grad()
