@@ -21,7 +21,7 @@ def peak_rate(device: torch.device, dtype: torch.dtype) -> float:
     size = 1024 if device.type == "cpu" else 8192
     own = torch.Generator(device).manual_seed(0)  # the run's own random numbers stay what they are
     # ones would let some devices run faster than other numbers do
-    left, right = (torch.rand(size, size, generator=own, device=device).to(dtype) for _ in range(2))
+    left, right = (torch.rand(size, size, generator=own, device=device, dtype=dtype) for _ in range(2))
 
     def seconds() -> float:
         begun = _now(device)

@@ -2,8 +2,8 @@
 
 The logits of all tokens are not held: a part of them is computed, used and, for the backward pass, computed again.
 For log-probabilities under a plain linear head that part is a block of the vocabulary, of at most 64 * 2^20 logits (on
-a CPU 4 * 2^20); for all else it is the whole vocabulary at a chunk of at most 512 positions. A batch with fewer logits
-is one part.
+a CPU 4 * 2^20), in half precision with a copy in fp32; for all else it is the whole vocabulary at a chunk of at most
+512 positions. A batch with fewer logits is one part.
 
 Shape suffixes: M scored positions, C positions of a chunk, E hidden size, V vocabulary.
 """

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,19 +19,6 @@ from orpo_lightning.models.linear_logps import computing_dtype, linear_logps
 HeadKernelName = Literal["blocks", "liger"]
 LinearLogps = Callable[[Tensor, Tensor, Tensor | None, Tensor, float], Tensor]
 SETTING = "model.policy.head_kernel"
-
-
-def check_head(name: str) -> None:
-    """Insist on the name of a kernel.
-
-    Example:
-        >>> check_head("cut")
-        Traceback (most recent call last):
-        ...
-        ValueError: model.policy.head_kernel = 'cut'; accepted: blocks, liger
-    """
-    if name not in get_args(HeadKernelName):
-        raise ValueError(f"{SETTING} = {name!r}; accepted: {', '.join(get_args(HeadKernelName))}")
 
 
 @functools.cache

@@ -30,8 +30,8 @@ def linear_logps(
 
     Equal to the log-softmax of all logits, in value and first derivative, for any gradient that comes back. Products,
     and the bias that is added to them, are in the precision of :func:`computing_dtype`; all else is in fp32 or higher.
-    No more than 64 * 2^20 logits are held at a time, on a CPU 4 * 2^20. A target outside of the vocabulary has the
-    log-probability NaN.
+    No more than 64 * 2^20 logits are held at a time, on a CPU 4 * 2^20; in half precision a copy of them in fp32, too.
+    A target outside of the vocabulary has the log-probability NaN.
 
     Args:
         hidden_ME: hidden states, ``(M, E)``.

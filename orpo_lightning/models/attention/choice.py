@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from typing import Literal, get_args
+from typing import Literal
 
 from orpo_lightning.models.agreement import KernelWarning
 from orpo_lightning.models.attention.blocks import BlockAttention
@@ -26,19 +26,6 @@ KERNELS: dict[str, type[AttentionKernel]] = {
     "blocks": BlockAttention,
 }
 """The kernels by name, in the order in which ``auto`` tries them."""
-
-
-def check_name(name: str) -> None:
-    """Insist on the name of a kernel, or ``auto``.
-
-    Example:
-        >>> check_name("flash")
-        Traceback (most recent call last):
-        ...
-        ValueError: model.policy.attention_kernel = 'flash'; accepted: auto, blocks, flex, varlen
-    """
-    if name not in get_args(AttentionKernelName):
-        raise ValueError(f"{SETTING} = {name!r}; accepted: {', '.join(get_args(AttentionKernelName))}")
 
 
 @functools.cache
