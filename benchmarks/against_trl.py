@@ -43,7 +43,7 @@ from orpo_lightning.models.pretrained import resolve
 FULL = Length(warm_up=1, timed=5, counted=2, rate_s=30)
 SEARCH = Length(warm_up=1, timed=1, counted=0, rate_s=0)
 QUICK = Length(warm_up=1, timed=2, counted=1, rate_s=3)
-FINALISTS = 2
+FINALISTS = 3
 """Settings of the search, which times a single step of each and is noisy, that are then measured in full."""
 SHORTEST = 256
 """Tokens of the longest row: where the memory is not enough for these, a comparison is given up."""

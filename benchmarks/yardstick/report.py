@@ -229,9 +229,9 @@ def _searches(results: Mapping[str, Result]) -> list[str]:
         header = ["TRL's setting", "longest row", "steps timed", "TRL's time per step, s", "ours / TRL"]
         tables.append(f"### {name}\n\n{_table(header, lines)}")
     explained = (
-        "Each setting is measured beside ours on the same rows: one step, then in full the two with the largest ratio "
-        "of ours to TRL's time, beside all pairs and one pair per micro-batch; the fastest has the largest of these, "
-        "and what one step told of the others is rough. "
+        "Each setting is measured beside ours on the same rows: one step, then in full the three with the largest "
+        "ratio of ours to TRL's time, beside all pairs and one pair per micro-batch; the fastest has the largest of "
+        "these, and what one step told of the others is rough. "
         "Settings that pad most are held to shorter rows than the others, for the memory of TRL; longer ones would "
         "be padded more. Neither side compiles its layers. TRL's DPO trainer always takes its log-probabilities in "
         "chunks, its ORPO trainer cannot; padding_free of the DPO trainer has no effect in this version."
