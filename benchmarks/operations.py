@@ -83,9 +83,15 @@ def size_of(model: str) -> ModelSize:
 
     Args:
         model: folder of the model.
+
+    Raises:
+        ValueError: its configuration does not tell.
     """
     with torch.device("meta"):
-        return ModelSize.of(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model)))
+        size = ModelSize.of(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model)))
+    if size is None:
+        raise ValueError(f"the configuration of {model} does not tell how much work a step is; take another model")
+    return size
 
 
 def both_sides(size: ModelSize, rows: Sequence[TokenizedRow], setting: Setting, objective: str) -> dict[str, list[int]]:
