@@ -228,6 +228,10 @@ class OnlyOneKind(GoodUnpaired):
         return super().loss(policy, reference) / policy.desirable.sum()
 
 
+class NamesNoArgument(Good):
+    strength_name = "beta"
+
+
 class ReducesUnpaired(GoodUnpaired):
     def loss(self, policy, reference):
         return super().loss(policy, reference).mean()
@@ -247,6 +251,7 @@ BROKEN = {
     ReadsThePrompt: "reads only what it declares.*needs_prompt_logps = True",
     ReadsTheRejected: "reads only what it declares.*needs_rejected = True",
     EditsItsInput: "rejected_tokens was changed in place",
+    NamesNoArgument: "strength_name = 'beta' is no argument",
     RenamesItsArgument: "'width' of __init__ is not stored",
     IgnoresItsArgument: "made with width = 0.45, it stores {'width': 0.5}",
     CannotBeConfigured: "survives a config file",

@@ -10,7 +10,7 @@ from pages import page_named
 from orpo_lightning import list_objectives
 
 PAGE = page_named("metrics")
-OBJECTIVES = ("CPO", "DPO", "HingeDPO", "IPO", "KTO", "ORPO", "RobustDPO", "SFT", "SimPO")
+OBJECTIVES = ("CPO", "DPO", "HingeDPO", "IPO", "KTO", "ORPO", "ProbabilityRatio", "RobustDPO", "SFT", "SimPO")
 IN_BOTH = "key | unit | what it is | good | logged by"
 SHORT = [
     *("--trainer.max_steps=2", "--trainer.limit_val_batches=2", "--trainer.val_check_interval=1"),
@@ -77,7 +77,9 @@ def test_an_objective_with_a_reference_starts_where_the_page_says(logged, object
         assert float(first["train/rewards/accuracies"]) == 0.5
 
 
-@pytest.mark.parametrize(("objective", "measure"), [("ORPO", ""), ("SimPO", ""), ("CPO", "_sum")])
+@pytest.mark.parametrize(
+    ("objective", "measure"), [("ORPO", ""), ("ProbabilityRatio", ""), ("SimPO", ""), ("CPO", "_sum")]
+)
 def test_without_a_reference_the_accuracy_of_rewards_is_a_shared_one(logged, objective, measure):
     for row in logged(objective):
         for split in ("train", "val"):

@@ -4,8 +4,8 @@ import orpo_lightning
 
 NAMES = """
     CPO DPO IPO KTO ORPO SFT Filter Format HingeDPO LoraConfig Message NonFiniteError Objective ObjectiveOutput
-    OptimizerConfig PairLogps PolicyConfig PreferenceDataModule PreferenceModule ReferenceConfig RobustDPO RowError
-    ScheduleConfig SimPO SourceConfig TextRow get_objective list_objectives
+    OptimizerConfig PairLogps PolicyConfig PreferenceDataModule PreferenceModule ProbabilityRatio ReferenceConfig
+    RobustDPO RowError ScheduleConfig SimPO SourceConfig TextRow get_objective list_objectives
 """
 
 

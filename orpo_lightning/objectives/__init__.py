@@ -6,6 +6,7 @@ from orpo_lightning.objectives.dpo import DPO, HingeDPO, RobustDPO
 from orpo_lightning.objectives.ipo import IPO
 from orpo_lightning.objectives.kto import KTO
 from orpo_lightning.objectives.orpo import ORPO
+from orpo_lightning.objectives.probability_ratio import ProbabilityRatio
 from orpo_lightning.objectives.sft import SFT
 from orpo_lightning.objectives.simpo import SimPO
 
@@ -18,6 +19,7 @@ __all__ = [
     "SFT",
     "HingeDPO",
     "Objective",
+    "ProbabilityRatio",
     "RobustDPO",
     "SimPO",
     "get_objective",

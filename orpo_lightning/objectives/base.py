@@ -41,6 +41,8 @@ class Objective(ABC):
     """The loss in one line, for the table of objectives."""
     citation: ClassVar[str] = ""
     """Where the formula is from."""
+    strength_name: ClassVar[str | None] = None
+    """The argument that says how much the preference counts, which a sweep varies first; None where there is none."""
 
     @property
     def needs_reference(self) -> bool:

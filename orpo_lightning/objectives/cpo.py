@@ -27,6 +27,7 @@ class CPO(NLLObjective):
 
     formula = "-log sigmoid(beta (S_w - S_l)) - alpha log P(y_w|x)"
     citation = "arXiv:2401.08417, eq. 3"
+    strength_name = "beta"
 
     def __init__(
         self,

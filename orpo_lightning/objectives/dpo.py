@@ -33,6 +33,7 @@ class DPO(LogRatioObjective):
 
     formula = "-log sigmoid(beta (h_w - h_l))"
     citation = "arXiv:2305.18290, eq. 7"
+    strength_name = "beta"
 
     def __init__(self, beta: float = 0.1, label_smoothing: float = 0.0, length_normalized: bool = False) -> None:
         check_range(self, "beta", beta, 0, low_allowed=False)
@@ -40,10 +41,6 @@ class DPO(LogRatioObjective):
         self.beta = beta
         self.label_smoothing = label_smoothing
         self.length_normalized = length_normalized
-
-    @property
-    def strength(self) -> float:
-        return self.beta
 
     def pair_loss(self, margin: Tensor) -> Tensor:
         return dpo_loss(margin, self.beta, self.label_smoothing)
@@ -83,15 +80,12 @@ class HingeDPO(LogRatioObjective):
 
     formula = "max(0, 1 - beta (h_w - h_l))"
     citation = "arXiv:2309.06657"
+    strength_name = "beta"
 
     def __init__(self, beta: float = 0.1, length_normalized: bool = False) -> None:
         check_range(self, "beta", beta, 0, low_allowed=False)
         self.beta = beta
         self.length_normalized = length_normalized
-
-    @property
-    def strength(self) -> float:
-        return self.beta
 
     def pair_loss(self, margin: Tensor) -> Tensor:
         return hinge_loss(margin, self.beta)

@@ -26,15 +26,12 @@ class IPO(LogRatioObjective):
 
     formula = "(h_w - h_l - 1 / (2 tau))^2"
     citation = "arXiv:2310.12036, eq. 17"
+    strength_name = "tau"
 
     def __init__(self, tau: float = 0.1, length_normalized: bool = True) -> None:
         check_range(self, "tau", tau, 0, low_allowed=False)
         self.tau = tau
         self.length_normalized = length_normalized
-
-    @property
-    def strength(self) -> float:
-        return self.tau
 
     def pair_loss(self, margin: Tensor) -> Tensor:
         return ipo_loss(margin, self.tau)

@@ -35,6 +35,7 @@ class KTO(UnpairedObjective):
 
     formula = "l_D (1 - sigmoid(beta (h - z))) desirable; l_U (1 - sigmoid(beta (z - h))) undesirable"
     citation = "arXiv:2402.01306"
+    strength_name = "beta"
     needs_reference = True
     needs_mismatched = True
     couples_pairs = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -15,11 +16,8 @@ class LogRatioObjective(Objective):
 
     needs_reference = True
     length_normalized: bool
-
-    @property
-    @abstractmethod
-    def strength(self) -> float:
-        """Factor from a log-ratio to an implicit reward."""
+    strength_name: ClassVar[str]
+    """The factor from a log-ratio to an implicit reward."""
 
     @abstractmethod
     def pair_loss(self, margin: Tensor) -> Tensor:
@@ -30,6 +28,5 @@ class LogRatioObjective(Objective):
         chosen, rejected = policy.chosen - reference.chosen, policy.rejected - reference.rejected
         if self.length_normalized:
             chosen, rejected = chosen / policy.chosen_tokens, rejected / policy.rejected_tokens
-        return ObjectiveOutput(
-            self.pair_loss(chosen - rejected), self.strength * chosen.detach(), self.strength * rejected.detach()
-        )
+        scale: float = getattr(self, self.strength_name)
+        return ObjectiveOutput(self.pair_loss(chosen - rejected), scale * chosen.detach(), scale * rejected.detach())

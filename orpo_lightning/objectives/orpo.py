@@ -42,6 +42,7 @@ class ORPO(NLLObjective):
 
     formula = "-log P(x, y_w) - lambda log sigmoid(log odds(y_w|x) - log odds(y_l|x))"
     citation = "arXiv:2403.07691, eq. 6"
+    strength_name = "lambda_"
 
     def __init__(
         self,

@@ -23,6 +23,7 @@ class SimPO(Objective):
 
     formula = "-log sigmoid(beta (A_w - A_l) - gamma)"
     citation = "arXiv:2405.14734, eq. 6"
+    strength_name = "beta"
 
     def __init__(self, beta: float = 2.0, gamma: float = 1.0) -> None:
         check_range(self, "beta", beta, 0, low_allowed=False)

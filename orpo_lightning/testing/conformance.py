@@ -257,6 +257,8 @@ def _inputs_are_not_changed(objective: Objective) -> None:
 
 
 def _arguments_are_stored(objective: Objective) -> None:
+    strength = objective.strength_name
+    assert strength is None or strength in objective.argument_names(), f"strength_name = {strength!r} is no argument"
     for name in objective.argument_names():
         assert hasattr(objective, name), f"the argument {name!r} of __init__ is not stored as an attribute of that name"
     arguments = objective.arguments()

@@ -6,7 +6,8 @@ import pytest
 
 from orpo_lightning.command_line.errors import nearest_key
 
-OBJECTIVES = "known: CPO, DPO, HingeDPO, IPO, KTO, ORPO, RobustDPO, SFT, SimPO, or the path of a class"
+KNOWN = "CPO, DPO, HingeDPO, IPO, KTO, ORPO, ProbabilityRatio, RobustDPO, SFT, SimPO"
+OBJECTIVES = f"known: {KNOWN}, or the path of a class"
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,8 @@ OBJECTIVES = "known: CPO, DPO, HingeDPO, IPO, KTO, ORPO, RobustDPO, SFT, SimPO, 
         (["--confg", "orpo"], "--confg is not a setting; did you mean --config?"),
         (
             ["--model.objective=DPO", "--model.objective.lambda_=1"],
-            "--model.objective.lambda_ is a setting of ORPO; accepted: beta, label_smoothing, length_normalized",
+            "--model.objective.lambda_ is a setting of ORPO, ProbabilityRatio; "
+            "accepted: beta, label_smoothing, length_normalized",
         ),
         (
             ["--model.objective", "DPOO"],
@@ -105,7 +107,7 @@ OBJECTIVES = "known: CPO, DPO, HingeDPO, IPO, KTO, ORPO, RobustDPO, SFT, SimPO, 
         ),
         (
             ["--model.objective", "SFT", "--model.objective.lambda_", "1"],
-            "--model.objective.lambda_ is a setting of ORPO; accepted: nll_over, nll_mean",
+            "--model.objective.lambda_ is a setting of ORPO, ProbabilityRatio; accepted: nll_over, nll_mean",
         ),
         (["--data.limit", "${oc.env:NOT_THERE}"], "--data.limit: Environment variable 'NOT_THERE' not found"),
         (["--model.objective.lambda_"], "--model.objective.lambda_ needs a value"),

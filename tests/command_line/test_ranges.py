@@ -35,6 +35,10 @@ from orpo_lightning.data import datamodule
             for name in ("DPO", "RobustDPO", "HingeDPO", "SimPO", "CPO", "KTO")
         ),
         (["--model.objective=IPO", "--model.objective.tau=0"], "IPO: tau = 0.0 is out of range; accepted: (0, inf)"),
+        (
+            ["--model.objective=ProbabilityRatio", "--model.objective.beta=0"],
+            "ProbabilityRatio: beta = 0.0 is out of range",
+        ),
         (["--model.objective=SimPO", "--model.objective.gamma=-1"], "SimPO: gamma = -1.0 is out of range"),
         (["--model.objective=CPO", "--model.objective.alpha=-1"], "CPO: alpha = -1.0 is out of range"),
         (["--model.objective.lambda_=.nan"], "ORPO: lambda_ = nan is out of range"),

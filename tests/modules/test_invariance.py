@@ -12,7 +12,18 @@ from helpers import Exploding, Run, leave_together, run, run_on_two_ranks
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
-from orpo_lightning import CPO, DPO, IPO, ORPO, SFT, HingeDPO, NonFiniteError, RobustDPO, SimPO
+from orpo_lightning import (
+    CPO,
+    DPO,
+    IPO,
+    ORPO,
+    SFT,
+    HingeDPO,
+    NonFiniteError,
+    ProbabilityRatio,
+    RobustDPO,
+    SimPO,
+)
 from orpo_lightning.testing import make_rows
 
 OBJECTIVES = {
@@ -27,6 +38,7 @@ OBJECTIVES = {
     "dpo-hinge": lambda: HingeDPO(beta=0.3),
     "ipo": lambda: IPO(),
     "simpo": lambda: SimPO(),
+    "probability_ratio": lambda: ProbabilityRatio(),
     "cpo": lambda: CPO(nll_mean="sequences"),
 }
 """Every objective, with the token-mean and the sequence-mean likelihood."""

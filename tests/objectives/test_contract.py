@@ -3,7 +3,19 @@ from dataclasses import FrozenInstanceError
 import pytest
 import torch
 
-from orpo_lightning.objectives import CPO, DPO, IPO, ORPO, SFT, HingeDPO, Objective, RobustDPO, SimPO
+from orpo_lightning.objectives import (
+    CPO,
+    DPO,
+    IPO,
+    KTO,
+    ORPO,
+    SFT,
+    HingeDPO,
+    Objective,
+    ProbabilityRatio,
+    RobustDPO,
+    SimPO,
+)
 from orpo_lightning.records import ObjectiveOutput, PairLogps, UndeclaredNeedError
 
 NEEDS = {
@@ -165,8 +177,28 @@ def test_an_objective_that_computes_nothing_cannot_be_made():
         Idle()
 
 
-@pytest.mark.parametrize("cls", [CPO, DPO, IPO, ORPO, SFT, HingeDPO, RobustDPO, SimPO])
+@pytest.mark.parametrize("cls", [CPO, DPO, IPO, ORPO, SFT, HingeDPO, ProbabilityRatio, RobustDPO, SimPO])
 def test_a_built_in_stores_its_arguments_under_their_names_and_says_where_it_is_from(cls):
     assert cls(**cls().arguments()).arguments() == cls().arguments()
     assert cls.formula
     assert "arXiv:" in cls.citation
+
+
+@pytest.mark.parametrize(
+    ("objective", "strength"),
+    [
+        (ORPO(lambda_=0.3), 0.3),
+        (ProbabilityRatio(lambda_=0.3, beta=2), 0.3),
+        (DPO(beta=0.2), 0.2),
+        (RobustDPO(beta=0.2), 0.2),
+        (HingeDPO(beta=0.2), 0.2),
+        (IPO(tau=0.4), 0.4),
+        (KTO(beta=0.2), 0.2),
+        (SimPO(beta=2.5), 2.5),
+        (CPO(beta=0.2, alpha=3), 0.2),
+        (SFT(), None),
+    ],
+    ids=repr,
+)
+def test_the_strength_of_an_objective_is_the_argument_that_weighs_the_preference(objective, strength):
+    assert objective.arguments().get(objective.strength_name) == strength

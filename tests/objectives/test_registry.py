@@ -6,7 +6,7 @@ import torch
 from orpo_lightning.objectives import DPO, IPO, ORPO, HingeDPO, Objective, get_objective, list_objectives
 from orpo_lightning.records import ObjectiveOutput
 
-BUILT_IN = ("CPO", "DPO", "HingeDPO", "IPO", "KTO", "ORPO", "RobustDPO", "SFT", "SimPO")
+BUILT_IN = ("CPO", "DPO", "HingeDPO", "IPO", "KTO", "ORPO", "ProbabilityRatio", "RobustDPO", "SFT", "SimPO")
 
 
 def define(name, module, bases=(Objective,)):
