@@ -24,6 +24,7 @@ from orpo_lightning.callbacks.first_line import FirstLine
 from orpo_lightning.callbacks.measures import KeptMeasures
 from orpo_lightning.callbacks.pair_measures import PairMeasuresFile
 from orpo_lightning.callbacks.progress import StepProgress
+from orpo_lightning.callbacks.run_record import RunRecordFile
 from orpo_lightning.callbacks.stop_on_signal import StopOnSignal
 from orpo_lightning.callbacks.summary import Summary
 from orpo_lightning.checkpoint_io import SafeCheckpointIO, refuse_address
@@ -175,7 +176,7 @@ class CLI(LightningCLI):
         if self.subcommand == "fit" and not fast_dev_run:
             file = MetricsFile(trainer.default_root_dir)
             trainer.loggers = [file, *trainer.loggers]
-            callbacks += [DataReport(), KeptMeasures(file), PairMeasuresFile()]
+            callbacks += [DataReport(), KeptMeasures(file), PairMeasuresFile(), RunRecordFile()]
         callbacks.sort(key=lambda callback: isinstance(callback, Summary))  # it tells of what the others leave behind
         return trainer
 

@@ -13,6 +13,7 @@ import yaml
 METRICS_FILE = "metrics.csv"
 DATA_REPORT_FILE = "data_report.json"
 WANDB_ID_FILE = "wandb_id.txt"
+RECORD_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
 PAIRS_FILE = "val_pairs.csv"
 ANSWERS_FILE = "answers.jsonl"
@@ -25,7 +26,8 @@ CHECKPOINT_FOLDER = "checkpoints"
 LAST_CHECKPOINT = "last.ckpt"
 BEST_CHECKPOINTS = "best-step=*.ckpt"
 WRITTEN_BY_FITS = (
-    *(METRICS_FILE, DATA_REPORT_FILE, WANDB_ID_FILE, CONFIG_FILE, PAIRS_FILE, ANSWERS_FILE, SUMMARY_FILE, CURVES_FILE),
+    *(METRICS_FILE, DATA_REPORT_FILE, WANDB_ID_FILE, RECORD_FILE, CONFIG_FILE, PAIRS_FILE, ANSWERS_FILE),
+    *(SUMMARY_FILE, CURVES_FILE),
     MODEL_FOLDER,
 )
 """What a fit would write over, besides checkpoints."""

@@ -21,6 +21,7 @@ from orpo_lightning.run_folder import (
     DATA_REPORT_FILE,
     LAST_CHECKPOINT,
     MODEL_FOLDER,
+    RECORD_FILE,
     WRITTEN_BY_FITS,
     check_model_folder,
     run_of,
@@ -75,7 +76,7 @@ class RunStart:
         if self.lock is None:
             return
         there = {path.name for path in self.folder.iterdir()} if self.folder.is_dir() else set()
-        in_vain = {_LOCK, CONFIG_FILE, DATA_REPORT_FILE} if self.is_new else {_LOCK}
+        in_vain = {_LOCK, CONFIG_FILE, DATA_REPORT_FILE, RECORD_FILE} if self.is_new else {_LOCK}
         is_empty = _LOCK in there and there <= in_vain
         if is_empty:
             for name in there:

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "summary": {"run_folder"},
     "callbacks": {
         *("run_folder", "signals", "loggers", "user_loggers", "records", "packing", "data", "models", "modules"),
-        "summary",
+        *("objectives", "summary"),
     },
     "command_line": {"verbs", "run_folder", "user_loggers", "models", "objectives"},
     "commands": {"verbs", "run_folder", "records", "data", "models", "objectives", "summary", "command_line", "cli"},

@@ -20,7 +20,7 @@ SHORT = [
 
 
 def keys_on_the_page(objective):
-    keys = {cells[0].strip("`") for cells in PAGE.rows("key | unit | what it is | good")}
+    keys = {key.strip("`") for cells in PAGE.rows("key | unit | what it is | good") for key in cells[0].split(", ")}
     for key, *_, logged_by in PAGE.rows(IN_BOTH):
         who, _, exception = logged_by.partition("; ")
         names, _, left_out = who.partition(" but ")

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from rich import get_console
 
 from orpo_lightning.callbacks.answers import answer_prompts, why_no_answers
+from orpo_lightning.callbacks.run_record import status_at_end, total_steps
 from orpo_lightning.callbacks.throughput import Throughput
 from orpo_lightning.data.report import SplitReport
 from orpo_lightning.models.logp_model import LogpModel
@@ -60,8 +61,7 @@ class Summary(Callback):
         self._answer(trainer, pl_module)
         if not self._has_trained and (Path(trainer.default_root_dir) / SUMMARY_FILE).exists():
             return  # it has the account of the training already
-        total = _total_steps(trainer)
-        self._tell(trainer, pl_module, "complete" if total is None or trainer.global_step >= total else "stopped")
+        self._tell(trainer, pl_module, "complete" if status_at_end(trainer) == "complete" else "stopped")
 
     @rank_zero_only
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -87,7 +87,7 @@ class Summary(Callback):
             objective=getattr(pl_module, "trained_by", type(pl_module).__name__),
             ending=ending,
             steps=trainer.global_step,
-            total_steps=_total_steps(trainer),
+            total_steps=total_steps(trainer),
             speed=self._speed(trainer),
             has_policy=isinstance(getattr(pl_module, "policy", None), LogpModel),
             reports=[str(report) for report in reports.values()],
@@ -130,9 +130,3 @@ class Summary(Callback):
 def _shared(prompts: int) -> Iterator[str]:
     if prompts:
         yield f"{prompts:,} training rows have a prompt of the validation data: it measures what was trained on."
-
-
-def _total_steps(trainer: Trainer) -> int | None:
-    """Optimizer steps that were planned; None without an end."""
-    total = trainer.estimated_stepping_batches
-    return None if total == float("inf") else int(total)

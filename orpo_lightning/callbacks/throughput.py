@@ -66,6 +66,12 @@ class Totals:
     peak_flops: float = 0.0
     ranks: int = 1
 
+    def with_more(self, more: Totals) -> Totals:
+        """These and more steps after them; peaks and ranks are those of the latter."""
+        return replace(
+            more, steps=self.steps + more.steps, seconds=self.seconds + more.seconds, done=self.done + more.done
+        )
+
     @property
     def measures(self) -> dict[str, float]:
         """What is logged of these steps, by key."""
@@ -87,6 +93,16 @@ class Totals:
             found["memory/peak_gb"] = self.peak_gb
         return found
 
+    @property
+    def so_far(self) -> dict[str, float]:
+        """What is logged of a whole run up to a step, by key: axes to compare runs on at equal cost."""
+        found = {"time/total_s": self.seconds}
+        if self.done.tokens:
+            found |= {"work/total_pairs": self.done.pairs, "work/total_tokens": self.done.tokens}
+        if self.done.flops:
+            found["work/total_tflop"] = self.done.flops / 1e12
+        return found
+
 
 class Throughput(Callback):
     """Logs time, rates, work and memory of each optimizer step, under ``time/``, ``work/`` and ``memory/``.
@@ -104,6 +120,7 @@ class Throughput(Callback):
             raise ValueError(f"throughput.peak_tflops = {peak_tflops}; accepted: a number above 0, or null")
         self.peak_tflops = peak_tflops
         self.totals = Totals()
+        self._run = Totals()
         self._peak_flops = 0.0
         self._start = 0.0
         self._step = 0
@@ -111,8 +128,18 @@ class Throughput(Callback):
         self._waited: tuple[object, float] = None, 0.0
         """A loader, and how long it was waited for when the last step ended."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the run took up to a checkpoint, so that one that goes on from there counts on."""
+        return {"steps": self._run.steps, "seconds": self._run.seconds, "done": list(astuple(self._run.done))}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it back."""
+        self._run = Totals(state_dict["steps"], state_dict["seconds"], Done(*state_dict["done"]))
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count."""
+        """Begin to count; a run before this one does not count, unless this one goes on from its checkpoint."""
+        if trainer.global_step == 0:
+            self._run = Totals()
         self.totals, self._step, self._done = Totals(), trainer.global_step, Done()
         self._peak_flops = 0.0
         if isinstance(pl_module, PreferenceModule) and pl_module.policy is not None:
@@ -144,14 +171,11 @@ class Throughput(Callback):
         steps, seconds = trainer.global_step - self._step, now - self._start
         taken = Totals(steps, seconds, done, peak_gb, self._peak_flops, trainer.world_size)
         self._start, self._step, self._done = now, trainer.global_step, Done()
-        self.totals = replace(
-            taken,
-            steps=self.totals.steps + steps,
-            seconds=self.totals.seconds + seconds,
-            done=self.totals.done + done,
-        )
+        self.totals, self._run = self.totals.with_more(taken), self._run.with_more(taken)
         # a number that is no tensor yet would be copied to the device, and each copy waits for it
-        measures = {key: torch.tensor(value) for key, value in taken.measures.items()}
+        measures = {
+            key: torch.tensor(value, dtype=torch.float64) for key, value in (taken.measures | self._run.so_far).items()
+        }
         pl_module.log_dict(measures, on_step=True, on_epoch=False, batch_size=1)
 
     def _work_of(self, batch: PackedBatch, pl_module: LightningModule) -> Done:

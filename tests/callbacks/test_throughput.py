@@ -18,15 +18,16 @@ from orpo_lightning.testing import make_rows
 
 COLUMNS = {
     *("time/step_s", "time/pairs_per_s", "time/tokens_per_s", "time/data_wait_s", "time/mfu"),
-    *("work/tflop", "work/saved_by_sharing", "memory/peak_gb"),
+    *("work/tflop", "work/saved_by_sharing", "memory/peak_gb", "time/total_s"),
+    *(f"work/total_{name}" for name in ("pairs", "tokens", "tflop")),
 }
 ROWS = make_rows(22)
 
 
 def measured(**options):
-    found = run(
-        options.pop("objective", ORPO()), ROWS, callbacks=[Throughput(), *options.pop("callbacks", [])], **options
-    )
+    callbacks = options.pop("callbacks", [])
+    own = [] if any(isinstance(each, Throughput) for each in callbacks) else [Throughput()]
+    found = run(options.pop("objective", ORPO()), ROWS, callbacks=[*own, *callbacks], **options)
     return [
         {name: value for name, value in logged.items() if name in COLUMNS} | {"step": step}
         for step, logged in found.history
@@ -182,3 +183,26 @@ def test_the_memory_of_a_process_is_that_which_the_system_tells():
     with open("/proc/self/status", encoding="utf-8") as file:
         peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) * 1024 / 1e9
     assert peak_memory(torch.device("cpu")) == pytest.approx(peak, rel=0.05)
+
+
+def test_what_the_run_took_so_far_is_logged_at_each_step():
+    steps, _ = measured(accumulate_grad_batches=2)
+    for total, of_step in (
+        ("work/total_pairs", lambda each: each["time/pairs_per_s"] * each["time/step_s"]),
+        ("work/total_tokens", lambda each: each["time/tokens_per_s"] * each["time/step_s"]),
+        ("work/total_tflop", lambda each: each["work/tflop"]),
+        ("time/total_s", lambda each: each["time/step_s"]),
+    ):
+        sums = [sum(of_step(each) for each in steps[: i + 1]) for i in range(len(steps))]
+        assert [each[total] for each in steps] == pytest.approx(sums, rel=1e-5), total
+
+
+def test_a_run_that_goes_on_counts_on_and_another_one_from_nothing():
+    throughput = Throughput()
+    run(ORPO(), ROWS, callbacks=[throughput], max_epochs=1)
+    resumed = Throughput()
+    resumed.load_state_dict(throughput.state_dict())
+    assert resumed.state_dict() == throughput.state_dict()
+    assert resumed.state_dict()["steps"] == 3
+    run(ORPO(), ROWS, callbacks=[resumed], max_epochs=1)  # from step 0: what it had loaded is of another run
+    assert resumed.state_dict()["done"][:3] == throughput.state_dict()["done"][:3]

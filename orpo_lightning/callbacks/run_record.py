@@ -1,0 +1,118 @@
+"""What a run is and how it ended, in ``run.json`` and as summary fields in Weights & Biases."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from orpo_lightning.data.datamodule import PreferenceDataModule
+from orpo_lightning.models.card import versions
+from orpo_lightning.models.loading import PolicyConfig
+from orpo_lightning.models.logp_model import LogpModel
+from orpo_lightning.objectives import Objective
+from orpo_lightning.run_folder import RECORD_FILE
+from orpo_lightning.summary.record import RunRecord, Status, write_record
+
+_LONGEST_REASON = 500
+
+
+def total_steps(trainer: Trainer) -> int | None:
+    """Optimizer steps that are planned; None without an end."""
+    total = trainer.estimated_stepping_batches
+    return None if total == float("inf") else int(total)
+
+
+def status_at_end(trainer: Trainer) -> Status:
+    """How a fit ended that came to its end: complete, or stopped before its last step."""
+    total = total_steps(trainer)
+    return "complete" if total is None or trainer.global_step >= total else "stopped"
+
+
+class RunRecordFile(Callback):
+    """Keeps ``run.json``, and gives Weights & Biases the fields that its plots of many runs need.
+
+    These are ``objective``, ``strength``, ``model``, ``parameters`` and ``status``, and ``failure``, why a run failed.
+    """
+
+    def __init__(self) -> None:
+        self._record: RunRecord | None = None
+
+    @rank_zero_only
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note what is going to run."""
+        self._record = _what(trainer, pl_module)
+        self._write(trainer, "running", _planned_steps(trainer))
+
+    @rank_zero_only
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that it came to its end."""
+        self._write(trainer, status_at_end(trainer), total_steps(trainer))
+
+    @rank_zero_only
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Note why it failed, or that it was stopped."""
+        if self._record is None:
+            self._record = _what(trainer, pl_module)
+        planned = self._record.total_steps
+        if isinstance(exception, Exception):
+            self._write(trainer, "failed", planned, _reason(exception))
+        else:  # a signal, or somebody at the keyboard
+            self._write(trainer, "stopped", planned)
+
+    def _write(self, trainer: Trainer, status: Status, planned: int | None, reason: str | None = None) -> None:
+        assert self._record is not None
+        record = replace(self._record, status=status, reason=reason, steps=trainer.global_step, total_steps=planned)
+        self._record = record
+        write_record(Path(trainer.default_root_dir) / RECORD_FILE, record)
+        fields = {name: getattr(record, name) for name in ("objective", "strength", "model", "parameters", "status")}
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.summary.update(fields | ({"failure": reason} if reason else {}))
+
+
+def _planned_steps(trainer: Trainer) -> int | None:
+    """The same before the first step, when asking the trainer would make a resumed run's batches too early."""
+    data = trainer.datamodule  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
+    has_end = trainer.max_steps >= 0 or (trainer.max_epochs or -1) >= 0
+    return data.total_steps if has_end and isinstance(data, PreferenceDataModule) else None
+
+
+def _what(trainer: Trainer, pl_module: LightningModule) -> RunRecord:
+    objective = getattr(pl_module, "objective", None)
+    policy, config = getattr(pl_module, "policy", None), getattr(pl_module, "policy_config", None)
+    known: dict[str, Any] = {"objective": type(pl_module).__name__}
+    if isinstance(objective, Objective):
+        known |= {
+            "objective": type(objective).__name__,
+            "arguments": objective.arguments(),
+            "strength_name": objective.strength_name,
+        }
+    if isinstance(config, PolicyConfig):
+        known["model"] = config.name_or_path
+    if isinstance(policy, LogpModel):
+        sizes = [(each.numel(), each.requires_grad) for each in policy.parameters()]
+        known["parameters"] = sum(size for size, _ in sizes)
+        known["trained_parameters"] = sum(size for size, is_trained in sizes if is_trained)
+    return RunRecord("running", device=_device(trainer), versions=versions(), **known)
+
+
+def _device(trainer: Trainer) -> str:
+    device = trainer.strategy.root_device
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{device.type} ({platform.processor() or platform.machine()}), {torch.get_num_threads()} threads"
+    return f"{trainer.world_size} x {name}"
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]} …"

@@ -1,0 +1,77 @@
+"""``run.json``: what a run trains, how far it came and how it ended, for programs that look at many runs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Status = Literal["running", "complete", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run.
+
+    Args:
+        status: ``running``, also of a run that was killed; ``complete``; ``stopped`` before its last step; ``failed``.
+        reason: why it failed; None where it has not.
+        objective: class name of its objective; of another module, the name of that.
+        arguments: of the objective.
+        strength_name: which of them weighs the preference; None where none does.
+        model: the model that it started from; None where that is not known.
+        parameters: of the policy; None where that is not known.
+        trained_parameters: those of them that are trained.
+        steps: optimizer steps done when this was written.
+        total_steps: those that were planned; None where that is not known.
+        device: what it ran on.
+        versions: of the packages that it ran with.
+
+    Example:
+        >>> record = RunRecord("complete", objective="ORPO", arguments={"lambda_": 0.2}, strength_name="lambda_")
+        >>> record.strength
+        0.2
+    """
+
+    status: Status
+    reason: str | None = None
+    objective: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    strength_name: str | None = None
+    model: str | None = None
+    parameters: int | None = None
+    trained_parameters: int | None = None
+    steps: int = 0
+    total_steps: int | None = None
+    device: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def strength(self) -> float | None:
+        """How much the preference weighs; None where nothing says."""
+        return self.arguments.get(self.strength_name) if self.strength_name else None
+
+
+def read_record(path: Path) -> RunRecord | None:
+    """The record of a file; None where there is no file.
+
+    Raises:
+        ValueError: the file is of another kind.
+    """
+    if not path.exists():
+        return None
+    try:
+        return RunRecord(**json.loads(path.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as the record of a run; accepted: one that a fit wrote") from error
+
+
+def write_record(path: Path, record: RunRecord) -> None:
+    """Write a record, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.part")
+    unfinished.write_text(json.dumps(asdict(record), indent=2, default=str) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)

@@ -1,0 +1,117 @@
+"""run.json: what a run trained, how far it came and how it ended; the same in Weights & Biases."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from orpo_lightning import NonFiniteError
+from orpo_lightning.run_folder import RECORD_FILE
+from orpo_lightning.summary.record import RunRecord, read_record, write_record
+
+RUN = Path("runs/orpo")
+SHORT = ["--config", "orpo", "--trainer.max_steps=3", "--trainer.enable_progress_bar=false", "--summary.enabled=false"]
+OWN_LOSSES = """
+import torch
+from orpo_lightning import ORPO
+
+class Greedy(ORPO):
+    def __call__(self, policy, reference=None):
+        if torch.is_grad_enabled():
+            torch.empty(10**14)
+        return super().__call__(policy, reference)
+
+class Interrupted(ORPO):
+    def __call__(self, policy, reference=None):
+        if torch.is_grad_enabled():
+            raise KeyboardInterrupt
+        return super().__call__(policy, reference)
+"""
+
+
+def record():
+    return read_record(RUN / RECORD_FILE)
+
+
+def test_a_run_that_came_to_its_end_says_what_it_was(orpo_lightning):
+    orpo_lightning("fit", *SHORT, "--model.objective.lambda_=0.3")
+    found = record()
+    assert (found.status, found.reason, found.steps, found.total_steps) == ("complete", None, 3, 3)
+    assert (found.objective, found.strength_name, found.strength) == ("ORPO", "lambda_", 0.3)
+    assert found.arguments == {"lambda_": 0.3, "nll_over": "prompt_and_response", "nll_mean": "tokens"}
+    assert found.model == "tiny"
+    # two layers of attention, a gated network and norms, the last norm, and an embedding that is also the head
+    hidden, between, vocabulary, half = 64, 128, 1024, 32
+    layer = 2 * hidden * hidden + 2 * hidden * half + 3 * hidden * between + 2 * hidden
+    assert found.parameters == found.trained_parameters == 2 * layer + hidden + vocabulary * hidden
+    assert found.device.startswith("1 x cpu")
+    assert found.versions["torch"] == torch.__version__
+
+
+def test_of_an_adapter_only_the_adapter_is_trained(orpo_lightning):
+    orpo_lightning("fit", *SHORT, "--model.policy.lora.r=2")
+    weights = torch.load(RUN / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert record().trained_parameters == sum(each.numel() for each in weights.values()) < record().parameters
+
+
+def test_an_objective_without_a_strength_has_none(orpo_lightning):
+    orpo_lightning("fit", *SHORT, "--model.objective=SFT")
+    assert (record().objective, record().strength_name, record().strength) == ("SFT", None, None)
+
+
+def test_a_run_that_was_stopped_says_so_and_is_complete_when_it_has_gone_on(orpo_lightning):
+    with pytest.raises(SystemExit):
+        orpo_lightning("fit", *SHORT, "--trainer.callbacks=interrupting.SignalAt", "--trainer.callbacks.step=2")
+    assert (record().status, record().steps, record().total_steps) == ("stopped", 2, 3)
+    orpo_lightning("fit", *SHORT, "--ckpt_path=last")
+    assert (record().status, record().steps) == ("complete", 3)
+
+
+def test_a_run_that_diverged_failed_and_says_why(orpo_lightning):
+    with pytest.raises(NonFiniteError) as error:
+        orpo_lightning("fit", *SHORT, "--model.optimizer.lr=1e30", "--trainer.gradient_clip_val=null")
+    assert record().status == "failed"
+    assert record().reason == " ".join(str(error.value).split())
+    assert "of optimizer step 1 is" in record().reason
+
+
+def test_a_run_without_enough_memory_failed_and_says_so(orpo_lightning, monkeypatch):
+    Path("my_losses.py").write_text(OWN_LOSSES)
+    monkeypatch.syspath_prepend(Path.cwd())
+    with pytest.raises(RuntimeError):
+        orpo_lightning("fit", *SHORT, "--model.objective=my_losses.Greedy")
+    assert (record().status, record().steps) == ("failed", 0)
+    assert "memory: you tried to allocate 400000000000000 bytes" in record().reason
+
+
+def test_a_run_that_is_killed_is_left_running(tmp_path):
+    killed = [*SHORT, "--trainer.callbacks=interrupting.SignalAt", "--trainer.callbacks.number=SIGKILL"]
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    command = [sys.executable, "-m", "orpo_lightning", "fit", *killed]
+    ended = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True)
+    assert ended.returncode == -9
+    assert read_record(tmp_path / RUN / RECORD_FILE).status == "running"
+
+
+def test_a_run_that_failed_before_it_began_leaves_nothing(orpo_lightning):
+    Path("empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"no model in ../empty"):
+        orpo_lightning("fit", *SHORT, "--model.policy.name_or_path=./empty")
+    assert not RUN.exists()
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path):
+    written = RunRecord("failed", reason="why", objective="Mine", arguments={"a": [1, None]}, versions={"torch": "2"})
+    write_record(tmp_path / RECORD_FILE, written)
+    assert read_record(tmp_path / RECORD_FILE) == written
+    assert read_record(tmp_path / "other.json") is None
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"of": "another program"}'])
+def test_a_file_of_another_kind_is_refused_by_name(tmp_path, content):
+    (tmp_path / RECORD_FILE).write_text(content)
+    with pytest.raises(ValueError, match=r"run\.json cannot be read as the record of a run"):
+        read_record(tmp_path / RECORD_FILE)
