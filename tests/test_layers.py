@@ -28,12 +28,16 @@ MAY_IMPORT = {
     "modules": {"records", "packing", "objectives", "metrics", "models"},
     "testing": {"records", "objectives", "metrics"},
     "summary": {"run_folder"},
+    "comparison": {"run_folder", "summary"},
     "callbacks": {
         *("run_folder", "signals", "loggers", "user_loggers", "records", "packing", "data", "models", "modules"),
         *("objectives", "summary"),
     },
     "command_line": {"verbs", "run_folder", "user_loggers", "models", "objectives"},
-    "commands": {"verbs", "run_folder", "records", "data", "models", "objectives", "summary", "command_line", "cli"},
+    "commands": {
+        *("verbs", "run_folder", "records", "data", "models", "objectives", "summary", "comparison", "command_line"),
+        "cli",
+    },
     "cli": {
         *("verbs", "run_folder", "run_start", "loggers", "user_loggers", "checkpoint_io", "callbacks", "objectives"),
         *("data", "command_line"),
@@ -56,6 +60,7 @@ THIRD_PARTIES = {
     "omegaconf": ("command_line",),
     "shtab": ("commands.completion",),
     "matplotlib": ("summary.curves",),
+    "scipy": ("summary.intervals", "comparison.significance"),
     "wandb": (),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -65,7 +65,7 @@ def answer_prompts(trainer: Trainer, pl_module: LightningModule, count: int, max
         completions = generate(policy.net, tokenizer, prompts, row_ids, Sampling(max_new_tokens))
     step = trainer.global_step
     answers = [
-        Answer(step, each.row_id, each.text, completion.text, completion.finish_reason == "eos")
+        Answer(step, each.row_id, each.text, completion.text, completion.finish_reason == "eos", completion.tokens)
         for each, completion in zip(asked, completions, strict=True)
     ]
     write_answers(Path(trainer.default_root_dir) / ANSWERS_FILE, step, answers)

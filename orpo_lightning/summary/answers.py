@@ -19,6 +19,7 @@ class Answer:
         prompt: what was asked: the last turn of the conversation.
         answer: what the policy answered.
         finished: whether it came to an end, and was not cut off at the longest length.
+        tokens: of the answer; None where they were not counted.
     """
 
     step: int
@@ -26,6 +27,7 @@ class Answer:
     prompt: str
     answer: str
     finished: bool
+    tokens: int | None = None
 
 
 def read_answers(path: Path) -> list[Answer]:

@@ -1,4 +1,4 @@
-"""How far a mean over validation pairs can be trusted: paired bootstrap intervals.
+"""How far a mean can be trusted: over validation pairs by a paired bootstrap, over repeats by Student's t.
 
 Shape suffixes: P pairs, R resamples, M means that are taken of the same pairs.
 """
@@ -104,6 +104,30 @@ def paired_bootstrap(
     """
     gain = np.subtract(after, before) if np.shape(before) == np.shape(after) else after
     return PairedIntervals(*_intervals([before, after, gain], weight, seed, resamples, level))
+
+
+def student_interval(values: ArrayLike, *, level: float = LEVEL) -> Interval:
+    """The interval of the mean of a few repeats that differ by chance alone, such as runs with other seeds.
+
+    Args:
+        values: one of each repeat.
+        level: share of such intervals that hold the mean of all possible repeats, if these are about normal.
+
+    Raises:
+        ValueError: there are fewer than two.
+
+    Example:
+        >>> student_interval([0.5, 0.5])
+        Interval(value=0.5, low=0.5, high=0.5)
+    """
+    from scipy.stats import t
+
+    each = np.asarray(values, dtype=np.float64)
+    if each.ndim != 1 or len(each) < 2:
+        raise ValueError(f"an interval over repeats needs at least two of them, not {each.size}")
+    half = float(t.ppf((1 + level) / 2, len(each) - 1)) * float(each.std(ddof=1)) / len(each) ** 0.5
+    mean = float(each.mean())
+    return Interval(mean, mean - half, mean + half)
 
 
 def _intervals(
