@@ -12,6 +12,7 @@ OWN_VERBS = {
         "orpo_lightning.objectives.table:print_objectives",
     ),
     "generate": ("answer the prompts of a file", "orpo_lightning.commands.generate:main"),
+    "compare": ("set runs side by side, with intervals and tests", "orpo_lightning.commands.compare:main"),
     "completion": (
         "print what makes a shell complete verbs and settings: source <(orpo-lightning completion bash)",
         "orpo_lightning.commands.completion:main",

@@ -10,7 +10,8 @@ from orpo_lightning.comparison.runs import Run
 SEEDS = frozenset({"seed_everything", "data.seed"})
 """What differs between repeats of a run."""
 _PLACES = frozenset({"trainer.default_root_dir", "ckpt_path"})
-_MISSING = "(not a setting)"
+NOT_A_SETTING = "(not a setting)"
+"""Stands for the value of a setting that a run does not have, such as an argument of another objective."""
 
 
 def differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
@@ -20,7 +21,7 @@ def differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
         runs: to compare.
     """
     keys = dict.fromkeys(key for run in runs for key in run.settings)
-    values = {key: [run.settings.get(key, _MISSING) for run in runs] for key in keys if key not in _PLACES}
+    values = {key: [run.settings.get(key, NOT_A_SETTING) for run in runs] for key in keys if key not in _PLACES}
     return {key: each for key, each in values.items() if any(value != each[0] for value in each)}
 
 

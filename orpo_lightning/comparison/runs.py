@@ -62,8 +62,7 @@ class Run:
     @property
     def strength(self) -> str:
         """The strength in words, such as ``lambda 0.1``; empty where there is none."""
-        name, value = self.record.strength_name, self.record.strength
-        return "" if name is None or value is None else f"{name.rstrip('_')} {value:g}"
+        return strength_in_words(self.record.strength_name, self.record.strength)
 
     @property
     def label(self) -> str:
@@ -85,6 +84,16 @@ class Run:
         """The last value of a measure; None where it was not logged."""
         series = self.series.get(measure)
         return None if series is None else float(series.values[-1])
+
+
+def strength_in_words(name: str | None, value: float | None) -> str:
+    """The strength of an objective for a reader; empty where there is none.
+
+    Example:
+        >>> strength_in_words("lambda_", 0.10)
+        'lambda 0.1'
+    """
+    return "" if name is None or value is None else f"{name.rstrip('_')} {value:g}"
 
 
 def read_runs(places: Sequence[str]) -> list[Run]:

@@ -75,6 +75,8 @@ def sign_flip_p(difference: NDArray[np.float64], weight: NDArray[np.float64]) ->
         total: NDArray[np.float64] = ((one - other) * weight).sum(axis=axis) / weight.sum()
         return total
 
+    if len(difference) == 1:  # either sign is as likely
+        return 1.0
     found = permutation_test(
         (difference, np.zeros_like(difference)),
         mean,

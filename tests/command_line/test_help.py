@@ -38,7 +38,7 @@ def test_the_help_of_fit_lists_what_is_relied_on(help_of, monkeypatch):
         assert line.count("(") == line.count(")"), line
     assert "peak learning rate [5e-06]" in text
     assert "peak learning rate" in OptimizerConfig.__doc__
-    assert "ORPO, RobustDPO" in " ".join(text.split())
+    assert "ORPO, ProbabilityRatio, RobustDPO" in " ".join(text.split())
     assert "--trainer.help" in text
     assert len(text.splitlines()) < 145
     assert max(map(len, text.splitlines())) <= 100

@@ -1,0 +1,87 @@
+"""Runs are found where they are, named apart, and read as they were written."""
+
+import pytest
+from comparison_runs import answer, config, make_run, pairs_of
+
+from orpo_lightning.comparison.differences import NOT_A_SETTING, differing_settings, group_repeats
+from orpo_lightning.comparison.runs import read_runs
+from orpo_lightning.summary.record import RunRecord
+
+
+def test_a_folder_a_folder_of_runs_and_a_pattern_give_each_run_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "sweep/trials/000", "sweep/trials/001"):
+        make_run(tmp_path / "runs" / name)
+    (tmp_path / "runs" / "notes").mkdir()
+    assert [run.name for run in read_runs(["runs/a"])] == ["a"]
+    assert [run.name for run in read_runs(["runs/sweep"])] == ["000", "001"]
+    assert [run.name for run in read_runs(["runs/sweep/trials/00*", "runs/a", "runs"])] == ["000", "001", "a"]
+
+
+def test_runs_of_one_name_are_told_apart_by_what_is_before_it(tmp_path):
+    for name in ("orpo/first", "dpo/first"):
+        make_run(tmp_path / name)
+    assert [run.name for run in read_runs([str(tmp_path)])] == ["dpo/first", "orpo/first"]
+
+
+@pytest.mark.parametrize("place", ["nothing", "empty", "nothing*"])
+def test_a_place_without_a_run_is_named(tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    make_run(tmp_path / "a")
+    with pytest.raises(ValueError, match=r"^(nothing|empty|nothing\*): no run is there; accepted: .*run\.json"):
+        read_runs(["a", place])
+
+
+def test_a_run_tells_what_it_trained_and_what_it_measured_last(tmp_path):
+    pairs = [*pairs_of([0.5], step=0), *pairs_of([1.5], step=4), *pairs_of([9.0], step=4, set="other")]
+    make_run(tmp_path / "a", pairs=pairs, metrics={0: {"val/x": 1.0}, 4: {"val/x": 3.0}}, answers=[answer()])
+    (run,) = read_runs([str(tmp_path / "a")])
+    assert run.label == "ORPO lambda 0.1 tiny"
+    assert run.sets == ("", "other")
+    assert [pair.margin for pair in run.last_pairs("")] == [1.5]
+    assert [pair.margin for pair in run.last_pairs("other")] == [9.0]
+    assert run.last("val/x") == 3.0
+    assert run.last("val/y") is None
+    assert run.answers == [answer()]
+
+
+def test_settings_have_the_keys_that_are_typed(tmp_path):
+    make_run(tmp_path / "a")
+    (run,) = read_runs([str(tmp_path / "a")])
+    assert run.settings["model.objective"] == "orpo_lightning.ORPO"
+    assert run.settings["model.objective.lambda_"] == 0.1
+    assert run.settings["model.policy.lora.r"] == 0
+    assert run.settings["seed_everything"] == 0
+
+
+@pytest.fixture
+def four_runs(tmp_path):
+    for name, options in {
+        "a": {"lambda_": 0.1},
+        "b": {"lambda_": 0.1, "seed": 1},
+        "c": {"lambda_": 0.5},
+        "d": {"objective": "DPO", "beta": 0.1},
+    }.items():
+        make_run(tmp_path / name, configuration=config(folder=name, **options))
+    return read_runs([str(tmp_path)])
+
+
+def test_differences_are_the_settings_that_are_not_the_same_and_not_the_place(four_runs):
+    assert differing_settings(four_runs[:2]) == {"seed_everything": [0, 1]}
+    assert differing_settings([four_runs[0], four_runs[2]]) == {"model.objective.lambda_": [0.1, 0.5]}
+    assert differing_settings([four_runs[0], four_runs[3]]) == {
+        "model.objective": ["orpo_lightning.ORPO", "orpo_lightning.DPO"],
+        "model.objective.lambda_": [0.1, NOT_A_SETTING],
+        "model.objective.beta": [NOT_A_SETTING, 0.1],
+    }
+    assert differing_settings(four_runs[:1]) == {}
+
+
+def test_repeats_differ_by_nothing_but_the_seed(four_runs):
+    assert [[run.name for run in group] for group in group_repeats(four_runs)] == [["a", "b"], ["c"], ["d"]]
+
+
+def test_an_objective_without_a_strength_is_labelled_without(tmp_path):
+    make_run(tmp_path / "a", record=RunRecord("complete", objective="SFT", model="tiny"))
+    assert read_runs([str(tmp_path / "a")])[0].label == "SFT tiny"
