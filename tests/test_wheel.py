@@ -53,15 +53,17 @@ def environment(tmp_path_factory, wheel):
     return folder
 
 
-def test_the_wheel_holds_the_package_and_the_configurations_and_nothing_else(wheel):
+def test_the_wheel_holds_the_package_the_configurations_and_the_sweeps_and_nothing_else(wheel):
     package = {path.relative_to(ROOT) for path in (ROOT / "orpo_lightning").rglob("*") if path.is_file()}
     expected = {str(path) for path in package if "__pycache__" not in path.parts}
-    expected |= {f"orpo_lightning/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.yaml")}
+    for folder in ("configs", "sweeps"):
+        expected |= {f"orpo_lightning/{path.relative_to(ROOT)}" for path in (ROOT / folder).rglob("*.yaml")}
     found = {name for name in contents(wheel) if ".dist-info/" not in name}
     assert found == expected
     assert {
         *("orpo_lightning/py.typed", "orpo_lightning/configs/orpo.yaml", "orpo_lightning/configs/model/lora.yaml"),
         *("orpo_lightning/data/samples/train.jsonl", "orpo_lightning/data/samples/validation.jsonl"),
+        "orpo_lightning/sweeps/orpo_lambda.yaml",
     } <= found
 
 
