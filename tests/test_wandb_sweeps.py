@@ -6,6 +6,7 @@ do not prove that the real server does the same: it chooses the trials of a sear
 
 import csv
 import json
+import math
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pages import page_named
 from wandb_server import ENTITY, ReceivedRun, ReceivedSweep, WandbServer
 
 ROOT = Path(__file__).parents[1]
@@ -243,14 +245,15 @@ def test_a_trial_that_is_started_again_goes_on_as_the_same_run(swept):
 # other ways
 
 
-def test_a_run_without_network_is_sent_later(tmp_path):
+def test_a_run_without_network_is_sent_later_by_the_commands_of_the_page(tmp_path):
+    page = page_named("sweeps")
+    (fit,) = (command for command in page.commands if "offline" in command)
+    (sync,) = (block for block in page.blocks("sh") if "sync" in block)
     with WandbServer() as server:
         desk = Desk(tmp_path, server)
-        fit = ["orpo-lightning", "fit", "--config=orpo", "--config=trainer/wandb", "--trainer.max_steps=4", *QUIET]
-        desk.run(*fit, WANDB_MODE="offline")
+        desk.run(*fit.split(), "--trainer.max_steps=4", *QUIET)
         assert not server.calls
-        (offline,) = (tmp_path / "runs" / "orpo" / "wandb").glob("offline-run-*")
-        desk.run("wandb", "sync", offline)
+        desk.run("bash", "-ec", sync)
         (run,) = server.runs.values()
     assert run.project == "orpo-lightning"
     assert run.axes["*"] == STEP
@@ -369,6 +372,17 @@ def test_each_file_is_named_as_it_is_and_says_how_it_is_run(name):
     assert config["name"] == name
     assert f"#   wandb sweep sweeps/{name}.yaml\n#   wandb agent ENTITY/{config['project']}/ID" in text
     assert f"orpo-lightning sweep sweeps/{name}.yaml" in text
+
+
+def test_the_page_names_each_file_with_its_number_of_trials():
+    told = {cells[0].strip("`"): int(cells[2]) for cells in page_named("sweeps").rows("file | asks | trials")}
+    assert told == {path.name: number_of_trials(file_of(name)) for name, path in FILES.items()}
+
+
+def number_of_trials(config):
+    is_grid = config["method"] == "grid"
+    sizes = [len(each.get("values", [None])) for each in config["parameters"].values()]
+    return math.prod(sizes) if is_grid else config["run_cap"]
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if "early_terminate" in file_of(name)])
