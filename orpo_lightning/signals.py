@@ -48,9 +48,14 @@ def name_of(number: int) -> str:
 
 
 class StopSignals:
-    """Notes signals while they are listened to, so that a step can be finished; a second Ctrl-C ends the process."""
+    """Notes signals while they are listened to, so that a step can be finished; a second Ctrl-C ends the process.
 
-    def __init__(self) -> None:
+    Args:
+        answer: said when a signal comes: what happens now.
+    """
+
+    def __init__(self, answer: str = "the run saves after this step and stops") -> None:
+        self.answer = answer
         self.received = 0
         self._before: dict[signal.Signals, Any] = {}
 
@@ -77,7 +82,7 @@ class StopSignals:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGINT)
         self.received = self.received or number
-        say(f"{name_of(number)}: the run saves after this step and stops (Ctrl-C stops it at once)")
+        say(f"{name_of(number)}: {self.answer} (Ctrl-C stops it at once)")
 
 
 @contextmanager

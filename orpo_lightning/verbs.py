@@ -11,6 +11,7 @@ OWN_VERBS = {
         "list the objectives, with their formulas and arguments",
         "orpo_lightning.objectives.table:print_objectives",
     ),
+    "sweep": ("run a sweep file of Weights & Biases here, without an account", "orpo_lightning.commands.sweep:main"),
     "generate": ("answer the prompts of a file", "orpo_lightning.commands.generate:main"),
     "compare": ("set runs side by side, with intervals and tests", "orpo_lightning.commands.compare:main"),
     "completion": (

@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "testing": {"records", "objectives", "metrics"},
     "summary": {"run_folder"},
     "comparison": {"run_folder", "summary"},
+    "sweep": {"run_folder", "signals", "summary", "__main__"},
     "callbacks": {
         *("run_folder", "signals", "loggers", "user_loggers", "records", "packing", "data", "models", "modules"),
         *("objectives", "summary"),
@@ -36,7 +37,7 @@ MAY_IMPORT = {
     "command_line": {"verbs", "run_folder", "user_loggers", "models", "objectives"},
     "commands": {
         *("verbs", "run_folder", "records", "data", "models", "objectives", "summary", "comparison", "command_line"),
-        "cli",
+        *("cli", "signals", "sweep"),
     },
     "cli": {
         *("verbs", "run_folder", "run_start", "loggers", "user_loggers", "checkpoint_io", "callbacks", "objectives"),
@@ -61,6 +62,7 @@ THIRD_PARTIES = {
     "shtab": ("commands.completion",),
     "matplotlib": ("summary.curves",),
     "scipy": ("summary.intervals", "comparison.significance"),
+    "optuna": ("sweep.distributions", "sweep.suggest"),
     "wandb": (),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

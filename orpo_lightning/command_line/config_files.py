@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,6 @@ from jsonargparse import ActionConfigFile
 _PACKAGE = Path(__file__).parents[1]
 BLOCKS = ("model", "data", "trainer")
 """The parts of a configuration that hold the others; none of them can be null."""
-_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
-"""Of a wheel and of a checkout."""
 
 
 def shipped_configs() -> dict[str, Path]:
@@ -25,7 +23,13 @@ def shipped_configs() -> dict[str, Path]:
         >>> {"orpo", "model/lora"} <= set(shipped_configs())
         True
     """
-    folder = next((folder for folder in _FOLDERS if folder.is_dir()), None)
+    return _shipped("configs")
+
+
+def _shipped(folder_name: str) -> dict[str, Path]:
+    # of a wheel and of a checkout
+    folders = (_PACKAGE / folder_name, _PACKAGE.parent / folder_name)
+    folder = next((folder for folder in folders if folder.is_dir()), None)
     if folder is None:
         return {}
     files = sorted(folder.rglob("*.yaml"), key=lambda path: (len(path.relative_to(folder).parts), path))
@@ -45,19 +49,34 @@ def find_config(name: str) -> Path:
         >>> find_config("orpo").name == find_config("orpo.yaml").name == "orpo.yaml"
         True
     """
+    return _found("--config ", name, shipped_configs())
+
+
+def find_sweep(name: str) -> Path:
+    """The sweep file of that path or, where there is none, the shipped one of that short name.
+
+    Args:
+        name: a path, or a short name with or without ``.yaml``.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    return _found("sweep ", name, _shipped("sweeps"))
+
+
+def _found(option: str, name: str, shipped: Mapping[str, Path]) -> Path:
     path = Path(name).expanduser()
     if path.is_file():
         return path
-    shipped = shipped_configs()
     short = name.removesuffix(".yaml").removesuffix(".yml")
     if short in shipped:
         return shipped[short]
     if path.is_dir():
-        raise ValueError(f"--config {name} is a folder; accepted: a file, or one of: {', '.join(shipped)}")
+        raise ValueError(f"{option}{name} is a folder; accepted: a file, or one of: {', '.join(shipped)}")
     near = difflib.get_close_matches(short, shipped, n=1)
     near += [each for each in shipped if each.rpartition("/")[2] == Path(short).name and each not in near]
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise ValueError(f"--config {name}: no such file; {hint}shipped: {', '.join(shipped) or 'none'}")
+    raise ValueError(f"{option}{name}: no such file; {hint}shipped: {', '.join(shipped) or 'none'}")
 
 
 def read_keys(path: Path) -> dict[str, int]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -23,6 +23,8 @@ FILL_TOKENS = 4096
 """Tokens of a forward pass that fills the store: no gradients are kept, so this is little memory."""
 SAVE_SECONDS = 60.0
 """What is computed is written at least this often; a fill that is killed loses no more."""
+_WAIT_OF_RANKS_S = 1200.0
+"""How long ranks wait for another run that computes the same; torch gives up on those that wait for half an hour."""
 VERIFIED_ROWS = 4
 """Rows whose stored values are computed again at the start of a run, where the reference is at hand."""
 
@@ -157,9 +159,31 @@ class CachedReference:
             keys_of.append(_keys(row, run.prompt_logps))
             tokens.append(row.num_tokens)
         wanted = {key for keys in keys_of for key in keys}
+        with ExitStack() as alone:
+            missing = self._missing(wanted, store)
+            if missing:
+                alone.enter_context(_one_run_at_a_time(store))
+                missing = self._missing(wanted, store)  # another run may have filled it meanwhile
+            self._check_and_fill(rows, keys_of, tokens, missing, store, run)
+
+    def _missing(self, wanted: set[bytes], store: ReferenceStore) -> set[bytes]:
+        """What is left after reading the store, the same on every rank, whatever each can see of it.
+
+        All ranks have to run the same number of forward passes.
+        """
         self._values.update(store.read(wanted - self._values.keys()))
-        # the same on every rank, whatever each can see: all have to run the same number of forward passes
-        missing = set().union(*_from_all_ranks(wanted - self._values.keys()))
+        return set().union(*_from_all_ranks(wanted - self._values.keys()))
+
+    def _check_and_fill(
+        self,
+        rows: Rows,
+        keys_of: Sequence[Sequence[bytes]],
+        tokens: Sequence[int],
+        missing: set[bytes],
+        store: ReferenceStore,
+        run: ReferenceRun,
+    ) -> None:
+        wanted = {key for keys in keys_of for key in keys}
         stored = [place for place, keys in enumerate(keys_of) if missing.isdisjoint(keys)]
         if self._live is not None and stored:
             sample = stored[:: -(-len(stored) // VERIFIED_ROWS)]
@@ -289,6 +313,16 @@ def _without_duplicates(keys_of: Sequence[Sequence[bytes]], missing: set[bytes])
             left.difference_update(keys)
             chosen.append(place)
     return chosen
+
+
+@contextmanager
+def _one_run_at_a_time(store: ReferenceStore) -> Iterator[None]:
+    """Let no other run compute the same meanwhile. The first rank waits for it, and the others for that one."""
+    rank, ranks = _place()
+    seconds = -1 if ranks == 1 else _WAIT_OF_RANKS_S
+    with store.filled_by_one(seconds) if rank == 0 else nullcontext():
+        _from_all_ranks(None)
+        yield
 
 
 def _place() -> tuple[int, int]:

@@ -12,8 +12,11 @@ import json
 import os
 import struct
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 _RECORD = struct.Struct("<16sd")
 _SUFFIX = ".logps"
@@ -64,6 +67,24 @@ class ReferenceStore:
         content = b"".join(_RECORD.pack(key, value) for key, value in sorted(values.items()))
         self.folder.mkdir(parents=True, exist_ok=True)
         _write_whole(self.folder / _name_of(content), content)
+
+    @contextmanager
+    def filled_by_one(self, seconds: float) -> Iterator[None]:
+        """Within it, no other process that asks for the same fills the store; a process that is killed lets go of it.
+
+        The store does not need it: it spares two runs that begin at once from computing the same.
+
+        Args:
+            seconds: wait no longer for another one, and go on beside it; negative: wait to its end.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / ".filling.lock")
+        with suppress(Timeout):
+            lock.acquire(timeout=seconds)
+        try:
+            yield
+        finally:
+            lock.release()
 
 
 def remembered(folder: Path, identity: str | None, compute: Callable[[], tuple[str, str]]) -> tuple[str, str]:

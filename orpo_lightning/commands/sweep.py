@@ -1,0 +1,149 @@
+"""``orpo-lightning sweep``: run a sweep file of Weights & Biases here, without an account."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orpo_lightning.commands.arguments import VerbParser
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from orpo_lightning.sweep.file import Sweep
+    from orpo_lightning.sweep.folder import SweepFolder
+    from orpo_lightning.sweep.record import Trial
+
+
+def make_parser() -> VerbParser:
+    """The options of the verb."""
+    parser = VerbParser(
+        "sweep",
+        "Run a sweep file of Weights & Biases here, without an account. Every other option is one of fit, and wins "
+        "over those of the file.",
+    )
+    parser.add_argument("file", metavar="FILE", help="a sweep file, or the short name of one that is shipped")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="trials that run at once (default: 1)")
+    parser.add_argument(
+        "--count", type=int, metavar="N", help="trials in all (default: run_cap of the file, or the grid)"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of the sweep (default: runs/sweeps/NAME, numbered where one is)"
+    )
+    parser.add_argument("--seed", type=int, metavar="S", help="of the choice of parameters (default: 0)")
+    parser.add_argument("--resume", action="store_true", help="go on with the sweep in that folder")
+    return parser
+
+
+def main() -> None:
+    """Run the verb on ``sys.argv``."""
+    parser = make_parser()
+    asked, options = parser.parse_known_args(sys.argv[2:])
+
+    from orpo_lightning.command_line.config_files import find_sweep
+    from orpo_lightning.sweep.file import read_sweep
+    from orpo_lightning.sweep.folder import DEFAULT_SWEEPS, Start, new_folder, resumed_folder
+    from orpo_lightning.sweep.record import Trial
+    from orpo_lightning.sweep.suggest import suggest
+    from orpo_lightning.sweep.words import check_words, words_of_trial
+
+    for name, value, least in (("workers", asked.workers, 1), ("count", asked.count, 1), ("seed", asked.seed, 0)):
+        if value is not None and value < least:
+            raise ValueError(f"--{name} = {value} is out of range; accepted: {least} or more")
+    _check_options(options)
+    file = find_sweep(asked.file)
+    sweep = read_sweep(file)
+    _check_optuna(sweep)
+    size = _size(sweep, asked.count)
+    out = (asked.out or DEFAULT_SWEEPS / sweep.name).expanduser()
+    if asked.resume:
+        folder = resumed_folder(out, file, sweep, options, asked.seed)
+    else:
+        start = Start(asked.seed or 0, tuple(options))
+        first = suggest(sweep, start.seed, 0, ())
+        check_words(words_of_trial(sweep, Trial(0, first.parameters), out, options), file)
+        folder = new_folder(out, file, start)
+    again = ["sweep", asked.file, "--resume", "--out", str(folder.path), *options]
+    with folder.lock:
+        _run(sweep, folder, size, asked.workers, again)
+
+
+def _check_options(options: Sequence[str]) -> None:
+    from orpo_lightning.sweep.words import OF_THE_SWEEP
+
+    if options and not options[0].startswith("-"):
+        raise ValueError(f"{options[0]!r} belongs to no option; accepted: one FILE, and options as --key value")
+    for option in options:
+        key = option.removeprefix("--").partition("=")[0]
+        if option.startswith("--") and key in OF_THE_SWEEP:
+            raise ValueError(f"{option.partition('=')[0]} is set by the sweep itself; accepted: {OF_THE_SWEEP[key]}")
+
+
+def _check_optuna(sweep: Sweep) -> None:
+    if sweep.method != "grid" and importlib.util.find_spec("optuna") is None:
+        raise ValueError(f"method = {sweep.method} needs optuna: pip install 'orpo-lightning[sweep]'; without it: grid")
+
+
+def _size(sweep: Sweep, count: int | None) -> int:
+    sizes = [size for size in (sweep.grid_size, count or sweep.run_cap) if size is not None]
+    if not sizes:
+        raise ValueError(
+            f"nothing says how many trials {sweep.name} has: add --count N, or run_cap: N to the file, as method = "
+            f"{sweep.method} has no end of its own"
+        )
+    return min(sizes)
+
+
+def _run(sweep: Sweep, folder: SweepFolder, size: int, workers: int, again: Sequence[str]) -> None:
+    from rich.console import Console
+
+    from orpo_lightning.signals import StopSignals, exit_code, name_of, say
+    from orpo_lightning.sweep.runner import Runner
+    from orpo_lightning.sweep.table import View
+
+    console = Console()
+    signals = StopSignals("the trials save after this step and stop")
+    runner = Runner(sweep, folder, size, workers, signals)
+    signals.listen()
+    try:
+        with View(sweep, console, size) as view:
+            runner.run(view)
+    finally:
+        signals.stop_listening()
+    _report(console, sweep, folder, runner.trials)
+    if signals.received:
+        say(f"stopped by {name_of(signals.received)}; to go on: {shlex.join(['orpo-lightning', *again])}")
+        raise SystemExit(exit_code(signals.received))
+    if all(trial.state == "failed" for trial in runner.trials):
+        raise ValueError(f"all trials of {folder.path} failed; the first: {runner.trials[0].reason}")
+
+
+def _report(console: Console, sweep: Sweep, folder: SweepFolder, trials: Sequence[Trial]) -> None:
+    from rich.text import Text
+
+    from orpo_lightning.sweep.results import RESULTS_FILE, best_trial
+    from orpo_lightning.sweep.table import Row, repeats_table, trials_table
+    from orpo_lightning.sweep.words import words_of_fit
+
+    rows = [Row(trial) for trial in trials]
+    console.print()
+    console.print(trials_table(sweep, rows, rows, f"{sweep.name}: {len(rows)} trials in {folder.path}"))
+    repeats = repeats_table(sweep, trials)
+    if repeats is not None:
+        console.print()
+        console.print(repeats)
+    lines = ["", f"table: {folder.path / RESULTS_FILE}"]
+    best = best_trial(trials, sweep.metric)
+    if best is not None:
+        words = words_of_fit(sweep, best, folder.start.options)
+        name = f"{folder.path.name}-best"
+        repeat = shlex.join(["orpo-lightning", *words, f"--trainer.default_root_dir=runs/{name}"])
+        lines += [f"best: trial {best.name}, {folder.trials / best.name}", f"to repeat it: {repeat}"]
+    for verb, what in (("compare", "compare the trials"), ("report", "a page of their curves")):
+        lines.append(f"{what}: {shlex.join(['orpo-lightning', verb, str(folder.path)])}")
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)

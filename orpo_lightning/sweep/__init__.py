@@ -1,0 +1,1 @@
+"""Sweeps: a file in the format of Weights & Biases, run here without an account."""

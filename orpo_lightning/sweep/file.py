@@ -1,0 +1,150 @@
+"""A sweep file in the format of Weights & Biases, as typed records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from orpo_lightning.sweep.block import Block, read_block
+from orpo_lightning.sweep.command import Command, read_command
+from orpo_lightning.sweep.distributions import DISTRIBUTIONS, Distribution, read_distribution
+from orpo_lightning.sweep.early import EarlyTermination, read_early_termination
+
+Method = Literal["grid", "random", "bayes"]
+METHODS: tuple[Method, ...] = ("grid", "random", "bayes")
+_KEYS = (
+    *("program", "command", "method", "metric", "parameters", "early_terminate", "run_cap"),
+    *("name", "description", "project", "entity"),
+)
+_REFUSED = ("apiVersion", "kind", "controller", "job", "image_uri", "scheduler", "metrics")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What the trials are compared by. Its value of a trial is the best that was logged, as Weights & Biases takes it.
+
+    Args:
+        name: as it is logged.
+        goal: whether small or large values are good.
+        target: a trial that reaches it ends the sweep; None: nothing does.
+    """
+
+    name: str
+    goal: Literal["minimize", "maximize"] = "minimize"
+    target: float | None = None
+
+    @property
+    def sign(self) -> int:
+        """What a value is multiplied by so that smaller is better."""
+        return 1 if self.goal == "minimize" else -1
+
+    def best(self, values: Iterable[float]) -> float | None:
+        """The best of some values; None of none.
+
+        Example:
+            >>> Metric("val/pref/accuracies", "maximize").best([0.5, 0.7, 0.6])
+            0.7
+        """
+        return min(values, key=lambda value: self.sign * value, default=None)
+
+    def is_reached(self, value: float | None) -> bool:
+        """Whether a value is as good as the target."""
+        return self.target is not None and value is not None and self.sign * value <= self.sign * self.target
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep.
+
+    Args:
+        name: of the file, or the one that it says.
+        method: how parameters are chosen.
+        parameters: what each is drawn from.
+        command: what a trial runs.
+        metric: None where no trial is better than another.
+        early_termination: None where every trial runs to its end.
+        run_cap: the largest number of trials; None: that of the grid.
+    """
+
+    name: str
+    method: Method
+    parameters: Mapping[str, Distribution]
+    command: Command
+    metric: Metric | None = None
+    early_termination: EarlyTermination | None = None
+    run_cap: int | None = None
+
+    @property
+    def grid_size(self) -> int | None:
+        """How many trials a grid has; None of other methods."""
+        if self.method != "grid":
+            return None
+        return math.prod(len(each.points() or ()) for each in self.parameters.values())
+
+    def differences(self, other: Sweep) -> list[str]:
+        """The keys of the file by which two sweeps cannot be one; `run_cap` and the name are none of them."""
+        keys = {
+            "method": (self.method, other.method),
+            "parameters": (dict(self.parameters), dict(other.parameters)),
+            "command": (self.command, other.command),
+            "metric": (self.metric, other.metric),
+            "early_terminate": (self.early_termination, other.early_termination),
+        }
+        return [key for key, (ours, theirs) in keys.items() if ours != theirs]
+
+
+def read_sweep(path: Path) -> Sweep:
+    """The sweep of a file.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError: something in it is wrong, or cannot be done without an account; names the line and what is accepted.
+    """
+    block = read_block(path)
+    block.only(_KEYS, _REFUSED)
+    if "method" not in block:
+        raise block.mistake("", f"has no method; accepted: {', '.join(METHODS)}")
+    word = block.one_of("method", METHODS, "")
+    method = next(each for each in METHODS if each == word)
+    metric = _metric(block.block("metric")) if "metric" in block else None
+    early = read_early_termination(block.block("early_terminate")) if "early_terminate" in block else None
+    for key, needs_metric in (("method", method == "bayes"), ("early_terminate", early is not None)):
+        if needs_metric and metric is None:
+            raise block.mistake(key, "needs a metric; add metric: {name: val/pref/accuracies, goal: maximize}")
+    if "parameters" not in block:
+        raise block.mistake("", "has no parameters; accepted: names of settings, such as model.objective.lambda_")
+    return Sweep(
+        name=block.text("name") or path.stem,
+        method=method,
+        parameters=_parameters(block.block("parameters"), method),
+        command=read_command(block),
+        metric=metric,
+        early_termination=early,
+        run_cap=block.whole("run_cap", 1) if "run_cap" in block else None,
+    )
+
+
+def _metric(block: Block) -> Metric:
+    block.only(("name", "goal", "target"), refused=("impute", "impute_while_running"))
+    if not block.text("name"):
+        raise block.mistake("", "has no name; accepted: a measure of docs/metrics.md, such as val/pref/accuracies")
+    goal = block.one_of("goal", ("minimize", "maximize"), "minimize")
+    target = block.number("target") if "target" in block else None
+    return Metric(block.text("name"), "minimize" if goal == "minimize" else "maximize", target)
+
+
+def _parameters(block: Block, method: Method) -> dict[str, Distribution]:
+    # in the order of Weights & Biases, in which a class also comes before its arguments
+    found = {name: read_distribution(block.block(name)) for name in sorted(block)}
+    if not found:
+        raise block.mistake("", "is empty; accepted: names of settings, such as model.objective.lambda_")
+    for name, distribution in found.items():
+        if method == "grid" and not distribution.points():
+            countable = [each for each in DISTRIBUTIONS if "log" not in each and each != "uniform"]
+            raise block.mistake(name, f"has no values that a grid can go through; accepted: {', '.join(countable)}")
+    return found

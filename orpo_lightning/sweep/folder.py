@@ -1,0 +1,134 @@
+"""The folder of a sweep: the file it is of, what it was started with, a folder for each trial, and the results."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import count
+from pathlib import Path
+
+from filelock import BaseFileLock, FileLock, Timeout
+
+from orpo_lightning.sweep.file import Sweep, read_sweep
+from orpo_lightning.sweep.record import write_whole
+
+DEFAULT_SWEEPS = Path("runs/sweeps")
+"""Holds the folders of sweeps that are asked for nowhere else."""
+_FILE, _START, _LOCK = "sweep.yaml", "start.json", ".sweep.lock"
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a sweep was started with, besides its file.
+
+    Args:
+        seed: of the choice of parameters.
+        options: of the fits, after those of the file.
+    """
+
+    seed: int
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """A folder that one process writes into.
+
+    Args:
+        path: the folder.
+        start: what the sweep was started with.
+        lock: held as long as the process writes there.
+    """
+
+    path: Path
+    start: Start
+    lock: BaseFileLock
+
+    @property
+    def trials(self) -> Path:
+        """Holds a folder for each trial."""
+        return self.path / "trials"
+
+
+def new_folder(asked: Path, file: Path, start: Start) -> SweepFolder:
+    """A folder for a new sweep: the one asked for, or a numbered sibling where anything is.
+
+    Args:
+        asked: the folder.
+        file: of the sweep; a copy is kept.
+        start: what it is started with.
+
+    Raises:
+        ValueError: it cannot be made.
+    """
+    for number in count(1):
+        path = asked if number == 1 else asked.with_name(f"{asked.name}-{number}")
+        if path.exists() and not _is_free(path):
+            continue
+        lock = _locked(path)
+        if lock is None:
+            continue
+        if _is_free(path):
+            shutil.copyfile(file, path / _FILE)
+            text = json.dumps(asdict(start), indent=2)
+            write_whole(path / _START, lambda file, text=text: file.write(f"{text}\n"))  # type: ignore[misc]
+            return SweepFolder(path, start, lock)
+        lock.release()
+    raise AssertionError("there is always another number")
+
+
+def resumed_folder(path: Path, file: Path, sweep: Sweep, options: Sequence[str], seed: int | None) -> SweepFolder:
+    """The folder of a sweep that goes on.
+
+    Args:
+        path: the folder.
+        file: of the sweep, where it is now.
+        sweep: what is in that file.
+        options: of the fits.
+        seed: None: the one it was started with.
+
+    Raises:
+        ValueError: no sweep is there, or another one, or another process works on it; names what is different.
+    """
+    if not (path / _START).is_file():
+        others = [str(each.parent) for each in sorted(path.parent.glob(f"*/{_START}"))]
+        there = f"there are: {', '.join(others)}" if others else "leave --resume out to start one"
+        raise ValueError(f"--resume: no sweep is in {path}; {there}")
+    values = json.loads((path / _START).read_text(encoding="utf-8"))
+    start = Start(values["seed"], tuple(values["options"]))
+    before = read_sweep(path / _FILE)
+    different = [f"{key} of {file}" for key in sweep.differences(before)]
+    if seed not in (None, start.seed):
+        different.append(f"--seed {seed} (it was {start.seed})")
+    ours, theirs = (set(words) for words in (options, start.options))
+    if tuple(options) != start.options:
+        different.append(f"{' '.join(sorted(ours ^ theirs)) or 'the order of the options'}")
+    if different:
+        raise ValueError(
+            f"--resume: the sweep in {path} was started with other settings: {', '.join(different)}; set them back, or "
+            "leave --resume out to start another sweep"
+        )
+    lock = _locked(path)
+    if lock is None:
+        raise ValueError(f"--resume: another process works on the sweep in {path}; wait for it, or stop it")
+    return SweepFolder(path, start, lock)
+
+
+def _is_free(path: Path) -> bool:
+    return {each.name for each in path.iterdir()} <= {_LOCK}
+
+
+def _locked(path: Path) -> BaseFileLock | None:
+    lock = FileLock(path / _LOCK)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    except OSError as error:
+        raise ValueError(
+            f"--out {path} cannot be used: {error.strerror}; accepted: a folder that can be made"
+        ) from error
+    return lock

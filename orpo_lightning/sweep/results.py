@@ -1,0 +1,81 @@
+"""What came of a sweep: a row for each trial, and the mean over repeats with other seeds."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from orpo_lightning.summary.intervals import Interval, student_interval
+from orpo_lightning.sweep.command import as_typed
+from orpo_lightning.sweep.file import Metric, Sweep
+from orpo_lightning.sweep.record import Trial, write_whole
+
+RESULTS_FILE = "results.csv"
+SEED = "seed_everything"
+"""The parameter whose values are repeats."""
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """The trials that differ by the seed alone.
+
+    Args:
+        parameters: the others, by name.
+        values: of the metric, one for each complete trial.
+    """
+
+    parameters: Mapping[str, Any]
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Of the values."""
+        return sum(self.values) / len(self.values)
+
+    @property
+    def interval(self) -> Interval | None:
+        """The 95% interval of the mean over all seeds there might be; None of a single trial."""
+        return student_interval(self.values) if len(self.values) > 1 else None
+
+
+def repeats_of(trials: Sequence[Trial]) -> list[Repeats]:
+    """The complete trials by their parameters without the seed, in the order of their first.
+
+    Example:
+        >>> trials = [Trial(i, {"lambda_": i // 2, SEED: i % 2}, state="complete", value=i) for i in range(4)]
+        >>> [(each.parameters, each.values) for each in repeats_of(trials)]
+        [({'lambda_': 0}, (0, 1)), ({'lambda_': 1}, (2, 3))]
+    """
+    groups: dict[str, tuple[Mapping[str, Any], list[float]]] = {}
+    for trial in trials:
+        if trial.state == "complete" and trial.value is not None:
+            others = {name: value for name, value in trial.parameters.items() if name != SEED}
+            groups.setdefault(as_typed(others), (others, []))[1].append(trial.value)
+    return [Repeats(parameters, tuple(values)) for parameters, values in groups.values()]
+
+
+def best_trial(trials: Sequence[Trial], metric: Metric | None) -> Trial | None:
+    """The complete trial with the best value, of equal ones the first; None where there is none."""
+    valued = [trial for trial in trials if trial.state == "complete" and trial.value is not None]
+    if metric is None or not valued:
+        return None
+    return min(valued, key=lambda trial: metric.sign * (trial.value or 0.0))
+
+
+def write_results(folder: Path, sweep: Sweep, trials: Sequence[Trial]) -> None:
+    """Write ``results.csv``: the trials with their parameters, state, value, step and reason."""
+    metric = sweep.metric.name if sweep.metric else "value"
+
+    def write(file: Any) -> None:
+        writer = csv.writer(file)
+        writer.writerow(["trial", *sweep.parameters, "state", metric, "step", "reason"])
+        for trial in trials:
+            each = asdict(trial)
+            parameters = [as_typed(trial.parameters.get(name)) for name in sweep.parameters]
+            value = "" if trial.value is None else repr(trial.value)
+            writer.writerow([trial.name, *parameters, each["state"], value, each["step"], each["reason"]])
+
+    write_whole(folder / RESULTS_FILE, write)

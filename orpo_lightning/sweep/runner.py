@@ -1,0 +1,184 @@
+"""Runs a sweep: starts trials, follows what they log, ends those that are behind, and keeps what came of each."""
+
+from __future__ import annotations
+
+import difflib
+import time
+from dataclasses import replace
+
+from orpo_lightning.signals import StopSignals
+from orpo_lightning.sweep.file import Sweep
+from orpo_lightning.sweep.folder import SweepFolder
+from orpo_lightning.sweep.record import (
+    Progress,
+    State,
+    Trial,
+    is_over,
+    read_progress,
+    read_trials,
+    reason_of_failure,
+    total_steps,
+    write_trial,
+)
+from orpo_lightning.sweep.results import write_results
+from orpo_lightning.sweep.suggest import suggest
+from orpo_lightning.sweep.table import Row, View
+from orpo_lightning.sweep.trial_process import TrialProcess
+from orpo_lightning.sweep.words import words_of_trial
+
+_POLL_S = 0.5
+
+
+class Runner:
+    """A sweep that runs or goes on.
+
+    Args:
+        sweep: the sweep.
+        folder: its folder.
+        size: how many trials there are to be, those that were run before included.
+        workers: how many run at once.
+        signals: what asks it to stop.
+    """
+
+    def __init__(self, sweep: Sweep, folder: SweepFolder, size: int, workers: int, signals: StopSignals) -> None:
+        self._sweep = sweep
+        self._folder = folder
+        self._size = size
+        self._workers = workers
+        self._signals = signals
+        self._metric = sweep.metric.name if sweep.metric else None
+        self._running: dict[int, TrialProcess] = {}
+        self._trials = {trial.number: trial for trial in read_trials(folder.trials)}
+        self._progress = {
+            number: read_progress(folder.trials / trial.name, self._metric) for number, trial in self._trials.items()
+        }
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All of them up to now."""
+        return [self._trials[number] for number in sorted(self._trials)]
+
+    def run(self, view: View) -> None:
+        """Run all trials, or those until a signal comes.
+
+        Args:
+            view: shows what is known.
+
+        Raises:
+            ValueError: a trial has come to its end and has not logged the metric; names the nearest measure.
+        """
+        self._take_what_ended_alone()
+        try:
+            while self._running or (self._waiting() and not self._signals.received):
+                if self._signals.received:
+                    self._stop_all()
+                    break
+                while len(self._running) < self._workers and self._waiting():
+                    self._start()
+                self._look()
+                view.show(self._rows())
+                time.sleep(_POLL_S)
+        except BaseException:
+            self._stop_all()
+            raise
+        view.show(self._rows())
+
+    def _take_what_ended_alone(self) -> None:
+        """A sweep that was killed may not have seen the end of a trial."""
+        for trial in self.trials:
+            if trial.state == "running" and is_over(self._folder.trials / trial.name):
+                self._keep(self._ended(trial, "complete"))
+
+    def _waiting(self) -> bool:
+        """Whether a trial is to be started or to go on."""
+        if any(trial.state == "running" and trial.number not in self._running for trial in self.trials):
+            return True
+        metric = self._sweep.metric
+        is_reached = metric is not None and any(
+            metric.is_reached(trial.value) for trial in self.trials if trial.state == "complete"
+        )
+        return len(self._trials) < self._size and not is_reached
+
+    def _start(self) -> None:
+        left = [trial for trial in self.trials if trial.state == "running" and trial.number not in self._running]
+        trial = left[0] if left else self._next()
+        folder = self._folder.trials / trial.name
+        words = words_of_trial(self._sweep, trial, folder, self._folder.start.options)
+        self._running[trial.number] = TrialProcess(trial, folder, words)
+
+    def _next(self) -> Trial:
+        number = len(self._trials)
+        suggestion = suggest(self._sweep, self._folder.start.seed, number, self.trials)
+        trial = Trial(number, suggestion.parameters, suggestion.drawn)
+        self._keep(trial)
+        return trial
+
+    def _look(self) -> None:
+        """Take what has ended, and end what is behind."""
+        for number, process in list(self._running.items()):
+            code = process.code  # before what it has logged, which is then all of it
+            self._progress[number] = process.progress(self._metric)
+            self._trials[number] = self._with_progress(self._trials[number])
+            if code is not None:
+                del self._running[number]
+                self._take(process, code)
+            elif not process.is_pruned and self._is_behind(number):
+                process.prune()
+
+    def _is_behind(self, number: int) -> bool:
+        rule, metric = self._sweep.early_termination, self._sweep.metric
+        if rule is None or metric is None:
+            return False
+        histories = {
+            other: [metric.sign * value for value in progress.history] for other, progress in self._progress.items()
+        }
+        return rule.stops(histories.pop(number), list(histories.values()))
+
+    def _take(self, process: TrialProcess, code: int) -> None:
+        trial = self._trials[process.trial.number]
+        if code == 0:
+            self._check_metric(self._progress[trial.number])
+            self._keep(self._ended(trial, "complete"))
+        elif process.is_pruned:
+            self._keep(self._ended(trial, "pruned"))
+        else:
+            reason = reason_of_failure(process.folder, code)
+            self._keep(replace(self._ended(trial, "failed"), reason=reason))
+
+    def _check_metric(self, progress: Progress) -> None:
+        name = self._metric
+        if name is None or name in progress.names:
+            return
+        near = difflib.get_close_matches(name, progress.names, n=3, cutoff=0.3)
+        raise ValueError(
+            f"metric.name = {name} is not logged by the trials; did you mean {', '.join(near)}? accepted: a measure in "
+            f"metrics.csv of {self._folder.trials}"
+        )
+
+    def _ended(self, trial: Trial, state: State) -> Trial:
+        trial = replace(self._with_progress(trial), state=state)
+        if state == "complete" and self._metric and trial.value is None:
+            return replace(trial, state="failed", reason=f"{self._metric} was never finite")
+        return trial
+
+    def _with_progress(self, trial: Trial) -> Trial:
+        progress, metric = self._progress[trial.number], self._sweep.metric
+        return replace(trial, value=metric.best(progress.history) if metric else None, step=max(0, progress.step))
+
+    def _keep(self, trial: Trial) -> None:
+        self._trials[trial.number] = trial
+        self._progress.setdefault(trial.number, Progress())
+        write_trial(self._folder.trials / trial.name, trial)
+        write_results(self._folder.path, self._sweep, self.trials)
+
+    def _stop_all(self) -> None:
+        """Have those that run save and end; they are taken up again by a sweep that goes on."""
+        for process in self._running.values():
+            process.stop()
+        for process in self._running.values():
+            process.wait()
+        self._running.clear()
+
+    def _rows(self) -> list[Row]:
+        totals = {number: total_steps(process.folder) for number, process in self._running.items()}
+        return [Row(trial, totals.get(trial.number)) for trial in self.trials]

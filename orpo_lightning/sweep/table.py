@@ -1,0 +1,178 @@
+"""A sweep on the terminal: a table that follows it, or a line for each event where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from orpo_lightning.sweep.command import as_typed
+from orpo_lightning.sweep.file import Sweep
+from orpo_lightning.sweep.record import Trial
+from orpo_lightning.sweep.results import SEED, best_trial, repeats_of
+
+_STYLES = {"running": "cyan", "complete": "", "pruned": "dim", "failed": "red"}
+_BEST = "best"
+_DIGITS = 4
+
+
+@dataclass(frozen=True)
+class Row:
+    """A trial as it is shown.
+
+    Args:
+        trial: with what is known of it now.
+        total: optimizer steps that are planned; None where that is not known.
+    """
+
+    trial: Trial
+    total: int | None = None
+
+
+class View(AbstractContextManager["View"]):
+    """Follows a sweep while it runs.
+
+    Args:
+        sweep: the sweep.
+        console: where it is shown.
+        size: how many trials there will be.
+    """
+
+    def __init__(self, sweep: Sweep, console: Console, size: int) -> None:
+        self._sweep = sweep
+        self._console = console
+        self._size = size
+        self._states: dict[int, str] = {}
+        self._open = ExitStack()
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        """Begin to show it."""
+        if self._console.is_terminal:
+            live = Live(console=self._console, auto_refresh=False, transient=True)
+            self._live = self._open.enter_context(live)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the terminal as it was."""
+        self._open.close()
+
+    def show(self, rows: Sequence[Row]) -> None:
+        """Show what is known now."""
+        if self._live is not None:
+            shown = rows[-max(1, self._console.height - 6) :]
+            self._live.update(
+                trials_table(self._sweep, rows, shown, f"{len(rows)} of {self._size} trials"), refresh=True
+            )
+            return
+        for row in rows:
+            if self._states.get(row.trial.number) != row.trial.state:
+                self._states[row.trial.number] = row.trial.state
+                self._console.print(Text(event_line(self._sweep, row.trial)), soft_wrap=True)
+
+
+def event_line(sweep: Sweep, trial: Trial) -> str:
+    """What has happened to a trial, in a line."""
+    said = f"trial {trial.name} {trial.state}: {parameters_text(trial.parameters)}"
+    if trial.state == "running":
+        return said
+    if trial.state == "failed":
+        return f"{said}: {trial.reason}"
+    metric = f", {sweep.metric.name} {number_text(trial.value)}" if sweep.metric else ""
+    return f"{said}{metric} after {trial.step} steps"
+
+
+def trials_table(sweep: Sweep, rows: Sequence[Row], shown: Sequence[Row], title: str) -> Table:
+    """The trials, with the best one marked.
+
+    Args:
+        sweep: the sweep.
+        rows: all trials.
+        shown: those of the table.
+        title: said above it.
+    """
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    varied = [name for name, each in sweep.parameters.items() if len(each.points() or (0, 0)) > 1]
+    names = short_names(varied)
+    for column in ("trial", *names.values(), "state", "step", sweep.metric.name if sweep.metric else "", ""):
+        table.add_column(column, justify="right" if column == "step" else "left", overflow="fold")
+    best = best_trial([row.trial for row in rows], sweep.metric)
+    for row in shown:
+        trial = row.trial
+        step = f"{trial.step}/{row.total}" if row.total else str(trial.step)
+        note = _BEST if trial is best else trial.reason
+        table.add_row(
+            trial.name,
+            *(value_text(trial.parameters[name]) for name in names),
+            *(trial.state, step, number_text(trial.value), Text(note)),
+            style="bold green" if trial is best else _STYLES[trial.state],
+        )
+    return table
+
+
+def repeats_table(sweep: Sweep, trials: Sequence[Trial]) -> Table | None:
+    """The mean over the seeds of each choice of the other parameters; None where no seed is varied."""
+    if SEED not in sweep.parameters or sweep.metric is None:
+        return None
+    groups = repeats_of(trials)
+    if not any(len(each.values) > 1 for each in groups):
+        return None
+    table = Table(title="mean over seeds, with its 95% interval (Student's t)", title_justify="left", box=None)
+    varied = [name for name in sweep.parameters if name != SEED]
+    names = short_names(varied)
+    for column in (*names.values(), "seeds", sweep.metric.name, ""):
+        table.add_column(column)
+    best = min(groups, key=lambda each: sweep.metric.sign * each.mean)  # type: ignore[union-attr]
+    for each in groups:
+        interval = each.interval
+        spread = f" [{number_text(interval.low)}, {number_text(interval.high)}]" if interval else ""
+        values = (value_text(each.parameters[name]) for name in names)
+        mark = _BEST if each is best else ""
+        table.add_row(*values, str(len(each.values)), f"{number_text(each.mean)}{spread}", mark)
+    return table
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """The ends of dotted names that tell them apart.
+
+    Example:
+        >>> short_names(["model.optimizer.lr", "model.objective.lambda_", "model.lora.lr"])
+        {'model.optimizer.lr': 'optimizer.lr', 'model.objective.lambda_': 'lambda_', 'model.lora.lr': 'lora.lr'}
+    """
+    short = {}
+    for name in names:
+        parts = name.split(".")
+        ends = (".".join(parts[-count:]) for count in range(1, len(parts) + 1))
+        others = [other for other in names if other != name]
+        short[name] = next((end for end in ends if not any(each.endswith(f".{end}") for each in others)), name)
+    return short
+
+
+def parameters_text(parameters: dict[str, Any] | Any) -> str:
+    """Parameters in a line.
+
+    Example:
+        >>> parameters_text({"model.objective.lambda_": 0.123456, "data.limit": 8})
+        'lambda_ 0.1235, limit 8'
+    """
+    names = short_names(list(parameters))
+    return ", ".join(f"{names[name]} {value_text(value)}" for name, value in parameters.items())
+
+
+def value_text(value: Any) -> str:
+    """The value of a parameter, short."""
+    return f"{value:.{_DIGITS}g}" if isinstance(value, float) else as_typed(value)
+
+
+def number_text(value: float | None) -> str:
+    """The value of a metric, short; a dash for none."""
+    return "-" if value is None else f"{value:.{_DIGITS}g}"
