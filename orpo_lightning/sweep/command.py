@@ -18,7 +18,7 @@ ARGS = "${args}"
 _MACRO = re.compile(r"\$\{(env|interpreter|program|args\w*)\}")
 _VARIABLE = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")
 _OURS = ("orpo-lightning", "orpo_lightning")
-_ACCEPTED = "accepted: [${env}, ${program}, fit, ${args}, ...] with program: orpo-lightning"
+_ACCEPTED = "accepted: the words ${env} ${program} fit ${args} and options, with program: orpo-lightning"
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,7 @@ def read_sweep(path: Path) -> Sweep:
     for key, needs_metric in (("method", method == "bayes"), ("early_terminate", early is not None)):
         if needs_metric and metric is None:
             raise block.mistake(key, "needs a metric; add metric: {name: val/pref/accuracies, goal: maximize}")
+    run_cap = block.whole("run_cap", 1) if "run_cap" in block else None
     if "parameters" not in block:
         raise block.mistake("", "has no parameters; accepted: names of settings, such as model.objective.lambda_")
     return Sweep(
@@ -125,7 +126,7 @@ def read_sweep(path: Path) -> Sweep:
         command=read_command(block),
         metric=metric,
         early_termination=early,
-        run_cap=block.whole("run_cap", 1) if "run_cap" in block else None,
+        run_cap=run_cap,
     )
 
 

@@ -143,7 +143,7 @@ class Runner:
             self._keep(self._ended(trial, "pruned"))
         else:
             reason = reason_of_failure(process.folder, code)
-            self._keep(replace(self._ended(trial, "failed"), reason=reason))
+            self._keep(replace(self._ended(trial, "failed"), reason=reason, value=None))
 
     def _check_metric(self, progress: Progress) -> None:
         name = self._metric

@@ -21,6 +21,8 @@ from orpo_lightning.sweep.results import SEED, best_trial, repeats_of
 _STYLES = {"running": "cyan", "complete": "", "pruned": "dim", "failed": "red"}
 _BEST = "best"
 _DIGITS = 4
+_LONGEST_REASON = 60
+"""Of a cell; the whole of it is in results.csv."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def trials_table(sweep: Sweep, rows: Sequence[Row], shown: Sequence[Row], title:
     for row in shown:
         trial = row.trial
         step = f"{trial.step}/{row.total}" if row.total else str(trial.step)
-        note = _BEST if trial is best else trial.reason
+        note = _BEST if trial is best else _shortened(trial.reason)
         table.add_row(
             trial.name,
             *(value_text(trial.parameters[name]) for name in names),
@@ -117,6 +119,10 @@ def trials_table(sweep: Sweep, rows: Sequence[Row], shown: Sequence[Row], title:
             style="bold green" if trial is best else _STYLES[trial.state],
         )
     return table
+
+
+def _shortened(reason: str) -> str:
+    return reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]} …"
 
 
 def repeats_table(sweep: Sweep, trials: Sequence[Trial]) -> Table | None:
