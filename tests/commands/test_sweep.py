@@ -34,7 +34,7 @@ def own_cache(tmp_path, monkeypatch):
 
 
 def write_file(parameters, config="orpo", method="grid", metric=METRIC, name="mine.yaml", more=""):
-    command = ["${env}", "${program}", "fit", "${args}", "--config", config]
+    command = ["${env}", "${program}", "fit", "--config", config, "${args}"]
     Path(name).write_text(
         f"program: orpo-lightning\nmethod: {method}\n{metric}\n{more}\nparameters: {json.dumps(parameters)}\n"
         f"command: {json.dumps(command)}\n"
@@ -131,7 +131,7 @@ def test_a_trial_that_is_behind_the_others_is_stopped_and_marked(orpo_lightning,
     )
     Path("ahead.yaml").write_text(settings.format(lr=0.01, n=5))
     Path("behind.yaml").write_text(settings.format(lr=1.0e-9, n=5000))
-    rule = "early_terminate: {type: hyperband, min_iter: 3, eta: 2}"
+    rule = "early_terminate: {type: hyperband, min_iter: 3, eta: 3}"
     file = write_file({"config": {"values": ["ahead.yaml", "behind.yaml"]}}, more=rule)
     orpo_lightning("sweep", file, *SHORT, "--trainer.val_check_interval=1", "--trainer.max_epochs=-1")
     ahead, behind = results("runs/sweeps/mine")
