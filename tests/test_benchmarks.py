@@ -618,6 +618,7 @@ def test_a_page_that_holds_the_numbers_of_a_benchmark_names_its_command(file, pa
             "gpu.py --small --steps 1 --shape gpt4_pairs --objective ORPO --objective DPO",
             "pairs/s of padded rows: ",
         ),
+        ("sweep_samplers.py --seeds 1", "2 at once: GPSampler "),
         ("head.py --positions 20 --repeats 1", "| all logits at once | "),
         ("callback_costs.py --model tiny --steps 2", "| Throughput | "),
         pytest.param(

@@ -14,6 +14,8 @@ from jsonargparse import ActionConfigFile
 _PACKAGE = Path(__file__).parents[1]
 BLOCKS = ("model", "data", "trainer")
 """The parts of a configuration that hold the others; none of them can be null."""
+_HOMES = (_PACKAGE, _PACKAGE.parent)
+"""Of what is shipped, in a wheel and in a checkout."""
 
 
 def shipped_configs() -> dict[str, Path]:
@@ -27,9 +29,7 @@ def shipped_configs() -> dict[str, Path]:
 
 
 def _shipped(folder_name: str) -> dict[str, Path]:
-    # of a wheel and of a checkout
-    folders = (_PACKAGE / folder_name, _PACKAGE.parent / folder_name)
-    folder = next((folder for folder in folders if folder.is_dir()), None)
+    folder = next((home / folder_name for home in _HOMES if (home / folder_name).is_dir()), None)
     if folder is None:
         return {}
     files = sorted(folder.rglob("*.yaml"), key=lambda path: (len(path.relative_to(folder).parts), path))

@@ -27,7 +27,7 @@ def test_in_an_installed_package_they_are_inside_it(monkeypatch, tmp_path):
     inside = tmp_path / "package" / "configs"
     (inside / "data").mkdir(parents=True)
     (inside / "data" / "mine.yaml").write_text("data: {}\n")
-    monkeypatch.setattr(config_files, "_FOLDERS", (inside, SHIPPED))
+    monkeypatch.setattr(config_files, "_HOMES", (inside.parent, SHIPPED.parent))
     assert find_config("data/mine") == inside / "data" / "mine.yaml"
     with pytest.raises(ValueError, match="--config orpo: no such file; shipped: data/mine"):
         find_config("orpo")
@@ -127,6 +127,6 @@ def test_a_mistake_is_placed_by_the_path_that_leads_to_the_file_from_here(refusa
     for path in (shipped / "bad.yaml", Path("mine/bad.yaml")):
         path.parent.mkdir(exist_ok=True)
         path.write_text("data: {limit: many}\n")
-    monkeypatch.setattr(config_files, "_FOLDERS", (shipped,))
+    monkeypatch.setattr(config_files, "_HOMES", (shipped.parent,))
     assert refusal("fit", "--config=bad").startswith(f"{shipped}/bad.yaml:1: data.limit = many")
     assert refusal("fit", "--config=mine/bad.yaml").startswith("mine/bad.yaml:1: data.limit = many")

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock, Timeout
 from hypothesis import given, settings, strategies as st
 
 from orpo_lightning.models.reference_store import ReferenceStore, remembered
@@ -100,3 +101,30 @@ def test_a_model_that_was_looked_at_is_not_looked_at_again(tmp_path):
         path.write_text("{half")
     assert remembered(tmp_path / "models", "a", look) == ("fingerprint", "architecture")
     assert len(looks) == 5
+
+
+FILLING = """
+import sys, time
+from pathlib import Path
+from orpo_lightning.models.reference_store import ReferenceStore
+with ReferenceStore(Path(sys.argv[1])).filled_by_one(-1):
+    print("filling", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_one_process_fills_at_a_time_and_one_that_is_killed_lets_go(tmp_path):
+    store = ReferenceStore(tmp_path / "store")
+    other = subprocess.Popen([sys.executable, "-c", FILLING, str(store.folder)], stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "filling\n"
+    lock = FileLock(store.folder / ".filling.lock")
+    with pytest.raises(Timeout):
+        lock.acquire(timeout=0)
+    with store.filled_by_one(seconds=0.1):  # who has waited long enough goes on beside it
+        store.write({b"k" * 16: -1.0})
+    other.kill()
+    other.wait()
+    with store.filled_by_one(seconds=-1), pytest.raises(Timeout):
+        lock.acquire(timeout=0)
+    lock.acquire(timeout=0)
+    lock.release()
