@@ -2,10 +2,11 @@
 
     python benchmarks/sweep_samplers.py
 
-Each is made anew for every trial, as in a sweep: seeded by the sweep's seed and the number of the trial. The functions are humps of an accuracy over lambda, and over lambda and the learning rate, whose values are
-measured with noise of a standard deviation of 0.01.
+Each is made anew for every trial, as in a sweep: seeded by the sweep's seed and the number of the trial. The functions
+are humps of an accuracy over lambda, and over lambda and the learning rate, whose values are measured with noise of a
+standard deviation of 0.01.
 
-That command printed, on 2026-11-29 with optuna 5.0.0 and one thread, 2 cores of an x86_64 machine shared with other work:
+That command printed, on 2026-11-29 with optuna 5.0.0 and one thread, on a machine shared with other work:
 
     lambda         16 trials, 1 at once: RandomSampler  0.0040 below the top
     lambda         16 trials, 1 at once: TPESampler     0.0014 below the top
