@@ -149,7 +149,7 @@ class Runner:
         name = self._metric
         if name is None or name in progress.names:
             return
-        near = difflib.get_close_matches(name, progress.names, n=3, cutoff=0.3)
+        near = difflib.get_close_matches(name, progress.names, n=3, cutoff=0)
         raise ValueError(
             f"metric.name = {name} is not logged by the trials; did you mean {', '.join(near)}? accepted: a measure in "
             f"metrics.csv of {self._folder.trials}"

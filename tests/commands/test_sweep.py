@@ -313,7 +313,7 @@ def test_killed_at_nine_random_moments_it_ends_as_one_that_was_not(orpo_lightnin
 @pytest.mark.slow
 def test_bayes_and_repeats_over_seeds(orpo_lightning, capfd):
     more = "run_cap: 7"
-    parameters = {"model.optimizer.lr": {"distribution": "log_uniform_values", "min": 1e-5, "max": 0.1}}
+    parameters = {"model.optimizer.lr": {"distribution": "log_uniform_values", "min": 0.001, "max": 0.1}}
     orpo_lightning("sweep", write_file(parameters, method="bayes", more=more), "--workers", 2, *SHORT)
     rows = results("runs/sweeps/mine")
     assert [row["state"] for row in rows] == ["complete"] * 7
