@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -93,7 +93,7 @@ def event_line(sweep: Sweep, trial: Trial) -> str:
     return f"{said}{metric} after {trial.step} steps"
 
 
-def trials_table(sweep: Sweep, rows: Sequence[Row], shown: Sequence[Row], title: str) -> Table:
+def trials_table(sweep: Sweep, rows: Sequence[Row], shown: Sequence[Row], title: str) -> Group:
     """The trials, with the best one marked.
 
     Args:
@@ -102,7 +102,7 @@ def trials_table(sweep: Sweep, rows: Sequence[Row], shown: Sequence[Row], title:
         shown: those of the table.
         title: said above it.
     """
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
     varied = [name for name, each in sweep.parameters.items() if len(each.points() or (0, 0)) > 1]
     names = short_names(varied)
     for column in ("trial", *names.values(), "state", "step", sweep.metric.name if sweep.metric else "", ""):
@@ -118,21 +118,25 @@ def trials_table(sweep: Sweep, rows: Sequence[Row], shown: Sequence[Row], title:
             *(trial.state, step, number_text(trial.value), Text(note)),
             style="bold green" if trial is best else _STYLES[trial.state],
         )
-    return table
+    return _titled(title, table)
+
+
+def _titled(title: str, table: Table) -> Group:
+    return Group(Text(title, style="italic"), table)  # the title of a table is cut to its width
 
 
 def _shortened(reason: str) -> str:
     return reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]} …"
 
 
-def repeats_table(sweep: Sweep, trials: Sequence[Trial]) -> Table | None:
+def repeats_table(sweep: Sweep, trials: Sequence[Trial]) -> Group | None:
     """The mean over the seeds of each choice of the other parameters; None where no seed is varied."""
     if SEED not in sweep.parameters or sweep.metric is None:
         return None
     groups = repeats_of(trials)
     if not any(len(each.values) > 1 for each in groups):
         return None
-    table = Table(title="mean over seeds, with its 95% interval (Student's t)", title_justify="left", box=None)
+    table = Table(box=None, pad_edge=False, header_style="bold")
     varied = [name for name in sweep.parameters if name != SEED]
     names = short_names(varied)
     for column in (*names.values(), "seeds", sweep.metric.name, ""):
@@ -144,7 +148,7 @@ def repeats_table(sweep: Sweep, trials: Sequence[Trial]) -> Table | None:
         values = (value_text(each.parameters[name]) for name in names)
         mark = _BEST if each is best else ""
         table.add_row(*values, str(len(each.values)), f"{number_text(each.mean)}{spread}", mark)
-    return table
+    return _titled("mean over seeds, with its 95% interval (Student's t)", table)
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
