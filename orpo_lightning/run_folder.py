@@ -19,6 +19,7 @@ PAIRS_FILE = "val_pairs.csv"
 ANSWERS_FILE = "answers.jsonl"
 SUMMARY_FILE = "summary.md"
 CURVES_FILE = "curves.png"
+REPORT_FILE = "report.html"
 OF_THE_MACHINE = ("time/", "memory/")
 """Beginnings of the names of what is logged about the machine, and differs between two equal runs."""
 MODEL_FOLDER = "model"
@@ -27,7 +28,7 @@ LAST_CHECKPOINT = "last.ckpt"
 BEST_CHECKPOINTS = "best-step=*.ckpt"
 WRITTEN_BY_FITS = (
     *(METRICS_FILE, DATA_REPORT_FILE, WANDB_ID_FILE, RECORD_FILE, CONFIG_FILE, PAIRS_FILE, ANSWERS_FILE),
-    *(SUMMARY_FILE, CURVES_FILE),
+    *(SUMMARY_FILE, CURVES_FILE, REPORT_FILE),
     MODEL_FOLDER,
 )
 """What a fit would write over, besides checkpoints."""

@@ -14,6 +14,7 @@ OWN_VERBS = {
     "sweep": ("run a sweep file of Weights & Biases here, without an account", "orpo_lightning.commands.sweep:main"),
     "generate": ("answer the prompts of a file", "orpo_lightning.commands.generate:main"),
     "compare": ("set runs side by side, with intervals and tests", "orpo_lightning.commands.compare:main"),
+    "report": ("write a page about runs, and figures for papers", "orpo_lightning.commands.report:main"),
     "completion": (
         "print what makes a shell complete verbs and settings: source <(orpo-lightning completion bash)",
         "orpo_lightning.commands.completion:main",

@@ -14,9 +14,12 @@ from rich import get_console
 from orpo_lightning.callbacks.answers import answer_prompts, why_no_answers
 from orpo_lightning.callbacks.run_record import status_at_end, total_steps
 from orpo_lightning.callbacks.throughput import Throughput
+from orpo_lightning.comparison.runs import read_runs
 from orpo_lightning.data.report import SplitReport
 from orpo_lightning.models.logp_model import LogpModel
-from orpo_lightning.run_folder import CURVES_FILE, METRICS_FILE, SUMMARY_FILE
+from orpo_lightning.report.contents import build_report
+from orpo_lightning.report.page import write_page
+from orpo_lightning.run_folder import CURVES_FILE, METRICS_FILE, RECORD_FILE, REPORT_FILE, SUMMARY_FILE
 from orpo_lightning.summary.curves import draw_curves
 from orpo_lightning.summary.markdown import write_markdown
 from orpo_lightning.summary.run import Ending, Outcome, RunSummary, Speed
@@ -31,15 +34,17 @@ class Summary(Callback):
         prompts: how many prompts of the validation data are answered before the first step and after the last; 0 for
             none.
         max_new_tokens: longest answer, tokens.
+        report: whether to write ``report.html``, a page about the run of about 2 MB.
     """
 
-    def __init__(self, enabled: bool = True, prompts: int = 2, max_new_tokens: int = 60) -> None:
+    def __init__(self, enabled: bool = True, prompts: int = 2, max_new_tokens: int = 60, report: bool = True) -> None:
         for name, value, least in (("prompts", prompts, 0), ("max_new_tokens", max_new_tokens, 1)):
             if value < least:
                 raise ValueError(f"summary.{name} = {value} is out of range; accepted: {least} or more")
         self.enabled = enabled
         self.prompts = prompts
         self.max_new_tokens = max_new_tokens
+        self.report = report
         self._started: float | None = None
         self._has_trained = False
 
@@ -99,6 +104,8 @@ class Summary(Callback):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             draw_curves(folder / METRICS_FILE, folder / CURVES_FILE)
+            if self.report:
+                _write_report(folder)
             summary = RunSummary.of_run(folder, outcome)
             write_markdown(summary, folder / SUMMARY_FILE)
         except OSError as error:  # the training itself is done, and its results are in the folder
@@ -125,6 +132,15 @@ class Summary(Callback):
             saved_by_sharing=measures.get("work/saved_by_sharing"),
             seconds_waited=totals.done.seconds_waited / totals.ranks,
         )
+
+
+def _write_report(folder: Path) -> None:
+    if not (folder / RECORD_FILE).exists():  # a trainer of somebody's own, without the callbacks of the command
+        return
+    try:
+        write_page(build_report(read_runs([str(folder)])), folder / REPORT_FILE)
+    except (ImportError, OSError) as error:  # without plotly, or on a full disk
+        rank_zero_warn(f"{REPORT_FILE} could not be written: {error}")
 
 
 def _shared(prompts: int) -> Iterator[str]:

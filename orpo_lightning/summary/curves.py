@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_MANY_STEPS = 60
+MANY_STEPS = 60
 """Training steps from which a running mean is drawn over their values, which scatter from batch to batch."""
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#555555"
 _SET_MARKERS = "osD^vP"
@@ -152,7 +152,7 @@ def _draw(axes: Axes, panel: _Panel, series: dict[str, Series], last: int) -> No
             )
     axes.set_title(panel.title, fontsize=10)
     longest = max((len(series[name].steps) for name in series if name.startswith("train/")), default=0)
-    mean = f" (training: mean of {_window(longest)})" if longest >= _MANY_STEPS else ""
+    mean = f" (training: mean of {window_of(longest)})" if longest >= MANY_STEPS else ""
     axes.set_xlabel(f"optimizer steps{mean}", fontsize=9)
     axes.set_ylabel(panel.unit, fontsize=9)
     axes.set_xlim(-0.03 * max(last, 1), 1.03 * max(last, 1))
@@ -167,15 +167,16 @@ def _draw(axes: Axes, panel: _Panel, series: dict[str, Series], last: int) -> No
 
 def _draw_training(axes: Axes, each: Series, curve: _Curve) -> None:
     label = _joined([curve.label, "training"])
-    if len(each.steps) < _MANY_STEPS:
+    if len(each.steps) < MANY_STEPS:
         axes.plot(each.steps, each.values, color=curve.color, linewidth=1.1, alpha=0.55, label=label)
         return
     axes.plot(each.steps, each.values, color=curve.color, linewidth=0.6, alpha=0.25)
-    smooth = running_mean(each.values, _window(len(each.steps)))
+    smooth = running_mean(each.values, window_of(len(each.steps)))
     axes.plot(each.steps, smooth, color=curve.color, linewidth=1.3, label=label)
 
 
-def _window(steps: int) -> int:
+def window_of(steps: int) -> int:
+    """How many values the running mean of so many steps holds."""
     return max(2, steps // 20)
 
 

@@ -18,6 +18,7 @@ from orpo_lightning.run_folder import (
     METRICS_FILE,
     PAIRS_FILE,
     RECORD_FILE,
+    REPORT_FILE,
     SUMMARY_FILE,
     config_of,
     model_folder_of,
@@ -32,6 +33,7 @@ Ending = Literal["complete", "stopped", "interrupted"]
 _FILES = {
     SUMMARY_FILE: "this summary, with the curves",
     CURVES_FILE: "the curves",
+    REPORT_FILE: "a page to look at in a browser",
     METRICS_FILE: "every measure, by optimizer step",
     PAIRS_FILE: "every validation pair at every validation",
     ANSWERS_FILE: "the answers before and after, in full",

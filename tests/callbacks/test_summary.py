@@ -43,7 +43,7 @@ def fitted(tmp_path_factory):
 def test_a_run_leaves_its_summary_with_everything_that_it_names(fitted):
     folder, printed = fitted
     names = {"summary.md", "curves.png", "metrics.csv", "val_pairs.csv", "answers.jsonl", "data_report.json"}
-    names.add("run.json")
+    names |= {"run.json", "report.html"}
     shown = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
     assert names | {"config.yaml", "checkpoints", "model"} == shown
     named = re.findall(r"^  (\S+?)/?  +\S", printed.partition("In runs/orpo\n")[2].partition("Try next")[0], re.M)

@@ -1,0 +1,191 @@
+"""Plots as figures for papers: one and two columns wide, fonts embedded, without a title."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orpo_lightning.report.contents import Report
+from orpo_lightning.report.palette import opacity_of, style_of
+from orpo_lightning.report.plots import Axis, Plot, Trace
+from orpo_lightning.report.strength import log_ticks
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTHS = {"one_column": 3.25, "two_columns": 6.75}
+"""Widths of figures, inches, by what the names of their files say."""
+_HEIGHTS = {"one_column": 2.3, "two_columns": 3.2}
+_DOTS_PER_INCH = 300
+_STYLE: dict[Any, Any] = {
+    # Type 42: text stays text, and no journal refuses it
+    "pdf.fonttype": 42,
+    "font.family": "DejaVu Sans",
+    "font.size": 7.5,
+    "axes.labelsize": 7.5,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.labelsize": 7.0,
+    "ytick.labelsize": 7.0,
+    "legend.fontsize": 6.5,
+}
+_SYMBOLS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "cross": "P"}
+_LINES: dict[str, Any] = {"": "-", "chosen": "-", "rejected": "--", "before": "--"}
+_LEGEND: dict[str, Any] = {"frameon": False, "handlelength": 2.0, "columnspacing": 1.0, "labelspacing": 0.3}
+_LETTER, _SAMPLE = 0.05, 0.4
+"""Inches that a letter of a legend takes, and the line before it."""
+
+
+def write_figures(report: Report, folder: Path) -> list[Path]:
+    """Write each plot of a report as PDF and PNG in each width.
+
+    Args:
+        report: whose plots.
+        folder: where to; made if it is not there.
+
+    Returns:
+        The files, such as ``margin.one_column.pdf``.
+    """
+    import matplotlib
+
+    folder.mkdir(parents=True, exist_ok=True)
+    labels = _labels(report)
+    written = []
+    for plot in report.plots:
+        for width in WIDTHS:
+            figure = paper_figure(plot, labels, width)
+            for kind in ("pdf", "png"):
+                path = folder / f"{plot.key}.{width}.{kind}"
+                unfinished = path.with_name(f"{path.name}.part")
+                # a date would make two equal figures differ
+                metadata = {"CreationDate": None} if kind == "pdf" else None
+                with matplotlib.rc_context(_STYLE):
+                    figure.savefig(unfinished, format=kind, dpi=_DOTS_PER_INCH, metadata=metadata)
+                os.replace(unfinished, path)
+                written.append(path)
+    return written
+
+
+def paper_figure(plot: Plot, labels: Mapping[str, str], width: str) -> Figure:
+    """The figure of a plot.
+
+    Args:
+        plot: what to draw, over its first x axis.
+        labels: what each run is called, in the order of the report.
+        width: a key of ``WIDTHS``.
+    """
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE):
+        return _figure(plot, labels, width)
+
+
+def _figure(plot: Plot, labels: Mapping[str, str], width: str) -> Figure:
+    # not pyplot: it keeps figures and may look for a display
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    handles = _handles(plot, labels)
+    longest = max((len(str(handle.get_label())) for handle in handles), default=1)
+    columns = max(1, int(WIDTHS[width] / (longest * _LETTER + _SAMPLE)))
+    rows = math.ceil(len(handles) / columns)
+    figure = Figure(figsize=(WIDTHS[width], _HEIGHTS[width] + 0.13 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for trace in plot.traces:
+        _draw(axes, trace, plot, labels)
+    _set_axis(axes.xaxis, plot.x[0], [x for trace in plot.traces for x in trace.x[0]])
+    _set_axis(axes.yaxis, plot.y, [])
+    if handles:
+        figure.legend(handles=handles, loc="outside upper left", ncols=columns, **_LEGEND)
+    return figure
+
+
+def _labels(report: Report) -> dict[str, str]:
+    """What tells each run from the others: what was trained, the seed of repeats, else its name."""
+    are_models = len({run.record.model for run in report.runs}) > 1
+    trained = [run.label if are_models else f"{run.record.objective} {run.strength}".strip() for run in report.runs]
+    seeds = [row.seed for row in report.comparison.rows]
+    seeded = [
+        f"{each}, seed {seed}" if trained.count(each) > 1 and seed is not None else each
+        for each, seed in zip(trained, seeds, strict=True)
+    ]
+    return {
+        run.name: each if seeded.count(each) == 1 else f"{each} ({run.name})"
+        for run, each in zip(report.runs, seeded, strict=True)
+    }
+
+
+def _draw(axes: Axes, trace: Trace, plot: Plot, labels: Mapping[str, str]) -> None:
+    style = style_of(trace, plot, list(labels))
+    line: dict[str, Any] = {"color": style.color, "linestyle": _LINES[trace.role], "linewidth": 1.1}
+    x, y = trace.x[0], trace.y
+    if trace.kind == "steps":
+        axes.step(x, y, where="post", **line)
+    elif trace.kind in ("raw", "training", "front"):
+        width = {"raw": 0.4, "training": 0.8, "front": 0.8}[trace.kind]
+        axes.plot(x, y, **line | {"alpha": opacity_of(trace, plot), "linewidth": width})
+    else:
+        if trace.kind == "points":
+            line["linestyle"] = "none"
+        ends = [_below(trace), _above(trace)] if trace.low else None
+        marks: dict[str, Any] = {"marker": _SYMBOLS[style.symbol], "markersize": 4.0, "markeredgewidth": 0.3}
+        axes.errorbar(x, y, yerr=ends, elinewidth=0.7, capsize=1.5, markeredgecolor="white", **line, **marks)
+
+
+def _below(trace: Trace) -> list[float]:
+    return [y - low for y, low in zip(trace.y, trace.low, strict=True)]
+
+
+def _above(trace: Trace) -> list[float]:
+    return [high - y for y, high in zip(trace.y, trace.high, strict=True)]
+
+
+def _set_axis(drawn: Any, axis: Axis, places: Sequence[float]) -> None:
+    from matplotlib.ticker import NullLocator
+
+    axes, name = drawn.axes, drawn.axis_name
+    drawn.set_label_text(axis.label)
+    if axis.level is not None:
+        level = axes.axhline if name == "y" else axes.axvline
+        level(axis.level, color="#999999", linewidth=0.6, linestyle=":", zorder=0)
+    if axis.is_log:
+        getattr(axes, f"set_{name}scale")("log")
+        ticks = log_ticks(min(places), max(places))
+        drawn.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+        drawn.set_minor_locator(NullLocator())
+    if axis.ticks:
+        drawn.set_ticks([tick.place for tick in axis.ticks], [tick.text for tick in axis.ticks])
+    drawn.grid(alpha=0.3, linewidth=0.4)
+
+
+def _handles(plot: Plot, labels: Mapping[str, str]) -> list[Any]:
+    """The legend: who the colours are, and which lines of theirs are which."""
+    from matplotlib.lines import Line2D
+
+    roles = list(dict.fromkeys(trace.role for trace in plot.traces))
+    found = []
+    for group in filter(None, plot.groups if len(plot.groups) > 1 else ()):
+        first = next(trace for trace in plot.traces if trace.group == group)
+        style = style_of(first, plot, list(labels))
+        mark = _SYMBOLS[style.symbol] if any(t.kind in _MARKED for t in plot.traces if t.group == group) else None
+        found.append(Line2D([], [], color=style.color, marker=mark, markersize=3.6, label=labels.get(group, group)))
+    if len(roles) > 1:
+        for role in roles:
+            first = next(trace for trace in plot.traces if trace.role == role)
+            color = style_of(first, plot, list(labels)).color if len(plot.groups) == 1 else "#555555"
+            found.append(Line2D([], [], color=color, linestyle=_LINES[role], linewidth=1.1, label=_ROLES[role]))
+    kinds = {trace.kind for trace in plot.traces}
+    if {"training", "validation"} <= kinds:
+        found.append(Line2D([], [], color="#555555", linewidth=0.9, alpha=0.6, label="training"))
+        found.append(Line2D([], [], color="#555555", linewidth=1.1, marker="o", markersize=3.6, label="validation"))
+    return found
+
+
+_MARKED = ("validation", "points", "line")
+_ROLES = {"": "after training", "before": "before training", "chosen": "chosen", "rejected": "rejected"}

@@ -1,0 +1,111 @@
+"""Strength against quality: one line a model, repeats as their mean with an interval over seeds, by hand."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from comparison_runs import config, make_run, pairs_of
+
+from orpo_lightning.comparison.comparison import Comparison
+from orpo_lightning.comparison.runs import read_runs
+from orpo_lightning.report.strength import estimate, strength_plots
+from orpo_lightning.summary.intervals import bootstrap, student_interval
+from orpo_lightning.summary.record import RunRecord
+
+
+def make(folder, strength, margins, *, model="tiny", seed=0, status="complete", lr=None, objective="ORPO", nll=1.0):
+    name = {"ORPO": "lambda_", "DPO": "beta"}[objective]
+    record = RunRecord(status, None, objective, {name: strength}, name, model, 100, 100, 4, 4)
+    configuration = config(objective, seed, str(folder), **{name: strength})
+    configuration["model"]["init_args"]["policy"]["name_or_path"] = model
+    if lr is not None:
+        configuration["model"]["init_args"]["optimizer"] = {"lr": lr}
+    make_run(
+        folder,
+        record=record,
+        configuration=configuration,
+        pairs=pairs_of(margins),
+        metrics={4: {"val/nll_response": nll}},
+    )
+
+
+def plots_of(folder):
+    runs = read_runs([str(folder)])
+    comparison = Comparison.of_runs(runs)
+    return {plot.key: plot for plot in strength_plots(runs, {row.run: row for row in comparison.rows})}
+
+
+def test_seeds_are_one_point_with_students_interval_and_a_single_run_has_that_of_its_pairs(tmp_path):
+    one, other = [1.0] * 8 + [-1.0] * 2, [1.0] * 6 + [-1.0] * 4
+    make(tmp_path / "a", 0.1, one, seed=0)
+    make(tmp_path / "b", 0.1, other, seed=1)
+    make(tmp_path / "c", 1.0, one)
+    (trace,) = plots_of(tmp_path)["orpo_lambda_accuracy"].traces
+    expected = student_interval([0.8, 0.6])
+    alone = bootstrap([1.0] * 8 + [0.0] * 2)
+    assert trace.x == ((0.1, 1.0),)
+    assert trace.y == pytest.approx((expected.value, 0.8))
+    assert trace.low == pytest.approx((expected.low, alone.low))
+    assert trace.high == pytest.approx((expected.high, alone.high))
+    assert trace.runs == (("a", "b"), ("c",))
+    assert trace.notes == (
+        "mean of 2 seeds, Student's interval over them",
+        "one seed, bootstrap interval over 10 pairs",
+    )
+
+
+def test_likelihood_and_margin_have_plots_of_their_own(tmp_path):
+    make(tmp_path / "a", 0.1, [1.0, 3.0], nll=1.5)
+    make(tmp_path / "b", 0.2, [2.0, 4.0], nll=2.5)
+    found = plots_of(tmp_path)
+    assert list(found) == ["orpo_lambda_accuracy", "orpo_lambda_margin", "orpo_lambda_nll_response"]
+    assert found["orpo_lambda_margin"].traces[0].y == pytest.approx((2.0, 3.0))
+    assert found["orpo_lambda_nll_response"].traces[0].y == (1.5, 2.5)
+    assert all(map(math.isnan, found["orpo_lambda_nll_response"].traces[0].low))
+
+
+def test_each_model_has_its_line_and_so_has_each_value_of_whatever_else_differs(tmp_path):
+    for model in ("small", "large"):
+        for strength in (1.0, 0.1):
+            make(tmp_path / f"{model}-{strength}", strength, [1.0, -1.0], model=model)
+    lines = plots_of(tmp_path)["orpo_lambda_accuracy"].traces
+    assert {trace.label: trace.x for trace in lines} == {"large": ((0.1, 1.0),), "small": ((0.1, 1.0),)}
+    make(tmp_path / "fast", 0.1, [1.0, -1.0], model="small", lr=0.5)
+    labels = {trace.label: trace.x for trace in plots_of(tmp_path)["orpo_lambda_accuracy"].traces}
+    assert labels["small, lr 0.5"] == ((0.1,),)
+
+
+@pytest.mark.parametrize(("strengths", "is_log"), [((0.1, 0.5), True), ((0.1, 0.4), False), ((0.0, 1.0), False)])
+def test_the_axis_is_logarithmic_where_the_strengths_span_much_and_none_is_0(tmp_path, strengths, is_log):
+    for strength in strengths:
+        make(tmp_path / str(strength), strength, [1.0, -1.0])
+    assert plots_of(tmp_path)["orpo_lambda_accuracy"].x[0].is_log == is_log
+
+
+def test_objectives_are_never_on_one_axis_of_strengths(tmp_path):
+    for objective in ("ORPO", "DPO"):
+        for strength in (0.1, 1.0):
+            make(tmp_path / f"{objective}-{strength}", strength, [1.0, -1.0], objective=objective)
+    found = plots_of(tmp_path)
+    assert {"orpo_lambda_accuracy", "dpo_beta_accuracy"} <= found.keys()
+    assert found["dpo_beta_accuracy"].traces[0].runs == (("DPO-0.1",), ("DPO-1.0",))
+
+
+def test_one_strength_is_no_curve_and_what_failed_or_goes_on_is_no_point(tmp_path):
+    make(tmp_path / "a", 0.1, [1.0])
+    make(tmp_path / "b", 1.0, [1.0], status="failed")
+    make(tmp_path / "c", 2.0, [1.0], status="running")
+    assert plots_of(tmp_path) == {}
+    make(tmp_path / "d", 3.0, [1.0], status="stopped")
+    (trace,) = plots_of(tmp_path)["orpo_lambda_accuracy"].traces
+    assert trace.runs == (("a",), ("d",))
+    assert trace.notes[1].endswith("stopped early")
+
+
+def test_seeds_that_all_give_one_value_have_no_interval_of_no_width(tmp_path):
+    make(tmp_path / "a", 0.1, [1.0])
+    (row,) = Comparison.of_runs(read_runs([str(tmp_path)])).rows
+    found = estimate([replace(row, accuracy=0.5), replace(row, accuracy=0.5)], "accuracy")
+    assert found.interval.value == 0.5
+    assert math.isnan(found.interval.low)
+    assert estimate([replace(row, accuracy=None)], "accuracy") is None
