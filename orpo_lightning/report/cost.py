@@ -11,6 +11,10 @@ from orpo_lightning.report.plots import Axis, Plot, Trace
 from orpo_lightning.summary.intervals import Interval
 
 _NAN = float("nan")
+_FRONT = (
+    " The line joins the runs that no other one beats in both; a strength that buys accuracy with likelihood moves "
+    "along it."
+)
 _ACCURACY = Axis("accuracy", "share of pairs")
 
 
@@ -71,6 +75,7 @@ def best_trade_offs(points: Sequence[tuple[float, float]]) -> list[int]:
 def _trade_off(runs: Sequence[Run], rows: Mapping[str, Row]) -> Plot:
     traces = _points(runs, rows, "nll_response")
     chosen = [traces[i] for i in best_trade_offs([(trace.x[0][0], trace.y[0]) for trace in traces])]
+    has_front = len(chosen) > 1
     front = Trace(
         label="best trade-offs",
         kind="front",
@@ -82,11 +87,10 @@ def _trade_off(runs: Sequence[Run], rows: Mapping[str, Row]) -> Plot:
     return Plot(
         "accuracy_by_nll_response",
         "Accuracy beside likelihood",
-        "Up and left is better. The line joins the runs that no other one beats in both; a strength that buys accuracy "
-        "with likelihood moves along it.",
+        "Up and left is better." + (_FRONT if has_front else ""),
         (Axis("nll_response", "nats/token"),),
         _ACCURACY,
-        (front, *traces) if len(chosen) > 1 else traces,
+        (front, *traces) if has_front else traces,
     )
 
 

@@ -174,7 +174,7 @@ def data_table(report: Report) -> Table | None:
         for data, names in shared.values()
         for name, split in data.items()
     ]
-    lengths = tuple(Column(part, unit="median, below it p90, max") for part in ("prompt", "chosen", "rejected"))
+    lengths = tuple(Column(part, unit="median; p90, max") for part in ("prompt", "chosen", "rejected"))
     counts = (Column("read"), Column("kept"), Column("dropped", False), Column("cut", False))
     more = (Column("prompts shared with validation"), Column("chosen is longer", unit="%"), Column("tokens"))
     return Table(
@@ -238,7 +238,7 @@ def _comparison_cells(row: Row) -> Iterator[Cell]:
 
 
 def _size(parameters: int | None) -> str:
-    return "" if parameters is None else f"{parameters / 1e6:,.3g}\N{NO-BREAK SPACE}M parameters"
+    return "" if parameters is None else f"{parameters / 1e6:,.3g}\N{NO-BREAK SPACE}M\N{NO-BREAK SPACE}parameters"
 
 
 def _counted(value: float | None) -> Cell:
