@@ -40,6 +40,7 @@ def runs(tmp_path_factory):
 def folder(tmp_path, monkeypatch, runs, only_built_in_objectives):
     """A user's folder: a finished run, and pairs, prompts and a loss of their own."""
     shutil.copytree(runs, tmp_path / "runs")
+    shutil.copytree(runs / "quickstart", tmp_path / "runs" / "sweeps" / "orpo_lambda_small" / "trials" / "000")
     (tmp_path / "my_prompts.txt").write_text("Name a colour.\nWhat is 2 + 2?\n")
     pairs = [{"prompt": f"{i} and {i}?", "chosen": f"{2 * i}.", "rejected": f"{i}."} for i in range(16)]
     pairs.append({**pairs[0], "chosen": ""})
@@ -53,7 +54,7 @@ def folder(tmp_path, monkeypatch, runs, only_built_in_objectives):
 
 def test_the_readme_has_the_commands_and_snippets_that_are_tested_here():
     assert COMMANDS[:2] == MAKE
-    assert len(COMMANDS) == 15
+    assert len(COMMANDS) == 18
     assert len(SNIPPETS) == 3
 
 

@@ -61,6 +61,8 @@ class RunRecordFile(Callback):
         """Note why it failed, or that it was stopped."""
         if self._record is None:
             self._record = _what(trainer, pl_module)
+        if self._record.status == "complete":  # the training is done, whatever comes of what follows it
+            return
         planned = self._record.total_steps
         if isinstance(exception, Exception):
             self._write(trainer, "failed", planned, _reason(exception))

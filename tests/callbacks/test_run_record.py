@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 
 from orpo_lightning import NonFiniteError
 from orpo_lightning.run_folder import RECORD_FILE
@@ -115,3 +116,15 @@ def test_a_file_of_another_kind_is_refused_by_name(tmp_path, content):
     (tmp_path / RECORD_FILE).write_text(content)
     with pytest.raises(ValueError, match=r"run\.json cannot be read as the record of a run"):
         read_record(tmp_path / RECORD_FILE)
+
+
+class FailsAfterwards(Callback):
+    def teardown(self, trainer, pl_module, stage):
+        raise OSError("the disk is full")
+
+
+def test_what_fails_after_the_end_of_the_training_does_not_undo_it(orpo_lightning, monkeypatch):
+    monkeypatch.setitem(sys.modules, "failing", sys.modules[__name__])
+    with pytest.raises(OSError, match="the disk is full"):
+        orpo_lightning("fit", *SHORT, "--trainer.callbacks=failing.FailsAfterwards")
+    assert record().status == "complete"
