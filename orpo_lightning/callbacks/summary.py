@@ -34,7 +34,7 @@ class Summary(Callback):
         prompts: how many prompts of the validation data are answered before the first step and after the last; 0 for
             none.
         max_new_tokens: longest answer, tokens.
-        report: whether to write ``report.html``, a page about the run of about 2 MB.
+        report: whether to write ``report.html`` too, a page.
     """
 
     def __init__(self, enabled: bool = True, prompts: int = 2, max_new_tokens: int = 60, report: bool = True) -> None:
