@@ -37,9 +37,10 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# a process for each core, each with one thread: the models are tiny, and more threads than cores wait for each other
+# a process for each core, each with one thread: the models are tiny, and more threads than cores wait for each other;
+# tests that share what takes long to make (xdist_group) are run by one of them
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n logical
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n logical --dist loadgroup
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

@@ -1,10 +1,10 @@
 """The picture of the ORPO paper, from a small model: what likelihood alone, odds and probabilities do to both answers.
 
-    make figures
+    python benchmarks/paper_figures.py
 
 trains SmolLM2-135M with SFT, with ORPO of three strengths and with the ratio of probabilities, on the same batches, and
 draws four panels after arXiv:2403.07691, figures 3, 7, 9 and 8, into docs/images/. What of them comes out as in the
-paper, with intervals over the validation pairs, goes into docs/paper_figures.md. The data is hh_rlhf where the folder
+paper, with intervals over the validation pairs, goes into a page beside it. The data is hh_rlhf where the folder
 of --data-folder is there, else the embedded sample. A run that is complete is not trained again, and one that was
 stopped goes on; each is an ordinary run in --runs, for `orpo-lightning compare` and `report`.
 """
@@ -247,8 +247,8 @@ def page(runs: dict[str, Run], data: str, options: Sequence[str]) -> str:
     one = next(iter(runs.values()))
     said = one.settings
     text = (
-        "Written by `make figures`, after arXiv:2403.07691, whose runs are of OPT-350M on HH-RLHF (figures 3 and 7) "
-        "and of larger models on UltraFeedback (8 and 9), for whole epochs. "
+        "Written by `python benchmarks/paper_figures.py`, after arXiv:2403.07691, whose runs are of OPT-350M on "
+        "HH-RLHF (figures 3 and 7) and of larger models on UltraFeedback (8 and 9), for whole epochs. "
         f"Here: {one.record.model}, {one.record.steps} steps of {said['data.global_batch_size']} pairs at a learning "
         f"rate of {said['model.optimizer.lr']:g}, on {data}, rows of up to {said['data.max_length']} tokens, seed "
         f"{said['seed_everything']}. Measured on the same {len(last(one))} validation pairs for all; in brackets 95% "

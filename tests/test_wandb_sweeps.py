@@ -140,6 +140,10 @@ DIVERGING = {LAMBDA: 0.5, "model.optimizer.lr": 1e30, "trainer.gradient_clip_val
 IDLE = {LAMBDA: 0.01, "model.optimizer.lr": 0.0, "trainer.max_epochs": 500}
 
 
+of_one_sweep = pytest.mark.xdist_group("the sweep of wandb")
+"""Tests of the fixture below, which takes a minute: one process makes it for all."""
+
+
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
     """The search for lambda on the tiny model, with two agents: two good trials, one that diverges, one that idles.
@@ -159,6 +163,7 @@ def good(swept):
     return [swept.trial(**{LAMBDA: each[LAMBDA]}) for each in (FEW, MANY)]
 
 
+@of_one_sweep
 def test_the_sweep_is_that_of_the_file_and_all_of_its_trials_ran(swept):
     (sweep,) = swept.server.sweeps.values()
     assert sweep.config == yaml.safe_load((swept.folder / "sweep.yaml").read_text())
@@ -168,6 +173,7 @@ def test_the_sweep_is_that_of_the_file_and_all_of_its_trials_ran(swept):
     assert all(run.sweep == sweep.id and run.exit_code is not None for run in swept.server.runs.values())
 
 
+@of_one_sweep
 def test_each_trial_has_what_the_sweep_gave_it_and_a_small_folder_of_its_own(swept):
     for run in swept.server.runs.values():
         assert (
@@ -179,6 +185,7 @@ def test_each_trial_has_what_the_sweep_gave_it_and_a_small_folder_of_its_own(swe
     assert len({swept.folder_of(run) for run in swept.server.runs.values()}) == 4
 
 
+@of_one_sweep
 def test_the_history_has_every_validation_over_optimizer_steps(swept, good):
     for run in good:
         assert run.axes["*"] == STEP
@@ -190,6 +197,7 @@ def test_the_history_has_every_validation_over_optimizer_steps(swept, good):
         assert {row[STEP] for row in run.history} == set(range(33))
 
 
+@of_one_sweep
 def test_the_run_has_the_whole_nested_configuration_and_the_data_report(swept, good):
     for run in good:
         saved = without_empty(swept.settings_of(run))
@@ -198,6 +206,7 @@ def test_the_run_has_the_whole_nested_configuration_and_the_data_report(swept, g
         assert run.config["data_report"]["validation"]["kept"] == 40
 
 
+@of_one_sweep
 def test_the_summary_has_the_last_measures_and_what_plots_of_many_runs_need(swept, good):
     for run in good:
         last = swept.metrics_of(run)[-1]
@@ -213,12 +222,14 @@ def test_the_summary_has_the_last_measures_and_what_plots_of_many_runs_need(swep
         assert run.state == "finished"
 
 
+@of_one_sweep
 def test_a_trial_that_diverges_has_failed_for_a_reason(swept):
     run = swept.trial(**{LAMBDA: DIVERGING[LAMBDA]})
     assert run.state == run.summary["status"] == "failed"
     assert "of optimizer step 1 is" in run.summary["failure"]
 
 
+@of_one_sweep
 def test_a_trial_that_is_behind_is_ended_early_and_keeps_what_it_has(swept):
     run = swept.trial(**{LAMBDA: IDLE[LAMBDA]})
     assert run.is_stopped
@@ -229,6 +240,7 @@ def test_a_trial_that_is_behind_is_ended_early_and_keeps_what_it_has(swept):
     assert (swept.folder_of(run) / "checkpoints" / "last.ckpt").exists()
 
 
+@of_one_sweep
 def test_a_trial_that_is_started_again_goes_on_as_the_same_run(swept):
     run = swept.trial(**{LAMBDA: FEW[LAMBDA]})
     before, (sweep,) = list(run.history), swept.server.sweeps.values()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
 
 from orpo_lightning.commands.arguments import VerbParser
+from orpo_lightning.whole_file import whole_file
 
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
 
@@ -110,8 +110,10 @@ def main() -> None:
     about |= {"prompts": str(options.prompts), "prompts_sha256": prompts_sha256, "rows": len(rows)}
     about |= {"versions": versions()}
     cut = sum(completion.finish_reason == "length" for completion in completions)
-    _write(options.out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    _write(_about(options.out), json.dumps(about, indent=2) + "\n")
+    answers = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    for path, text in ((options.out, answers), (_about(options.out), json.dumps(about, indent=2) + "\n")):
+        with whole_file(path) as unfinished:
+            unfinished.write_text(text, encoding="utf-8")
     print(f"{len(rows):,} answers written to {options.out} ({cut:,} cut off at {sampling.max_new_tokens} tokens)")
 
 
@@ -150,9 +152,3 @@ def _check_out(out: Path, prompts: Path) -> None:
         raise ValueError(
             f"--out {out}: the folder {out.parent} cannot be written ({error}); accepted: a file in one that can"
         ) from error
-
-
-def _write(path: Path, text: str) -> None:
-    unfinished = path.with_name(f"{path.name}.part")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)

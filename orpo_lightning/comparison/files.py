@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from dataclasses import asdict, fields
 from pathlib import Path
 
 from orpo_lightning.comparison.comparison import Comparison
 from orpo_lightning.comparison.table import Row
 from orpo_lightning.summary.intervals import Interval
+from orpo_lightning.whole_file import whole_file
 
 _WITH_INTERVAL = ("accuracy", "margin")
 
@@ -19,19 +19,16 @@ def write_csv(comparison: Comparison, path: Path) -> None:
     """Write the rows of a comparison, whole or not at all; the ends of an interval have columns of their own."""
     names = [each.name for each in fields(Row)]
     columns = [*names, *(f"{name}_{end}" for name in _WITH_INTERVAL for end in ("low", "high"))]
-    unfinished = path.with_name(f"{path.name}.part")
-    with unfinished.open("w", newline="", encoding="utf-8") as file:
+    with whole_file(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(_flat(row) for row in comparison.rows)
-    os.replace(unfinished, path)
 
 
 def write_json(comparison: Comparison, path: Path) -> None:
     """Write all of a comparison, whole or not at all."""
-    unfinished = path.with_name(f"{path.name}.part")
-    unfinished.write_text(json.dumps(asdict(comparison), indent=2, default=str) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(asdict(comparison), indent=2, default=str) + "\n", encoding="utf-8")
 
 
 def _flat(row: Row) -> dict[str, object]:

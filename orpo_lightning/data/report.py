@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from orpo_lightning.data.columns import RowError
 from orpo_lightning.data.segments import PROMPT
 from orpo_lightning.data.token_table import TokenTable
 from orpo_lightning.records import Role
+from orpo_lightning.whole_file import whole_file
 
 QUANTILES = {"min": 0.0, "median": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 _WIDE = 80
@@ -141,13 +141,10 @@ class SplitReport:
 
 def write_reports(path: Path, reports: Mapping[str, SplitReport]) -> None:
     """Write reports to a file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.part")
     content = {name: report.to_dict() for name, report in reports.items()}
-    unfinished.write_text(
-        json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8", errors="backslashreplace"
-    )
-    os.replace(unfinished, path)
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    with whole_file(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def read_reports(path: Path) -> dict[str, SplitReport]:

@@ -6,7 +6,6 @@ import base64
 import gzip
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -32,6 +31,7 @@ from orpo_lightning.report.tables import (
 )
 from orpo_lightning.run_folder import CONFIG_FILE, config_of
 from orpo_lightning.summary.words import command_lines, short_path, visible
+from orpo_lightning.whole_file import whole_file
 
 _MARKS = {"circle": "●", "square": "■", "diamond": "◆", "triangle-up": "▲", "cross": "✚"}
 
@@ -46,9 +46,8 @@ class _Library:
 
 def write_page(report: Report, path: Path) -> None:
     """Write a report to a file, whole or not at all."""
-    unfinished = path.with_name(f"{path.name}.part")
-    unfinished.write_text(to_html(report), encoding="utf-8", errors="backslashreplace")
-    os.replace(unfinished, path)
+    with whole_file(path) as unfinished:
+        unfinished.write_text(to_html(report), encoding="utf-8", errors="backslashreplace")
 
 
 def to_html(report: Report) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from orpo_lightning.report.contents import Report
 from orpo_lightning.report.palette import opacity_of, style_of
 from orpo_lightning.report.plots import Axis, Plot, Trace
 from orpo_lightning.report.strength import log_ticks
+from orpo_lightning.whole_file import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,12 +61,10 @@ def write_figures(report: Report, folder: Path) -> list[Path]:
             figure = paper_figure(plot, labels, width)
             for kind in ("pdf", "png"):
                 path = folder / f"{plot.key}.{width}.{kind}"
-                unfinished = path.with_name(f"{path.name}.part")
                 # a date would make two equal figures differ
                 metadata = {"CreationDate": None} if kind == "pdf" else None
-                with matplotlib.rc_context(_STYLE):
+                with matplotlib.rc_context(_STYLE), whole_file(path) as unfinished:
                     figure.savefig(unfinished, format=kind, dpi=_DOTS_PER_INCH, metadata=metadata)
-                os.replace(unfinished, path)
                 written.append(path)
     return written
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from orpo_lightning.whole_file import whole_file
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,7 @@ def read_answers(path: Path) -> list[Answer]:
 
 def write_answers(path: Path, step: int, answers: Sequence[Answer]) -> None:
     """Add answers, in the place of those of this step and of later ones; whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     kept = [answer for answer in read_answers(path) if answer.step < step]
-    unfinished = path.with_name(f"{path.name}.part")
     lines = [json.dumps(vars(answer), ensure_ascii=False) + "\n" for answer in (*kept, *answers)]
-    unfinished.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
-    os.replace(unfinished, path)
+    with whole_file(path) as unfinished:
+        unfinished.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from orpo_lightning.whole_file import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,9 +94,8 @@ def draw_curves(metrics: Path, picture: Path) -> bool:
     figure = curves_figure(read_series(metrics))
     if figure is None:
         return False
-    unfinished = picture.with_name(f"{picture.name}.part")
-    figure.savefig(unfinished, format="png", dpi=120)
-    os.replace(unfinished, picture)
+    with whole_file(picture) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=120)
     return True
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,13 +11,13 @@ from orpo_lightning.summary.intervals import Interval
 from orpo_lightning.summary.run import RunSummary
 from orpo_lightning.summary.sentences import EXPLANATION, format_value, interval_note, labelled, speed_sentences
 from orpo_lightning.summary.words import command_lines, short_path, visible
+from orpo_lightning.whole_file import whole_file
 
 
 def write_markdown(summary: RunSummary, path: Path) -> None:
     """Write a summary to a file, whole or not at all."""
-    unfinished = path.with_name(f"{path.name}.part")
-    unfinished.write_text(to_markdown(summary), encoding="utf-8", errors="backslashreplace")
-    os.replace(unfinished, path)
+    with whole_file(path) as unfinished:
+        unfinished.write_text(to_markdown(summary), encoding="utf-8", errors="backslashreplace")
 
 
 def to_markdown(summary: RunSummary) -> str:

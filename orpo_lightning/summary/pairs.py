@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+
+from orpo_lightning.whole_file import whole_file
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,7 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
 
 
 def _write(path: Path, rows: Iterable[dict[str, object] | dict[str, str]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.part")
-    with unfinished.open("w", newline="", encoding="utf-8") as file:
+    with whole_file(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, _COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(unfinished, path)

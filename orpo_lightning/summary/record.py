@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from orpo_lightning.whole_file import whole_file
 
 Status = Literal["running", "complete", "stopped", "failed"]
 
@@ -71,7 +72,5 @@ def read_record(path: Path) -> RunRecord | None:
 
 def write_record(path: Path, record: RunRecord) -> None:
     """Write a record, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.part")
-    unfinished.write_text(json.dumps(asdict(record), indent=2, default=str) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(asdict(record), indent=2, default=str) + "\n", encoding="utf-8")

@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, Timeout
 
 from orpo_lightning.sweep.file import Sweep, read_sweep
-from orpo_lightning.sweep.record import write_whole
+from orpo_lightning.whole_file import whole_file
 
 DEFAULT_SWEEPS = Path("runs/sweeps")
 """Holds the folders of sweeps that are asked for nowhere else."""
@@ -73,7 +73,8 @@ def new_folder(asked: Path, file: Path, start: Start) -> SweepFolder:
         if _is_free(path):
             shutil.copyfile(file, path / _FILE)
             text = json.dumps(asdict(start), indent=2)
-            write_whole(path / _START, lambda file, text=text: file.write(f"{text}\n"))  # type: ignore[misc]
+            with whole_file(path / _START) as unfinished:
+                unfinished.write_text(f"{text}\n", encoding="utf-8")
             return SweepFolder(path, start, lock)
         lock.release()
     raise AssertionError("there is always another number")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
 from orpo_lightning.run_folder import METRICS_FILE, RECORD_FILE
 from orpo_lightning.summary.record import read_record
+from orpo_lightning.whole_file import whole_file
 
 TRIAL_FILE = "trial.json"
 LOG_FILE = "trial.log"
@@ -75,23 +75,8 @@ def read_trials(folder: Path) -> list[Trial]:
 def write_trial(folder: Path, trial: Trial) -> None:
     """Write the record of a trial into its folder."""
     text = json.dumps(asdict(trial), indent=2, ensure_ascii=False, default=str)
-    write_whole(folder / TRIAL_FILE, lambda file: file.write(f"{text}\n"))
-
-
-def write_whole(path: Path, write: Callable[[TextIO], object]) -> None:
-    """Write a text file, whole or not at all.
-
-    Args:
-        path: the file, in a folder that is made where it is missing.
-        write: writes into the open file.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.part")
-    with unfinished.open("w", encoding="utf-8", newline="") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
+    with whole_file(folder / TRIAL_FILE) as unfinished:
+        unfinished.write_text(f"{text}\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)

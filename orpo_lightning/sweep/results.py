@@ -11,7 +11,8 @@ from typing import Any
 from orpo_lightning.summary.intervals import Interval, student_interval
 from orpo_lightning.sweep.command import as_typed
 from orpo_lightning.sweep.file import Metric, Sweep
-from orpo_lightning.sweep.record import Trial, write_whole
+from orpo_lightning.sweep.record import Trial
+from orpo_lightning.whole_file import whole_file
 
 RESULTS_FILE = "results.csv"
 SEED = "seed_everything"
@@ -68,8 +69,7 @@ def best_trial(trials: Sequence[Trial], metric: Metric | None) -> Trial | None:
 def write_results(folder: Path, sweep: Sweep, trials: Sequence[Trial]) -> None:
     """Write ``results.csv``: the trials with their parameters, state, value, step and reason."""
     metric = sweep.metric.name if sweep.metric else "value"
-
-    def write(file: Any) -> None:
+    with whole_file(folder / RESULTS_FILE) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["trial", *sweep.parameters, "state", metric, "step", "reason"])
         for trial in trials:
@@ -77,5 +77,3 @@ def write_results(folder: Path, sweep: Sweep, trials: Sequence[Trial]) -> None:
             parameters = [as_typed(trial.parameters.get(name)) for name in sweep.parameters]
             value = "" if trial.value is None else repr(trial.value)
             writer.writerow([trial.name, *parameters, each["state"], value, each["step"], each["reason"]])
-
-    write_whole(folder / RESULTS_FILE, write)

@@ -24,12 +24,6 @@ class Greedy(ORPO):
         if torch.is_grad_enabled():
             torch.empty(10**14)
         return super().__call__(policy, reference)
-
-class Interrupted(ORPO):
-    def __call__(self, policy, reference=None):
-        if torch.is_grad_enabled():
-            raise KeyboardInterrupt
-        return super().__call__(policy, reference)
 """
 
 
@@ -80,10 +74,10 @@ def test_a_run_that_diverged_failed_and_says_why(orpo_lightning):
 
 
 def test_a_run_without_enough_memory_failed_and_says_so(orpo_lightning, monkeypatch):
-    Path("my_losses.py").write_text(OWN_LOSSES)
+    Path("greedy_losses.py").write_text(OWN_LOSSES)
     monkeypatch.syspath_prepend(Path.cwd())
     with pytest.raises(RuntimeError):
-        orpo_lightning("fit", *SHORT, "--model.objective=my_losses.Greedy")
+        orpo_lightning("fit", *SHORT, "--model.objective=greedy_losses.Greedy")
     assert (record().status, record().steps) == ("failed", 0)
     assert "memory: you tried to allocate 400000000000000 bytes" in record().reason
 

@@ -186,6 +186,7 @@ def test_ctrl_c_has_the_trials_save_and_says_how_to_go_on(tmp_path, monkeypatch)
     assert [row["state"] for row in results("here")] == ["running"]
 
 
+@pytest.mark.slow
 def test_a_metric_that_is_not_logged_ends_the_sweep_after_the_first_trial(orpo_lightning):
     metric = "metric: {name: val/accuracies, goal: maximize}"
     file = write_file({"model.objective.lambda_": {"values": [0.1, 1.0]}}, metric=metric)

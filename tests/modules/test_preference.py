@@ -43,6 +43,7 @@ OWN = {
     "ORPO": REWARDS | {"nll_loss", "or_loss", "log_odds_chosen", "delta", "grad_coef/chosen", "grad_coef/rejected"},
     "SFT": {"nll_loss"},
     "CPO": REWARDS | {"nll_loss", "preference_loss"},
+    "ProbabilityRatio": REWARDS | {"nll_loss", "pr_loss"},
     "KTO": REWARDS - {"rewards/accuracies"} | {"kl"},
 }
 OF_THE_OPTIMIZER = {"grad_norm", "learning_rate"}
