@@ -20,6 +20,7 @@ README = PAGE.text
 COMMANDS = PAGE.commands
 SNIPPETS = PAGE.blocks("python")
 SHORT = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--trainer.limit_val_batches=1"]
+TAKING_MINUTES = ("--config quickstart", "orpo-lightning sweep")
 MAKE = ["make quickstart", "make test"]
 
 
@@ -75,7 +76,7 @@ def test_the_first_command_trains_a_language_model_that_learns(only_built_in_obj
 
 
 def slow_where_it_takes_minutes(command):
-    return pytest.param(command, marks=pytest.mark.slow if "--config quickstart" in command else ())
+    return pytest.param(command, marks=pytest.mark.slow if any(each in command for each in TAKING_MINUTES) else ())
 
 
 @pytest.mark.parametrize("command", [slow_where_it_takes_minutes(each) for each in COMMANDS if each not in MAKE])

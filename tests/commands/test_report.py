@@ -34,6 +34,7 @@ def test_two_objectives_two_strengths_and_two_seeds_are_one_page(orpo_lightning,
     assert not any(figure["key"].startswith("dpo_beta") for figure in figures)  # one strength is no curve
 
 
+@pytest.mark.slow
 def test_figures_for_papers_are_written_where_they_are_asked_for(orpo_lightning, capsys):
     orpo_lightning("fit", "--config", "orpo", "--trainer.default_root_dir=runs/orpo", *SHORT, "--summary.report=false")
     assert not Path("runs/orpo/report.html").exists()

@@ -125,6 +125,7 @@ def test_a_grid_runs_side_by_side_computes_what_is_shared_once_and_outlives_what
     assert {path: path.stat().st_mtime_ns for path in Path("runs").rglob("trial.log")} == before
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_behind_the_others_is_stopped_and_marked(orpo_lightning, capfd):
     settings = (
         "model: {{optimizer: {{lr: {lr}}}, schedule: {{name: constant, warmup: 0}}}}\ntrainer: {{max_steps: {n}}}\n"
@@ -142,6 +143,7 @@ def test_a_trial_that_is_behind_the_others_is_stopped_and_marked(orpo_lightning,
     assert "trial 001 pruned" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_killed_goes_on_without_repeating_a_finished_trial(orpo_lightning, capfd):
     file = write_file({"model.objective.lambda_": {"values": [0.1, 1.0]}})
     folder, first, second = "runs/sweeps/mine", "000", "001"
