@@ -67,7 +67,9 @@ def folder(tmp_path, monkeypatch, request, finished_run, only_built_in_objective
 
 
 def slow_where_it_takes_minutes(page, command):
-    marks = pytest.mark.slow if "smollm2" in command else ()
+    marks = (
+        pytest.mark.slow if any(each in command for each in ("smollm2", "orpo-lightning sweep", "--figures")) else ()
+    )
     return pytest.param(page, command, marks=marks, id=f"{page.path.stem}: {command}")
 
 
