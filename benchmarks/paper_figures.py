@@ -31,7 +31,7 @@ from orpo_lightning.summary.record import read_record
 
 COMMAND = (
     *("fit", "--config=orpo", "--config=model/smollm2", "--model.optimizer.lr=1e-4"),
-    *("--data.max_length=192", "--data.max_prompt_length=128", "--trainer.max_steps=48"),
+    *("--data.max_length=192", "--data.max_prompt_length=128", "--trainer.max_epochs=-1", "--trainer.max_steps=48"),
     # eight validation batches of eight pairs, every eight steps however many epochs that is
     *("--trainer.check_val_every_n_epoch=null", "--trainer.val_check_interval=8", "--trainer.limit_val_batches=8"),
     *("--checkpoint.every_n_steps=16", "--checkpoint.monitor=null", "--export.enabled=false", "--summary.prompts=0"),
