@@ -92,7 +92,10 @@ class ReceivedSweep:
     waiting: list[dict[str, Any]]
 
     def is_behind(self, run: ReceivedRun, others: Sequence[ReceivedRun]) -> bool:
-        """Whether hyperband ends a run: at its last band it is not among the best 1 / eta of those that came so far."""
+        """Whether hyperband ends a run: at a band it was not among the best 1 / eta of those that came so far.
+
+        At any band, not at its last one only: a run that is asked about late may be alone at its last.
+        """
         settings = self.config.get("early_terminate")
         if settings is None:
             return False
@@ -100,11 +103,12 @@ class ReceivedSweep:
         sign = 1 if metric["goal"] == "maximize" else -1
         curves = [[sign * value for value in each.values(metric["name"])] for each in (run, *others)]
         bands = itertools.takewhile(lambda n: n <= len(curves[0]), (settings["min_iter"] * eta**k for k in range(30)))
-        band = max(bands, default=None)
-        if band is None:
-            return False
-        there = sorted((curve[band - 1] for curve in curves if len(curve) >= band), reverse=True)
-        return bool(max(curves[0]) < there[int(len(there) / eta)])
+        return any(_is_behind_at(band, curves, eta) for band in bands)
+
+
+def _is_behind_at(band: int, curves: Sequence[Sequence[float]], eta: float) -> bool:
+    there = sorted((max(curve[:band]) for curve in curves if len(curve) >= band), reverse=True)
+    return max(curves[0][:band]) < there[int(len(there) / eta)]
 
 
 class WandbServer:
