@@ -62,7 +62,7 @@ THIRD_PARTIES = {
     "jsonargparse": ("cli", "command_line", "testing"),
     "omegaconf": ("command_line",),
     "shtab": ("commands.completion",),
-    "matplotlib": ("summary.curves", "report.paper"),
+    "matplotlib": ("report.paper", "report.picture"),
     "plotly": ("report.page",),
     "scipy": ("summary.intervals", "comparison.significance"),
     "optuna": ("sweep.distributions", "sweep.suggest"),

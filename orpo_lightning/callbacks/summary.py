@@ -19,8 +19,8 @@ from orpo_lightning.data.report import SplitReport
 from orpo_lightning.models.logp_model import LogpModel
 from orpo_lightning.report.contents import build_report
 from orpo_lightning.report.page import write_page
-from orpo_lightning.run_folder import CURVES_FILE, METRICS_FILE, RECORD_FILE, REPORT_FILE, SUMMARY_FILE
-from orpo_lightning.summary.curves import draw_curves
+from orpo_lightning.report.picture import draw_curves
+from orpo_lightning.run_folder import CURVES_FILE, RECORD_FILE, REPORT_FILE, SUMMARY_FILE
 from orpo_lightning.summary.markdown import write_markdown
 from orpo_lightning.summary.run import Ending, Outcome, RunSummary, Speed
 from orpo_lightning.summary.terminal import print_summary
@@ -103,7 +103,7 @@ class Summary(Callback):
         )
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            draw_curves(folder / METRICS_FILE, folder / CURVES_FILE)
+            draw_curves(folder, folder / CURVES_FILE)
             if self.report:
                 _write_report(folder)
             summary = RunSummary.of_run(folder, outcome)

@@ -14,9 +14,9 @@ import yaml
 
 from orpo_lightning.run_folder import ANSWERS_FILE, DATA_REPORT_FILE, METRICS_FILE, PAIRS_FILE, RECORD_FILE, config_of
 from orpo_lightning.summary.answers import Answer, read_answers
-from orpo_lightning.summary.curves import Series, read_series
 from orpo_lightning.summary.pairs import PairMeasures, read_pairs
 from orpo_lightning.summary.record import RunRecord, read_record
+from orpo_lightning.summary.series import Series, read_series
 
 
 @dataclass(frozen=True)

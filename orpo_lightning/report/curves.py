@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from orpo_lightning.comparison.runs import Run
 from orpo_lightning.report.plots import Axis, Plot, Points, Role, Trace
-from orpo_lightning.summary.curves import MANY_STEPS, Series, running_mean, window_of
+from orpo_lightning.summary.series import MANY_STEPS, Series, running_mean, window_of
 
 MOST_POINTS = 500
 """Of a line; a longer one is drawn by so many of its points."""
@@ -27,8 +27,11 @@ _PROGRESS = (
 
 @dataclass(frozen=True)
 class _Curve:
+    """A measure; not drawn of a run that logs the other one, which says the same."""
+
     measure: str
     role: Role = ""
+    unless: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ _OF_THE_OBJECTIVE = (
         "reward_margin",
         "Reward margin",
         Axis("reward margin", level=0.0),
-        (_Curve("rewards/margins"),),
+        (_Curve("rewards/margins", unless="log_odds_chosen"),),  # where there are odds, it is the margin times lambda
         "The implicit reward of the chosen answer less that of the rejected one. It contains the strength, so only "
         "runs of one objective and strength compare.",
     ),
@@ -172,6 +175,7 @@ def _plots(families: Sequence[_Curves], runs: Sequence[Run], of_set: str) -> lis
             trace
             for run in runs
             for curve in each.curves
+            if not curve.unless or f"train/{curve.unless}" not in run.series
             for trace in _traces(run, curve, of_set, measures, with_raw=len(runs) <= _FEW_RUNS)
         )
         if traces:

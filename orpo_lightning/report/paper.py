@@ -21,7 +21,7 @@ WIDTHS = {"one_column": 3.25, "two_columns": 6.75}
 """Widths of figures, inches, by what the names of their files say."""
 _HEIGHTS = {"one_column": 2.3, "two_columns": 3.2}
 _DOTS_PER_INCH = 300
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     # Type 42: text stays text, and no journal refuses it
     "pdf.fonttype": 42,
     "font.family": "DejaVu Sans",
@@ -36,7 +36,7 @@ _STYLE: dict[Any, Any] = {
 }
 _SYMBOLS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "cross": "P"}
 _LINES: dict[str, Any] = {"": "-", "chosen": "-", "rejected": "--", "before": "--"}
-_LEGEND: dict[str, Any] = {"frameon": False, "handlelength": 2.0, "columnspacing": 1.0, "labelspacing": 0.3}
+LEGEND: dict[str, Any] = {"frameon": False, "handlelength": 2.0, "columnspacing": 1.0, "labelspacing": 0.3}
 _LETTER, _SAMPLE = 0.05, 0.4
 """Inches that a letter of a legend takes, and the line before it."""
 
@@ -63,7 +63,7 @@ def write_figures(report: Report, folder: Path) -> list[Path]:
                 path = folder / f"{plot.key}.{width}.{kind}"
                 # a date would make two equal figures differ
                 metadata = {"CreationDate": None} if kind == "pdf" else None
-                with matplotlib.rc_context(_STYLE), whole_file(path) as unfinished:
+                with matplotlib.rc_context(STYLE), whole_file(path) as unfinished:
                     figure.savefig(unfinished, format=kind, dpi=_DOTS_PER_INCH, metadata=metadata)
                 written.append(path)
     return written
@@ -79,7 +79,7 @@ def paper_figure(plot: Plot, labels: Mapping[str, str], width: str) -> Figure:
     """
     import matplotlib
 
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         return _figure(plot, labels, width)
 
 
@@ -88,20 +88,30 @@ def _figure(plot: Plot, labels: Mapping[str, str], width: str) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    handles = _handles(plot, labels)
+    handles = legend_of(plot, labels)
     longest = max((len(str(handle.get_label())) for handle in handles), default=1)
     columns = max(1, int(WIDTHS[width] / (longest * _LETTER + _SAMPLE)))
     rows = math.ceil(len(handles) / columns)
     figure = Figure(figsize=(WIDTHS[width], _HEIGHTS[width] + 0.13 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    draw_plot(figure.add_subplot(), plot, labels)
+    if handles:
+        figure.legend(handles=handles, loc="outside upper left", ncols=columns, **LEGEND)
+    return figure
+
+
+def draw_plot(axes: Axes, plot: Plot, labels: Mapping[str, str]) -> None:
+    """Draw a plot over its first x axis.
+
+    Args:
+        axes: where to.
+        plot: what to draw.
+        labels: what each run is called, in the order of the report.
+    """
     for trace in plot.traces:
         _draw(axes, trace, plot, labels)
     _set_axis(axes.xaxis, plot.x[0], [x for trace in plot.traces for x in trace.x[0]])
     _set_axis(axes.yaxis, plot.y, [])
-    if handles:
-        figure.legend(handles=handles, loc="outside upper left", ncols=columns, **_LEGEND)
-    return figure
 
 
 def _labels(report: Report) -> dict[str, str]:
@@ -162,8 +172,16 @@ def _set_axis(drawn: Any, axis: Axis, places: Sequence[float]) -> None:
     drawn.grid(alpha=0.3, linewidth=0.4)
 
 
-def _handles(plot: Plot, labels: Mapping[str, str]) -> list[Any]:
-    """The legend: who the colours are, and which lines of theirs are which."""
+def legend_of(plot: Plot, labels: Mapping[str, str]) -> list[Any]:
+    """The legend: who the colours are, and which lines of theirs are which.
+
+    Args:
+        plot: what is drawn.
+        labels: what each run is called, in the order of the report.
+
+    Returns:
+        Handles for matplotlib.
+    """
     from matplotlib.lines import Line2D
 
     roles = list(dict.fromkeys(trace.role for trace in plot.traces))
@@ -180,7 +198,8 @@ def _handles(plot: Plot, labels: Mapping[str, str]) -> list[Any]:
             found.append(Line2D([], [], color=color, linestyle=_LINES[role], linewidth=1.1, label=_ROLES[role]))
     kinds = {trace.kind for trace in plot.traces}
     if {"training", "validation"} <= kinds:
-        found.append(Line2D([], [], color="#555555", linewidth=0.9, alpha=0.6, label="training"))
+        training = "training, running mean" if "raw" in kinds else "training"
+        found.append(Line2D([], [], color="#555555", linewidth=0.9, alpha=0.6, label=training))
         found.append(Line2D([], [], color="#555555", linewidth=1.1, marker="o", markersize=3.6, label="validation"))
     return found
 

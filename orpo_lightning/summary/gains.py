@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from orpo_lightning.summary.curves import Series
 from orpo_lightning.summary.intervals import Interval, bootstrap, paired_bootstrap
 from orpo_lightning.summary.pairs import PairMeasures
+from orpo_lightning.summary.series import Series
 
 FEWEST_PAIRS = 10
 """Pairs from which intervals are given: resampling fewer tells nothing."""

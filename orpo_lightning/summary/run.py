@@ -24,10 +24,10 @@ from orpo_lightning.run_folder import (
     model_folder_of,
 )
 from orpo_lightning.summary.answers import Answer, read_answers
-from orpo_lightning.summary.curves import read_series
 from orpo_lightning.summary.gains import SetGains, gains_of
 from orpo_lightning.summary.next_steps import NextStep, next_steps
 from orpo_lightning.summary.pairs import read_pairs
+from orpo_lightning.summary.series import read_series
 
 Ending = Literal["complete", "stopped", "interrupted"]
 _FILES = {

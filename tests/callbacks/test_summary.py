@@ -21,8 +21,8 @@ from orpo_lightning.callbacks.answers import answer_prompts
 from orpo_lightning.callbacks.summary import Summary
 from orpo_lightning.models.adapters import LoraConfig
 from orpo_lightning.summary.answers import read_answers
-from orpo_lightning.summary.curves import read_series
 from orpo_lightning.summary.pairs import read_pairs
+from orpo_lightning.summary.series import read_series
 from orpo_lightning.testing import make_rows
 
 CONFIGS = Path(__file__).parents[2] / "configs"

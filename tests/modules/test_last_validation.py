@@ -8,8 +8,8 @@ from helpers import run
 from lightning.pytorch.callbacks import Callback
 
 from orpo_lightning import ORPO
-from orpo_lightning.summary.curves import read_series
 from orpo_lightning.summary.pairs import read_pairs
+from orpo_lightning.summary.series import read_series
 from orpo_lightning.testing import make_rows
 
 VALIDATION = make_rows(5, seed=9)

@@ -87,5 +87,13 @@ def test_what_depends_on_the_objective_stands_apart_from_what_does_not(tmp_path)
     names = ("log_odds_chosen", "delta", "grad_coef/chosen", "grad_coef/rejected", "rewards/margins", "loss")
     run = run_of(tmp_path / "a", {0: {f"train/{name}": 1.0 for name in (*names, "grad_norm", "nll_response")}})
     keys = [plot.key for plot in objective_curves([run], "")]
-    assert keys == ["log_odds", "delta", "gradient_coefficients", "reward_margin", "loss", "gradient_norm"]
+    assert keys == ["log_odds", "delta", "gradient_coefficients", "loss", "gradient_norm"]
     assert [plot.key for plot in shared_curves([run], "")] == ["nll_response"]
+
+
+def test_rewards_are_drawn_of_runs_without_odds_which_say_the_same(tmp_path):
+    odds = run_of(tmp_path / "a", {0: {"train/rewards/margins": 1.0, "train/log_odds_chosen": 1.0}})
+    others = run_of(tmp_path / "b", {0: {"train/rewards/margins": 2.0}})
+    assert "reward_margin" not in [plot.key for plot in objective_curves([odds], "")]
+    (plot,) = (plot for plot in objective_curves([odds, others], "") if plot.key == "reward_margin")
+    assert [trace.y for trace in plot.traces] == [(2.0,)]

@@ -7,15 +7,18 @@ import sys
 import numpy as np
 import pytest
 
-from orpo_lightning.summary.curves import curves_figure, draw_curves, read_series
+from orpo_lightning.comparison.runs import Run
+from orpo_lightning.report.picture import curves_figure, draw_curves
+from orpo_lightning.summary.pairs import PairMeasures, write_pairs
+from orpo_lightning.summary.record import RunRecord
 
 TRAIN = ("train/logps_mean/chosen", "train/logps_mean/rejected", "train/pref/margins", "train/pref/accuracies")
 ORPO = (*TRAIN, "train/log_odds_chosen", "train/rewards/margins", "train/loss", "train/grad_norm")
 
 
-def write_metrics(path, names, steps=24, every=8):
+def write_run(folder, names, steps=24, every=8):
     """A value at each step for the measures of training, and at some for those of validation."""
-    with path.open("w", newline="") as file:
+    with (folder / "metrics.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, ["step", "epoch", *names])
         writer.writeheader()
         for step in range(steps + 1):
@@ -23,70 +26,75 @@ def write_metrics(path, names, steps=24, every=8):
             row |= {name: step / 10 for name in names if name.startswith("train/") and step < steps}
             row |= {name: -step / 10 for name in names if name.startswith("val/") and step % every == 0}
             writer.writerow(row)
-    return path
+    return folder
+
+
+def figure_of(folder):
+    return curves_figure(Run(folder, "a", RunRecord("complete")))
 
 
 def panels(figure):
-    return {axes.get_title(): axes for axes in figure.axes}
+    return {axes.get_title(loc="left").replace("\n", " "): axes for axes in figure.axes}
+
+
+def lines_of(axes):
+    """All but the lines of levels."""
+    return [line for line in axes.get_lines() if len(line.get_xdata()) > 2]
 
 
 def test_every_measure_is_a_curve_with_its_values(tmp_path):
     names = [*ORPO, *(name.replace("train/", "val/") for name in ORPO[:-1])]
-    found = panels(curves_figure(read_series(write_metrics(tmp_path / "metrics.csv", names))))
-    assert list(found) == [
-        "log-probability of the answers",
-        "margin: chosen less rejected",
-        "accuracy: chosen is likelier",
-        "log odds ratio of chosen and rejected",
-        "loss",
-        "gradient norm, before clipping",
+    figure = figure_of(write_run(tmp_path, names))
+    assert list(panels(figure)) == [
+        *("Log-probability of the answers", "Margin of the log-probabilities", "Accuracy"),
+        *("Log odds ratio", "Loss", "Gradient norm"),
     ]
-    logps = {line.get_label(): line for line in found["log-probability of the answers"].get_lines()}
-    assert set(logps) == {"chosen, training", "chosen, validation", "rejected, training", "rejected, validation"}
-    training, validation = logps["chosen, training"], logps["chosen, validation"]
+    training, validation, rejected, _ = lines_of(panels(figure)["Log-probability of the answers"])
     assert training.get_xdata().tolist() == list(range(24))
     assert training.get_ydata().tolist() == pytest.approx([step / 10 for step in range(24)])
+    assert training.get_color() != rejected.get_color()
     assert validation.get_xdata().tolist() == [0, 8, 16, 24]
     assert validation.get_ydata().tolist() == pytest.approx([0, -0.8, -1.6, -2.4])
     assert validation.get_marker() == "o"
 
 
-def test_every_panel_says_what_its_axes_are(tmp_path):
-    figure = curves_figure(read_series(write_metrics(tmp_path / "metrics.csv", [*ORPO, "val/loss"])))
+def test_every_panel_says_what_its_axes_are_and_the_legend_what_its_lines_are(tmp_path):
+    figure = figure_of(write_run(tmp_path, [*ORPO, "val/loss"]))
     for axes in figure.axes:
         assert axes.get_xlabel() == "optimizer steps"
         assert axes.get_ylabel()
-        assert axes.get_legend().get_texts()
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["chosen", "rejected", "training", "validation"]
 
 
 def test_what_was_not_logged_has_no_panel_and_other_objectives_show_their_rewards(tmp_path):
-    names = [*TRAIN, "train/rewards/margins", "train/loss"]
-    found = panels(curves_figure(read_series(write_metrics(tmp_path / "metrics.csv", names))))
-    assert "log odds ratio of chosen and rejected" not in found
-    assert "reward margin" in found
+    found = panels(figure_of(write_run(tmp_path, [*TRAIN, "train/rewards/margins", "train/loss"])))
+    assert "Log odds ratio" not in found
+    assert "Reward margin" in found
     assert len(found) == 5
 
 
-def test_validation_sets_have_curves_of_their_own(tmp_path):
+def test_validation_sets_have_panels_of_their_own(tmp_path):
     names = ["train/pref/margins", "val/helpful/pref/margins", "val/harmless/pref/margins"]
-    (axes,) = curves_figure(read_series(write_metrics(tmp_path / "metrics.csv", names))).axes
-    lines = [line for line in axes.get_lines() if not line.get_label().startswith("_")]
-    assert [line.get_label() for line in lines] == ["training", "val/harmless", "val/helpful"]
-    assert len({line.get_marker() for line in lines}) == 3
+    pairs = [PairMeasures(0, name, "a:1", -2.0, -2.5, -6.0, -5.0, 3, 2) for name in ("helpful", "harmless")]
+    write_pairs(tmp_path / "val_pairs.csv", 0, pairs)
+    found = panels(figure_of(write_run(tmp_path, names)))
+    assert list(found) == ["helpful: Margin of the log-probabilities", "harmless: Margin of the log-probabilities"]
+    assert [len(lines_of(axes)) for axes in found.values()] == [2, 2]
 
 
 def test_of_a_long_training_the_running_mean_is_drawn_over_the_values(tmp_path):
-    path = write_metrics(tmp_path / "metrics.csv", ["train/loss"], steps=200)
-    (axes,) = curves_figure(read_series(path)).axes
-    raw, smooth = axes.get_lines()
-    assert axes.get_xlabel() == "optimizer steps (training: mean of 10)"
+    figure = figure_of(write_run(tmp_path, ["train/loss", "val/loss"], steps=200))
+    (axes,) = figure.axes
+    raw, smooth, _ = axes.get_lines()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["training, running mean", "validation"]
     assert smooth.get_ydata()[50] == pytest.approx(np.mean(raw.get_ydata()[41:51]))
 
 
 def test_the_picture_is_a_png_with_something_on_it(tmp_path):
     from matplotlib.image import imread
 
-    assert draw_curves(write_metrics(tmp_path / "metrics.csv", ORPO), tmp_path / "curves.png")
+    assert draw_curves(write_run(tmp_path, ORPO), tmp_path / "curves.png")
     pixels = imread(tmp_path / "curves.png")
     assert pixels.shape[0] > 400
     assert pixels.shape[1] > 800
@@ -96,20 +104,20 @@ def test_the_picture_is_a_png_with_something_on_it(tmp_path):
 
 @pytest.mark.parametrize("names", [(), ("time/step_s",), ("train/accuracy",)])
 def test_without_a_measure_to_draw_there_is_no_picture(tmp_path, names):
-    assert not draw_curves(write_metrics(tmp_path / "metrics.csv", names), tmp_path / "curves.png")
+    assert not draw_curves(write_run(tmp_path, names), tmp_path / "curves.png")
     assert not (tmp_path / "curves.png").exists()
 
 
 def test_without_metrics_there_is_no_picture(tmp_path):
-    assert not draw_curves(tmp_path / "metrics.csv", tmp_path / "curves.png")
+    assert not draw_curves(tmp_path, tmp_path / "curves.png")
 
 
 def test_drawing_leaves_the_backend_of_others_alone(tmp_path):
-    path = write_metrics(tmp_path / "metrics.csv", ORPO)
+    write_run(tmp_path, ORPO)
     code = (
-        "import sys; from pathlib import Path; from orpo_lightning.summary.curves import draw_curves\n"
+        "import sys; from pathlib import Path; from orpo_lightning.report.picture import draw_curves\n"
         "assert 'matplotlib' not in sys.modules\n"
-        f"draw_curves(Path({str(path)!r}), Path({str(tmp_path / 'curves.png')!r}))\n"
+        f"draw_curves(Path({str(tmp_path)!r}), Path({str(tmp_path / 'curves.png')!r}))\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

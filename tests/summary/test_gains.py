@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from orpo_lightning.summary.curves import Series
 from orpo_lightning.summary.gains import gains_of
 from orpo_lightning.summary.intervals import Interval
 from orpo_lightning.summary.pairs import PairMeasures
+from orpo_lightning.summary.series import Series
 
 
 def pairs(step, margins, name="", weight=1.0):
