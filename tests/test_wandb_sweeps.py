@@ -331,10 +331,10 @@ def extremes(parameter):
 
 
 def trials_at_the_extremes(config):
-    """Each extreme of each parameter, with the first of the others."""
-    first = {name: extremes(each)[0] for name, each in config["parameters"].items()}
-    others = [first | {name: value} for name, each in config["parameters"].items() for value in extremes(each)[1:]]
-    return [first, *others]
+    """Trials in which each extreme of each parameter is once."""
+    found = {name: extremes(each) for name, each in config["parameters"].items()}
+    count = max(map(len, found.values()))
+    return [{name: values[min(i, len(values) - 1)] for name, values in found.items()} for i in range(count)]
 
 
 def value_at(settings, key):
