@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,17 @@ from orpo_lightning.run_folder import PAIRS_FILE
 from orpo_lightning.summary.pairs import PairMeasures, cut_pairs, write_pairs
 
 
+@dataclass(frozen=True)
+class _Known:
+    """What the data tells of a row: its place, and a hash of its tokens."""
+
+    place: int
+    content: str
+
+
+_UNKNOWN = _Known(0, "")
+
+
 class PairMeasuresFile(Callback):
     """Writes the log-probabilities of each validation pair to ``val_pairs.csv``, at each validation of a fit and before
     its first step. Without pairs there is no file.
@@ -23,12 +37,12 @@ class PairMeasuresFile(Callback):
 
     def __init__(self) -> None:
         self._scores: list[tuple[int, PairScores]] = []
-        self._places: dict[str, dict[str, int]] = {}
+        self._known: dict[str, dict[str, _Known]] = {}
         self._has_baseline = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the run before this one."""
-        self._places, self._has_baseline = {}, False
+        self._known, self._has_baseline = {}, False
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the validation before this one."""
@@ -68,16 +82,27 @@ class PairMeasuresFile(Callback):
     def _in_order(self, trainer: Trainer, pairs: list[PairMeasures]) -> list[PairMeasures]:
         names = _set_names(trainer)
         rows: Any = getattr(trainer.datamodule, "rows", {})  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
-        for name in {pair.set for pair in pairs} - self._places.keys():
-            self._places[name] = _places(rows.get(f"validation/{name}" if name else "validation", ()))
-        return sorted(pairs, key=lambda pair: (names.index(pair.set), self._places[pair.set].get(pair.row_id, 0)))
+        for name in {pair.set for pair in pairs} - self._known.keys():
+            self._known[name] = _known(rows.get(f"validation/{name}" if name else "validation", ()))
+        found = [(pair, self._known[pair.set].get(pair.row_id, _UNKNOWN)) for pair in pairs]
+        found.sort(key=lambda each: (names.index(each[0].set), each[1].place))
+        return [replace(pair, content=known.content) for pair, known in found]
 
 
-def _places(rows: Sequence[TokenizedRow]) -> dict[str, int]:
-    places: dict[str, int] = {}
+def _known(rows: Sequence[TokenizedRow]) -> dict[str, _Known]:
+    known: dict[str, _Known] = {}
     for place, row in enumerate(rows):
-        places.setdefault(row.row_id, place)
-    return places
+        if row.row_id not in known:
+            known[row.row_id] = _Known(place, _content(row))
+    return known
+
+
+def _content(row: TokenizedRow) -> str:
+    """What is the same for the same texts under the same tokenizer, wherever the file of the row is kept."""
+    tokens = hashlib.blake2b(digest_size=8)
+    for ids in (row.prompt, *(response.ids for response in row.responses)):
+        tokens.update(array("q", (len(ids), *ids)).tobytes())
+    return tokens.hexdigest()
 
 
 def _set_names(trainer: Trainer) -> tuple[str, ...]:

@@ -25,6 +25,8 @@ class PairMeasures:
         chosen_tokens: tokens of the chosen response.
         rejected_tokens: those of the rejected response.
         weight: the row's weight.
+        content: a short hash of the tokens of prompt and responses, which tells the pair wherever its file is kept;
+            empty in files of older versions.
 
     Example:
         >>> pair = PairMeasures(0, "", "a:1", -2.0, -2.5, -6.0, -5.0, 3, 2)
@@ -42,6 +44,7 @@ class PairMeasures:
     chosen_tokens: int
     rejected_tokens: int
     weight: float = 1.0
+    content: str = ""
 
     @property
     def margin(self) -> float:
@@ -53,8 +56,15 @@ class PairMeasures:
         """Its part of ``pref/accuracies``: 1 where the chosen response is the likelier one, 0.5 on a tie."""
         return 0.5 + 0.5 * ((self.margin > 0) - (self.margin < 0))
 
+    @property
+    def nll_response(self) -> float:
+        """Its part of ``nll_response``, nats/token; it counts there as often as its chosen response has tokens."""
+        return -self.chosen / self.chosen_tokens
+
 
 _COLUMNS = [each.name for each in fields(PairMeasures)]
+_LATER = frozenset({"content"})
+"""What files of older versions do not have."""
 _TYPES = {"int": int, "str": str, "float": float}
 _PARSERS = {each.name: _TYPES[str(each.type)] for each in fields(PairMeasures)}
 
@@ -66,7 +76,10 @@ def read_pairs(path: Path) -> list[PairMeasures]:
         ValueError: the file is of another kind.
     """
     try:
-        return [PairMeasures(**{name: _PARSERS[name](row[name]) for name in _COLUMNS}) for row in _rows(path)]
+        return [
+            PairMeasures(**{name: _PARSERS[name](row[name]) for name in _COLUMNS if name in row or name not in _LATER})
+            for row in _rows(path)
+        ]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} cannot be read as the validation pairs of a run ({error!r}); accepted: a val_pairs.csv that a "

@@ -76,6 +76,18 @@ def test_weights_are_those_of_the_rows_and_rows_of_weight_0_are_left_out(tmp_pat
     assert mean(last_of(pairs), "margin") == pytest.approx(values["val/pref/margins"])
 
 
+def test_a_pair_is_told_by_its_tokens_wherever_its_file_is(tmp_path):
+    moved = [dataclasses.replace(row, row_id=f"./elsewhere/{row.row_id}") for row in VALIDATION]
+    other = [dataclasses.replace(moved[0], prompt=(*moved[0].prompt, 1)), *moved[1:]]
+    pairs, again, changed = (
+        fit(tmp_path / str(i), validation=rows)[0] for i, rows in enumerate((VALIDATION, moved, other))
+    )
+    assert len({pair.content for pair in last_of(pairs)}) == len(VALIDATION)
+    assert [pair.content for pair in pairs] == [pair.content for pair in again]
+    same = [pair.content == new.content for pair, new in zip(last_of(pairs), last_of(changed), strict=True)]
+    assert same == [False] + [True] * (len(VALIDATION) - 1)
+
+
 @pytest.mark.parametrize(
     "options", [{"module": {"layout": "padded"}}, {"accumulate_grad_batches": 4}], ids=["padded", "accumulated"]
 )

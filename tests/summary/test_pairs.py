@@ -20,9 +20,21 @@ def test_values_are_read_back_to_the_last_digit(tmp_path):
 def test_the_columns_are_those_that_other_programs_rely_on(tmp_path):
     write_pairs(tmp_path / "val_pairs.csv", 4, [pair(4)])
     assert (tmp_path / "val_pairs.csv").read_text().splitlines() == [
-        "step,set,row_id,chosen_mean,rejected_mean,chosen,rejected,chosen_tokens,rejected_tokens,weight",
-        "4,,a:1,-2.0,-2.5,-6.0,-5.0,3,2,1.0",
+        "step,set,row_id,chosen_mean,rejected_mean,chosen,rejected,chosen_tokens,rejected_tokens,weight,content",
+        "4,,a:1,-2.0,-2.5,-6.0,-5.0,3,2,1.0,",
     ]
+
+
+def test_a_file_of_an_older_version_is_read_and_written_on(tmp_path):
+    path = tmp_path / "val_pairs.csv"
+    path.write_text(
+        "step,set,row_id,chosen_mean,rejected_mean,chosen,rejected,chosen_tokens,rejected_tokens,weight\n"
+        "0,,a:1,-2.0,-2.5,-6.0,-5.0,3,2,1.0\n"
+    )
+    assert read_pairs(path) == [pair(0)]
+    newer = PairMeasures(**vars(pair(4)) | {"content": "0123456789abcdef"})
+    write_pairs(path, 4, [newer])
+    assert read_pairs(path) == [pair(0), newer]
 
 
 @pytest.mark.parametrize(("rejected", "accuracy"), [(-2.5, 1.0), (-2.0, 0.5), (-1.5, 0.0)])
