@@ -28,11 +28,11 @@ def config(objective="ORPO", seed=0, folder="runs/a", **arguments):
     }
 
 
-def pairs_of(margins, step=4, set="", chosen_tokens=3, weight=None):
-    """Pairs with these margins; the chosen mean is -2."""
+def pairs_of(margins, step=4, set="", chosen_tokens=3, weight=None, nll=2.0):
+    """Pairs with these margins; the chosen mean is -nll."""
     return [
         PairMeasures(
-            step, set, f"a:{i}", -2.0, -2.0 - each, -2.0 * chosen_tokens, 2 * (-2.0 - each), chosen_tokens, 2, w
+            step, set, f"a:{i}", -nll, -nll - each, -nll * chosen_tokens, 2 * (-nll - each), chosen_tokens, 2, w
         )
         for i, (each, w) in enumerate(zip(margins, weight or [1.0] * len(margins), strict=True), start=1)
     ]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from orpo_lightning.comparison.differences import differing_settings, group_repeats
+from orpo_lightning.comparison import notes
+from orpo_lightning.comparison.differences import Group, differing_settings, group_repeats
+from orpo_lightning.comparison.estimates import estimate
+from orpo_lightning.comparison.measures import MEASURES
 from orpo_lightning.comparison.runs import Run
-from orpo_lightning.comparison.significance import PairedTest, paired_tests
-from orpo_lightning.comparison.table import Row, value_of
-from orpo_lightning.summary.intervals import Interval, student_interval
-
-_REPEATED = ("accuracy", "margin", "nll_response")
+from orpo_lightning.comparison.significance import PairedTest, Tested, paired_tests
+from orpo_lightning.comparison.table import Row
+from orpo_lightning.summary.intervals import Interval
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,8 @@ class Repeats:
     """Runs that differ by nothing but their seed.
 
     Args:
-        runs: their names.
-        means: the mean of each measure over them, with Student's interval.
+        runs: their names, one of each seed.
+        means: the mean of each measure over them, with Student's interval; its ends are NaN where all are equal.
     """
 
     runs: tuple[str, ...]
@@ -49,13 +51,21 @@ class Comparison:
     notes: Sequence[str]
 
     @classmethod
-    def of_runs(cls, runs: Sequence[Run], of_set: str | None = None, baseline: str | None = None) -> Comparison:
+    def of_runs(
+        cls,
+        runs: Sequence[Run],
+        of_set: str | None = None,
+        baseline: str | None = None,
+        left_out: Sequence[str] = (),
+    ) -> Comparison:
         """Compare runs.
 
         Args:
             runs: to compare.
             of_set: the validation set; None is the first one.
-            baseline: name of the run that the others are tested against; None is the first one with pairs.
+            baseline: name or folder of the run that the others are tested against; None is the first one with pairs
+                that came to its end.
+            left_out: what could not be read, a sentence each, to be told among the notes.
 
         Raises:
             ValueError: no run has that set or that name.
@@ -68,64 +78,49 @@ class Comparison:
                 f"--set {of_set}: no run has a validation set of that name with pairs; accepted: {accepted}"
             )
         chosen = of_set if of_set is not None else next(iter(sets), "")
-        rows = [Row.of_run(run, chosen) for run in runs]
-        against = _baseline(runs, baseline, chosen)
+        rows = {run.name: Row.of_run(run, chosen) for run in runs}
+        comparable = [run for run in runs if rows[run.name].why_not_compared is None and run.last_pairs(chosen)]
+        against = (comparable[0] if comparable else None) if baseline is None else _named(runs, baseline)
+        tested = (
+            paired_tests(comparable, against, chosen)
+            if against in comparable and against is not None
+            else Tested((), {})
+        )
+        groups = group_repeats([run for run in runs if rows[run.name].why_not_compared is None])
+        said = [*rows.values()]
         return cls(
             of_set=chosen,
-            rows=rows,
+            rows=said,
             differences=differing_settings(runs),
-            tests=paired_tests(runs, against, chosen) if against is not None else [],
-            repeats=_repeats(runs, {row.run: row for row in rows}),
-            notes=[*_notes(runs, rows, sets, chosen)],
+            tests=tested.tests,
+            repeats=_repeats(groups, rows),
+            notes=[
+                *left_out,
+                *notes.of_sets(runs, sets, chosen),
+                *notes.of_endings(said),
+                *(notes.of_baseline(rows[against.name]) if baseline is not None and against is not None else ()),
+                *notes.of_what_is_left_out(said, tested),
+                *notes.of_pairs(rows, tested),
+                *notes.of_repeats(runs, groups),
+                *notes.of_work(said),
+            ],
         )
 
 
-def _baseline(runs: Sequence[Run], name: str | None, of_set: str) -> Run | None:
-    if name is None:
-        return next((run for run in runs if run.last_pairs(of_set)), None)
-    found = [run for run in runs if name in (run.name, str(run.folder))]
+def _named(runs: Sequence[Run], baseline: str) -> Run:
+    folder = Path(baseline).expanduser().resolve()
+    found = [run for run in runs if baseline == run.name] or [run for run in runs if run.folder.resolve() == folder]
     if not found:
-        raise ValueError(f"--baseline {name}: no run is named so; accepted: {', '.join(run.name for run in runs)}")
+        raise ValueError(f"--baseline {baseline}: no run is named so; accepted: {', '.join(run.name for run in runs)}")
     return found[0]
 
 
-def _repeats(runs: Sequence[Run], rows: Mapping[str, Row]) -> list[Repeats]:
+def _repeats(groups: Sequence[Group], rows: Mapping[str, Row]) -> list[Repeats]:
     found = []
-    for group in group_repeats(runs):
-        values = {
-            measure: [value_of(getattr(rows[run.name], measure)) for run in group if run.record.status == "complete"]
-            for measure in _REPEATED
-        }
-        known = {name: [each for each in column if each is not None] for name, column in values.items()}
-        means = {name: student_interval(column) for name, column in known.items() if len(column) > 1}
-        if means:
-            found.append(Repeats(tuple(run.name for run in group if run.record.status == "complete"), means))
+    for group in groups:
+        measured = [rows[run.name] for run in group.runs if rows[run.name].nll_response is not None]
+        means = {name: estimate(measured, measure) for name, measure in MEASURES.items()}
+        if len(measured) > 1:
+            known = {name: each.interval for name, each in means.items() if each is not None}
+            found.append(Repeats(tuple(row.run for row in measured), known))
     return found
-
-
-def _notes(runs: Sequence[Run], rows: Sequence[Row], sets: Sequence[str], chosen: str) -> list[str]:
-    notes = []
-    others = [name for name in sets if name != chosen]
-    if others:
-        notes.append(f"Of the validation sets this is {chosen}; the others: {', '.join(others)}.")
-    unfinished = [row for row in rows if row.status != "complete"]
-    notes += [f"{row.run} {_ended(row)} after {row.steps:,} steps{_because(row)}" for row in unfinished]
-    seen = {row.run: row.pairs_seen for row in rows if row.status == "complete" and row.pairs_seen is not None}
-    if len(set(seen.values())) > 1:
-        notes.append("The runs have not seen equally many pairs: look at the cost beside the quality.")
-    identities = {
-        frozenset((pair.row_id, pair.chosen_tokens, pair.rejected_tokens) for pair in run.last_pairs(chosen))
-        for run in runs
-        if run.last_pairs(chosen)
-    }
-    if len(identities) > 1:
-        notes.append("The runs were not validated on the same pairs; the tests take those that both of two runs have.")
-    return notes
-
-
-def _ended(row: Row) -> str:
-    return {"stopped": "was stopped", "failed": "failed", "running": "is running, or was killed,"}[row.status]
-
-
-def _because(row: Row) -> str:
-    return f": {row.reason}" if row.reason else "."

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from orpo_lightning.comparison.runs import Run
@@ -25,14 +27,57 @@ def differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
     return {key: each for key, each in values.items() if any(value != each[0] for value in each)}
 
 
-def group_repeats(runs: Sequence[Run]) -> list[list[Run]]:
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ by nothing but their seed.
+
+    Args:
+        runs: one of each seed; never none.
+        copies: the further ones of a seed that was there before, which tell nothing new.
+    """
+
+    runs: tuple[Run, ...]
+    copies: tuple[Run, ...]
+
+
+def group_repeats(runs: Sequence[Run]) -> list[Group]:
     """The runs in groups that differ by nothing but their seed, in the order of their first runs.
+
+    Their data is the same too, and they ended in the same way: a run that was stopped is no repeat of one that went to
+    its end. A run that kept no settings is in a group of its own.
 
     Args:
         runs: to group.
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        left = {key: value for key, value in run.settings.items() if key not in SEEDS | _PLACES}
-        groups.setdefault(repr(sorted(left.items())), []).append(run)
-    return list(groups.values())
+        key = repr((_without_seed(run), run.data_report, run.record.status)) if run.settings else run.name
+        groups.setdefault(key, []).append(run)
+    return [_group(each) for each in groups.values()]
+
+
+def changed_data(runs: Sequence[Run]) -> list[list[Run]]:
+    """The runs whose settings are equal but for the seed, and whose data is not, in groups.
+
+    Args:
+        runs: to group.
+    """
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.settings:
+            groups.setdefault(repr(_without_seed(run)), []).append(run)
+    return [each for each in groups.values() if any(run.data_report != each[0].data_report for run in each)]
+
+
+def _without_seed(run: Run) -> list[tuple[str, Any]]:
+    return sorted(
+        ((key, value) for key, value in run.settings.items() if key not in SEEDS | _PLACES), key=itemgetter(0)
+    )
+
+
+def _group(runs: Sequence[Run]) -> Group:
+    first: dict[str, Run] = {}
+    for run in runs:
+        first.setdefault(repr([run.settings.get(key) for key in sorted(SEEDS)]), run)
+    kept = tuple(first.values())
+    return Group(kept, tuple(run for run in runs if run not in kept))

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 from orpo_lightning.comparison.comparison import Comparison
+from orpo_lightning.comparison.measures import MEASURES
 from orpo_lightning.comparison.table import Row
 from orpo_lightning.summary.intervals import Interval
 from orpo_lightning.whole_file import whole_file
-
-_WITH_INTERVAL = ("accuracy", "margin")
 
 
 def write_csv(comparison: Comparison, path: Path) -> None:
     """Write the rows of a comparison, whole or not at all; the ends of an interval have columns of their own."""
     names = [each.name for each in fields(Row)]
-    columns = [*names, *(f"{name}_{end}" for name in _WITH_INTERVAL for end in ("low", "high"))]
+    columns = [*names, *(f"{name}_{end}" for name in MEASURES for end in ("low", "high"))]
     with whole_file(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
@@ -26,14 +28,23 @@ def write_csv(comparison: Comparison, path: Path) -> None:
 
 
 def write_json(comparison: Comparison, path: Path) -> None:
-    """Write all of a comparison, whole or not at all."""
+    """Write all of a comparison, whole or not at all; what is no number, or none that is finite, is null."""
+    text = json.dumps(_finite(asdict(comparison)), indent=2, default=str, allow_nan=False)
     with whole_file(path) as unfinished:
-        unfinished.write_text(json.dumps(asdict(comparison), indent=2, default=str) + "\n", encoding="utf-8")
+        unfinished.write_text(f"{text}\n", encoding="utf-8")
 
 
-def _flat(row: Row) -> dict[str, object]:
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _flat(row: Row) -> dict[str, Any]:
     values = dict(vars(row))
-    for name in _WITH_INTERVAL:
+    for name in MEASURES:
         if isinstance(values[name], Interval):
             values |= {name: values[name].value, f"{name}_low": values[name].low, f"{name}_high": values[name].high}
-    return values
+    return {name: _finite(value) for name, value in values.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,15 @@ from typing import Any
 
 import yaml
 
-from orpo_lightning.run_folder import ANSWERS_FILE, DATA_REPORT_FILE, METRICS_FILE, PAIRS_FILE, RECORD_FILE, config_of
+from orpo_lightning.run_folder import (
+    ANSWERS_FILE,
+    DATA_REPORT_FILE,
+    METRICS_FILE,
+    MODEL_FOLDER,
+    PAIRS_FILE,
+    RECORD_FILE,
+    config_of,
+)
 from orpo_lightning.summary.answers import Answer, read_answers
 from orpo_lightning.summary.pairs import PairMeasures, read_pairs
 from orpo_lightning.summary.record import RunRecord, read_record
@@ -67,7 +75,8 @@ class Run:
     @property
     def label(self) -> str:
         """What it trained: objective, strength and model."""
-        return " ".join(filter(None, (self.record.objective, self.strength, self.record.model)))
+        model = self.record.model
+        return " ".join(filter(None, (self.record.objective, self.strength, model and model_names([model])[model])))
 
     @property
     def sets(self) -> tuple[str, ...]:
@@ -79,6 +88,18 @@ class Run:
         pairs = [pair for pair in self.pairs if pair.set == of_set]
         last = max((pair.step for pair in pairs), default=0)
         return [pair for pair in pairs if pair.step == last]
+
+    def validated_at(self, of_set: str) -> int | None:
+        """Optimizer steps before the last validation of a set; None where there was none."""
+        pairs, logged = self.last_pairs(of_set), self.series.get(self.logged("nll_response", of_set))
+        if pairs:
+            return pairs[0].step
+        return None if logged is None else int(logged.steps[-1])
+
+    @staticmethod
+    def logged(measure: str, of_set: str) -> str:
+        """The name under which a measure of a validation set is logged."""
+        return f"val/{of_set}/{measure}" if of_set else f"val/{measure}"
 
     def last(self, measure: str) -> float | None:
         """The last value of a measure; None where it was not logged."""
@@ -112,7 +133,7 @@ def read_runs(places: Sequence[str]) -> list[Run]:
             raise ValueError(f"{place}: no run is there; accepted: the folder of a fit, which holds {RECORD_FILE}")
         for folder in found:
             folders.setdefault(folder.resolve(), folder)
-    names = _names([*folders.values()])
+    names = _ends({folder: folder.resolve().parts for folder in folders.values()})
     return [Run(folder, names[folder], _record(folder)) for folder in folders.values()]
 
 
@@ -131,15 +152,30 @@ def _record(folder: Path) -> RunRecord:
     return record
 
 
-def _names(folders: Sequence[Path]) -> dict[Path, str]:
-    """The ends of the paths that tell the runs from each other."""
-    parts = {folder: folder.resolve().parts for folder in folders}
-    longest = max((len(each) for each in parts.values()), default=1)
-    for count in range(1, longest + 1):
-        names = {folder: "/".join(each[-count:]) for folder, each in parts.items()}
+def model_names(models: Iterable[str]) -> dict[str, str]:
+    """Short names of models: the ends of their paths that tell them from each other, without the folder that every run
+    keeps its model in.
+
+    Args:
+        models: as they were asked for.
+
+    Example:
+        >>> model_names(["facebook/opt-350m", "/runs/sft/model", "HuggingFaceTB/SmolLM2-135M"])
+        {'facebook/opt-350m': 'opt-350m', '/runs/sft/model': 'sft', 'HuggingFaceTB/SmolLM2-135M': 'SmolLM2-135M'}
+    """
+    parts = {model: Path(model).parts for model in models}
+    return _ends(
+        {model: each[:-1] if len(each) > 1 and each[-1] == MODEL_FOLDER else each for model, each in parts.items()}
+    )
+
+
+def _ends(parts: Mapping[Any, Sequence[str]]) -> dict[Any, str]:
+    """The ends of paths that tell them from each other; the whole of them where none does."""
+    for count in range(1, max(map(len, parts.values()), default=0) + 1):
+        names = {key: "/".join(each[-count:]) for key, each in parts.items()}
         if len(set(names.values())) == len(names):
             return names
-    return {folder: str(folder) for folder in folders}
+    return {key: str(key) for key in parts}
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -5,14 +5,16 @@ Shape suffixes: P pairs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from orpo_lightning.comparison.measures import MEASURES, Measure
 from orpo_lightning.comparison.runs import Run
-from orpo_lightning.summary.intervals import Interval, paired_bootstrap
+from orpo_lightning.summary.intervals import Interval, paired_bootstrap, share_interval
 from orpo_lightning.summary.pairs import PairMeasures
 
 _RESAMPLES = 9_999
@@ -27,9 +29,11 @@ class PairedTest:
         baseline: name of the run that it is compared with.
         measure: what is compared.
         pairs: how many pairs both measured.
-        difference: of the means over the pairs, run less baseline, with a paired bootstrap interval.
+        difference: of the means over the pairs, run less baseline, with the paired bootstrap interval of this one
+            comparison.
         p: probability of a difference this large if each pair's two values were swapped by the toss of a coin; adjusted
             by Holm for the number of runs that are compared with the baseline.
+        p_unadjusted: the same of this one comparison.
     """
 
     run: str
@@ -38,13 +42,27 @@ class PairedTest:
     pairs: int
     difference: Interval
     p: float
+    p_unadjusted: float
 
 
-def paired_tests(runs: Sequence[Run], baseline: Run, of_set: str) -> list[PairedTest]:
-    """Compare the accuracy and the margin of each run with those of a baseline, after the last validation of each.
+@dataclass(frozen=True)
+class Tested:
+    """The tests of runs against a baseline.
 
-    Runs without a pair in common with the baseline are left out. A pair is the same if its row and the numbers of
-    tokens of both responses are.
+    Args:
+        tests: by measure, then in the order of the runs.
+        untested: why a run is in none of them, by its name.
+    """
+
+    tests: Sequence[PairedTest]
+    untested: Mapping[str, str]
+
+
+def paired_tests(runs: Sequence[Run], baseline: Run, of_set: str) -> Tested:
+    """Compare the measures of each run with those of a baseline, after the last validation of each.
+
+    A pair is the same if the tokens of its prompt and responses are. Where a run is of a version that did not note
+    them, it is the same if its row and the numbers of tokens of both responses are.
 
     Args:
         runs: to compare; the baseline among them is left out.
@@ -52,10 +70,14 @@ def paired_tests(runs: Sequence[Run], baseline: Run, of_set: str) -> list[Paired
         of_set: name of the validation set.
     """
     tests: list[PairedTest] = []
-    for measure in ("accuracy", "margin"):
-        found = [_test(run, baseline, measure, of_set) for run in runs if run is not baseline]
-        tests += _adjusted([test for test in found if test is not None])
-    return tests
+    others = [run for run in runs if run is not baseline]
+    common = {run.name: _common(run.last_pairs(of_set), baseline.last_pairs(of_set)) for run in others}
+    untested = {name: why for name, pairs in common.items() if (why := _why_untested(pairs, baseline.name)) is not None}
+    for measure in MEASURES.values():
+        tests += _adjusted(
+            [_test(name, baseline.name, measure, pairs) for name, pairs in common.items() if name not in untested]
+        )
+    return Tested(tests, untested)
 
 
 def sign_flip_p(difference: NDArray[np.float64], weight: NDArray[np.float64]) -> float:
@@ -89,29 +111,50 @@ def sign_flip_p(difference: NDArray[np.float64], weight: NDArray[np.float64]) ->
     return float(found.pvalue)
 
 
-def _test(run: Run, baseline: Run, measure: str, of_set: str) -> PairedTest | None:
-    others = {_identity(pair): pair for pair in baseline.last_pairs(of_set)}
-    both = [(pair, others[_identity(pair)]) for pair in run.last_pairs(of_set) if _identity(pair) in others]
-    if not both:
-        return None
-    after, before = (np.array([getattr(pair, measure) for pair in each]) for each in zip(*both, strict=True))
-    weight = np.array([pair.weight for pair, _ in both])
+_Common = Sequence[tuple[PairMeasures, PairMeasures]]
+
+
+def _common(pairs: Sequence[PairMeasures], others: Sequence[PairMeasures]) -> _Common:
+    """The pairs that both measured, each beside its other self."""
+    has_content = all(pair.content for pair in (*pairs, *others))
+    mine, theirs = (_by_identity(each, has_content) for each in (pairs, others))
+    return [(pair, theirs[identity]) for identity, pair in mine.items() if identity in theirs]
+
+
+def _by_identity(pairs: Sequence[PairMeasures], has_content: bool) -> dict[Hashable, PairMeasures]:
+    found: dict[Hashable, PairMeasures] = {}
+    seen: Counter[Hashable] = Counter()
+    for pair in pairs:
+        identity = pair.content if has_content else (pair.row_id, pair.chosen_tokens, pair.rejected_tokens)
+        found[identity, seen[identity]] = pair  # a pair that the data repeats is told by its number
+        seen[identity] += 1
+    return found
+
+
+def _why_untested(common: _Common, baseline: str) -> str | None:
+    if not common:
+        return f"no validation pair in common with {baseline}"
+    values = [(pair.margin, other.margin, pair.nll_response, other.nll_response) for pair, other in common]
+    return None if np.isfinite(values).all() else f"its values, or those of {baseline}, are not all numbers"
+
+
+def _test(run: str, baseline: str, measure: Measure, common: _Common) -> PairedTest:
+    after, before = (measure.values(each) for each in zip(*common, strict=True))
+    weight = measure.weights([pair for pair, _ in common])
     gain = paired_bootstrap(before, after, weight).gain
-    return PairedTest(run.name, baseline.name, measure, len(both), gain, sign_flip_p(after - before, weight))
-
-
-def _identity(pair: PairMeasures) -> tuple[str, int, int]:
-    return pair.row_id, pair.chosen_tokens, pair.rejected_tokens
+    if measure.is_share and not np.any(after - before):
+        # no pair differs, which leaves open how rarely one would: no difference is larger than the share that does
+        most = share_interval(np.zeros(len(common)), weight).high
+        gain = Interval(0.0, -most, most)
+    p = sign_flip_p(after - before, weight)
+    return PairedTest(run, baseline, measure.name, len(common), gain, p, p)
 
 
 def _adjusted(tests: list[PairedTest]) -> list[PairedTest]:
     """The tests with the p values of Holm (1979): the i-th smallest of m times m - i + 1, never falling, at most 1."""
-    order = sorted(range(len(tests)), key=lambda i: tests[i].p)
+    order = sorted(range(len(tests)), key=lambda i: tests[i].p_unadjusted)
     largest, adjusted = 0.0, {}
     for rank, i in enumerate(order):
-        largest = max(largest, min(1.0, tests[i].p * (len(tests) - rank)))
+        largest = max(largest, min(1.0, tests[i].p_unadjusted * (len(tests) - rank)))
         adjusted[i] = largest
-    return [
-        PairedTest(each.run, each.baseline, each.measure, each.pairs, each.difference, adjusted[i])
-        for i, each in enumerate(tests)
-    ]
+    return [replace(each, p=adjusted[i]) for i, each in enumerate(tests)]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+from orpo_lightning.comparison.measures import MEASURES
 from orpo_lightning.comparison.runs import Run
-from orpo_lightning.summary.gains import FEWEST_PAIRS
-from orpo_lightning.summary.intervals import Interval, bootstrap
-from orpo_lightning.summary.pairs import PairMeasures
+from orpo_lightning.summary.intervals import Interval
 
 
 @dataclass(frozen=True)
@@ -26,6 +24,7 @@ class Row:
         status: ``complete``, ``stopped``, ``failed`` or ``running``.
         reason: why it failed.
         steps: optimizer steps done.
+        validated_at: of these, those before the last validation, which the quality is of.
         pairs_seen: rows trained on, each as often as it was.
         tokens_seen: tokens that the policy ran on in training, each prompt counted once.
         tflop: floating-point operations that the policy needed in training, in 10^12.
@@ -50,6 +49,7 @@ class Row:
     status: str
     reason: str | None
     steps: int
+    validated_at: int | None
     pairs_seen: float | None
     tokens_seen: float | None
     tflop: float | None
@@ -58,7 +58,7 @@ class Row:
     validation_pairs: int
     accuracy: Interval | float | None
     margin: Interval | float | None
-    nll_response: float | None
+    nll_response: Interval | float | None
     answer_tokens: float | None
     answers: int
     answers_cut: int
@@ -72,7 +72,6 @@ class Row:
             of_set: the validation set; empty for the only one.
         """
         record, pairs = run.record, run.last_pairs(of_set)
-        prefix = f"val/{of_set}/" if of_set else "val/"
         last = max((answer.step for answer in run.answers), default=0)
         answers = [answer for answer in run.answers if answer.step == last]
         lengths = [answer.tokens for answer in answers if answer.tokens is not None]
@@ -89,28 +88,37 @@ class Row:
             status=record.status,
             reason=record.reason,
             steps=record.steps,
+            validated_at=run.validated_at(of_set),
             pairs_seen=run.last("work/total_pairs"),
             tokens_seen=run.last("work/total_tokens"),
             tflop=run.last("work/total_tflop"),
             seconds=run.last("time/total_s"),
             peak_gb=None if memory is None else float(memory.values.max()),
             validation_pairs=len(pairs),
-            accuracy=_mean(pairs, "accuracy"),
-            margin=_mean(pairs, "margin"),
-            nll_response=run.last(f"{prefix}nll_response"),
+            accuracy=MEASURES["accuracy"].mean(pairs),
+            margin=MEASURES["margin"].mean(pairs),
+            # without pairs the logged one is all there is
+            nll_response=MEASURES["nll_response"].mean(pairs)
+            if pairs
+            else run.last(run.logged("nll_response", of_set)),
             answer_tokens=sum(lengths) / len(lengths) if lengths else None,
             answers=len(answers),
             answers_cut=sum(not answer.finished for answer in answers),
         )
 
+    @property
+    def why_not_compared(self) -> str | None:
+        """Why what was validated is not what the run comes to, so that it is in no test, mean or plot of quality."""
+        if self.status in _WITHOUT_END:
+            return _WITHOUT_END[self.status]
+        if self.validated_at == 0 and self.steps:
+            return f"last validated at step 0 of {self.steps:,}"
+        return None
+
+
+_WITHOUT_END = {"failed": "failed", "running": "is running, or was killed"}
+
 
 def value_of(measured: Interval | float | None) -> float | None:
     """A value without its interval."""
     return measured.value if isinstance(measured, Interval) else measured
-
-
-def _mean(pairs: Sequence[PairMeasures], measure: str) -> Interval | float | None:
-    if not pairs:
-        return None
-    found = bootstrap([getattr(pair, measure) for pair in pairs], [pair.weight for pair in pairs])
-    return found if len(pairs) >= FEWEST_PAIRS else found.value

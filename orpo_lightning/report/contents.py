@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from orpo_lightning.comparison.comparison import Comparison
 from orpo_lightning.comparison.runs import Run
+from orpo_lightning.comparison.table import Row
 from orpo_lightning.report.cost import cost_plots
 from orpo_lightning.report.curves import objective_curves, shared_curves
 from orpo_lightning.report.pairs import pair_plots
@@ -53,18 +54,26 @@ class Report:
         return [plot for section in self.sections for plot in section.plots]
 
 
-def build_report(runs: Sequence[Run], of_set: str | None = None, title: str | None = None) -> Report:
+def build_report(
+    runs: Sequence[Run],
+    of_set: str | None = None,
+    title: str | None = None,
+    baseline: str | None = None,
+    left_out: Sequence[str] = (),
+) -> Report:
     """Gather what there is to show of runs; a plot without data is left out.
 
     Args:
         runs: to show.
         of_set: the validation set; None takes the first one.
         title: heading; None takes what was trained.
+        baseline: name or folder of the run that the others are tested against; None takes the first one with pairs.
+        left_out: what could not be read, a sentence each.
 
     Raises:
-        ValueError: no run has validation pairs of this set.
+        ValueError: no run has validation pairs of this set, or is the baseline.
     """
-    comparison = Comparison.of_runs(runs, of_set)
+    comparison = Comparison.of_runs(runs, of_set, baseline, left_out)
     shown_set = comparison.of_set
     by_name = {row.run: row for row in comparison.rows}
     found = [
@@ -84,22 +93,27 @@ def build_report(runs: Sequence[Run], of_set: str | None = None, title: str | No
         Section(
             "pairs",
             "Of the validation pairs",
-            "After the last validation of each run.",
-            tuple(pair_plots(runs, shown_set)),
+            "After the last validation of each run; without those that were not validated after their first step.",
+            tuple(pair_plots([run for run in runs if not _is_untrained(by_name[run.name])], shown_set)),
         ),
         Section(
             "strength",
             "What the strength does",
-            "One line a model. Runs that differ by their seed alone are one point, their mean; runs that failed or "
-            "have not ended are left out.",
+            "One line a model. Runs that differ by their seed alone are one point, their mean. Runs that failed, have "
+            "not ended or were not validated after their first step are left out.",
             tuple(strength_plots(runs, by_name)),
         ),
         Section(
             "cost",
             "At which cost",
-            "Each run by its last validation, whatever its objective; what failed or has not ended is left out.",
+            "Each run by its last validation and what it had taken until then, whatever its objective. Runs that "
+            "failed, have not ended or were not validated after their first step are left out.",
             tuple(cost_plots(runs, by_name)),
         ),
     ]
     heading = title or (runs[0].label if len(runs) == 1 else f"{len(runs)} runs")
     return Report(heading, tuple(runs), comparison, tuple(each for each in found if each.plots))
+
+
+def _is_untrained(row: Row) -> bool:
+    return row.validated_at == 0 and row.steps > 0

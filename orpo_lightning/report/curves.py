@@ -20,7 +20,7 @@ _FEW_RUNS = 3
 _PROGRESS = (
     ("", Axis("optimizer steps")),
     ("work/total_tokens", Axis("training tokens", "each prompt counted once")),
-    ("work/total_tflop", Axis("operations in training", "10^12 floating-point operations")),
+    ("work/total_tflop", Axis("operations in training", "10^12")),
 )
 """What a training is measured by, with the measure that counts it."""
 

@@ -5,23 +5,53 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from orpo_lightning.report.palette import opacity_of, style_of
-from orpo_lightning.report.plots import Axis, Plot, Points, Trace
+from orpo_lightning.report.plots import Axis, Kind, Plot, Points, Trace
 from orpo_lightning.report.strength import log_ticks
 
 _DASHES = {"": "solid", "chosen": "solid", "rejected": "dash", "before": "dash"}
-_MODES = {
-    "raw": "lines",
-    "training": "lines",
-    "validation": "lines+markers",
-    "points": "markers",
-    "line": "lines+markers",
-    "steps": "lines",
-    "front": "lines",
+
+
+@dataclass(frozen=True)
+class _Look:
+    """How a kind of trace is drawn.
+
+    Args:
+        mode: plotly's word for it.
+        width: of the line.
+        size: of the marks.
+        shape: of the line between two points.
+        is_answering: whether hovering tells what it is.
+        is_of_group: whether its colour tells a group of runs, which the legend names and hovering too.
+        is_told: whether hovering tells what its points are called.
+        has_values: whether hovering tells the values, which the notes of other kinds do.
+    """
+
+    mode: str
+    width: float = 1.0
+    size: int = 7
+    shape: str = "linear"
+    is_answering: bool = True
+    is_of_group: bool = False
+    is_told: bool = False
+    has_values: bool = True
+
+
+_LOOKS: dict[Kind, _Look] = {
+    "raw": _Look("lines", 0.6, is_answering=False),
+    "training": _Look("lines", 1.2, is_told=True),
+    "validation": _Look("lines+markers", 1.4, is_told=True),
+    "points": _Look("markers", size=9),
+    "scatter": _Look("markers", size=8, is_of_group=True),
+    "line": _Look("lines+markers", 1.4, is_of_group=True),
+    "steps": _Look("lines", 1.6, shape="hv", is_told=True, has_values=False),
+    "front": _Look("lines", is_answering=False),
 }
-_WIDTHS = {"raw": 0.6, "training": 1.2, "validation": 1.4, "line": 1.4, "steps": 1.6, "front": 1.0}
+_HIGHEST_LEGEND = 0.2
+"""Share of the height of a plot that its legend may take; the rest is scrolled to."""
 
 
 def figure_of(plot: Plot, runs: Sequence[str], labels: Mapping[str, str]) -> dict[str, Any]:
@@ -41,26 +71,25 @@ def figure_of(plot: Plot, runs: Sequence[str], labels: Mapping[str, str]) -> dic
 
 
 def _trace(trace: Trace, plot: Plot, runs: Sequence[str], labels: Mapping[str, str]) -> dict[str, Any]:
-    style = style_of(trace, plot, runs)
+    style, look = style_of(trace, plot, runs), _LOOKS[trace.kind]
     numbers = {name: i for i, name in enumerate(runs)}
     drawn: dict[str, Any] = {
         "type": "scatter",
-        "mode": _MODES[trace.kind],
+        "mode": look.mode,
         "name": html.escape(trace.label),
         "x": _numbers(trace.x[0]),
         "y": _numbers(trace.y),
         "opacity": opacity_of(trace, plot),
-        "line": {"color": style.color, "dash": _DASHES[trace.role], "width": _WIDTHS.get(trace.kind, 1.0)},
-        "marker": {"color": style.color, "symbol": style.symbol, "size": 9 if trace.kind == "points" else 7},
+        "line": {"color": style.color, "dash": _DASHES[trace.role], "width": look.width, "shape": look.shape},
+        "marker": {"color": style.color, "symbol": style.symbol, "size": look.size},
         "meta": {
+            "kind": trace.kind,
             "runs": [[numbers[name] for name in each] for each in trace.runs],
             "x": [_numbers(each) for each in trace.x],
         },
-        "showlegend": trace.kind == "line" and len(plot.groups) > 1,
+        "showlegend": look.is_of_group and len(plot.groups) > 1,
     }
-    if trace.kind == "steps":
-        drawn["line"]["shape"] = "hv"
-    if trace.kind in ("raw", "front"):
+    if not look.is_answering:
         return drawn | {"hoverinfo": "skip"}
     if any(not math.isnan(end) for end in trace.low):
         ends = {
@@ -73,16 +102,18 @@ def _trace(trace: Trace, plot: Plot, runs: Sequence[str], labels: Mapping[str, s
         if trace.notes or len(trace.runs) > 1
         else (_hover(trace, 0, labels))
     )
-    drawn["hovertemplate"] = "%{text}<extra></extra>" if trace.kind == "steps" else _values(plot, trace)
+    drawn["hovertemplate"] = _values(plot) if look.has_values else "%{text}<extra></extra>"
     return drawn
 
 
 def _hover(trace: Trace, i: int, labels: Mapping[str, str]) -> str:
     """Who a point is of, and what is to be said of it; as text, whatever the names hold."""
+    look = _LOOKS[trace.kind]
     owners = trace.runs[i] if len(trace.runs) > 1 else trace.runs[0]
-    of = trace.label if trace.kind == "line" else ", ".join(labels[name] for name in owners)
-    parts = [f"<b>{html.escape(of)}</b>"]
-    if trace.kind in ("training", "validation", "steps"):
+    names = [", ".join(labels[name] for name in owners)]
+    who, *more = map(html.escape, [trace.label, *names] if look.is_of_group else names)
+    parts = [f"<b>{who}</b>", *more]
+    if look.is_told:
         parts.append(html.escape(trace.label))
     if trace.notes and trace.notes[i]:
         parts.append(html.escape(trace.notes[i]))
@@ -91,7 +122,7 @@ def _hover(trace: Trace, i: int, labels: Mapping[str, str]) -> str:
     return "<br>".join(parts)
 
 
-def _values(plot: Plot, trace: Trace) -> str:
+def _values(plot: Plot) -> str:
     y = f"{plot.y.title}: %{{y:.4~g}} {plot.y.unit}"
     x = "" if plot.x[0].ticks else "<br>%{xaxis.title.text}: %{x:,.6~g}"
     return f"%{{text}}<br>{y}{x}<extra></extra>"
@@ -116,7 +147,7 @@ def _layout(plot: Plot) -> dict[str, Any]:
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"family": "system-ui, sans-serif", "size": 11},
         "hoverlabel": {"align": "left", "bgcolor": "#202428", "bordercolor": "#808080", "font": {"color": "#ffffff"}},
-        "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0},
+        "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "maxheight": _HIGHEST_LEGEND},
     }
 
 

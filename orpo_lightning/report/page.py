@@ -6,6 +6,7 @@ import base64
 import gzip
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -14,20 +15,22 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from orpo_lightning.comparison.columns import Cell
 from orpo_lightning.comparison.runs import Run
 from orpo_lightning.report.contents import Report, Section
 from orpo_lightning.report.interactive import figure_of
 from orpo_lightning.report.palette import styles_of
 from orpo_lightning.report.tables import (
-    Cell,
     Column,
     Table,
     TableRow,
     answers_of,
-    comparison_table,
     data_table,
+    quality_table,
+    repeats_table,
     settings_table,
     tests_table,
+    work_table,
 )
 from orpo_lightning.run_folder import CONFIG_FILE, config_of
 from orpo_lightning.summary.words import command_lines, short_path, visible
@@ -83,10 +86,12 @@ class _Part:
 
 
 def _parts(report: Report, numbers: Mapping[str, int]) -> Iterator[_Part]:
-    yield _table(comparison_table(report), numbers, _notes(report))
-    tests, settings, data = tests_table(report), settings_table(report), data_table(report)
-    if tests is not None:
-        yield _table(tests, numbers)
+    yield _table(quality_table(report), numbers, _notes(report))
+    yield _table(work_table(report), numbers)
+    settings, data = settings_table(report), data_table(report)
+    for table in (repeats_table(report), tests_table(report)):
+        if table is not None:
+            yield _table(table, numbers)
     for section in report.sections:
         yield _plots(section)
     if settings is not None:
@@ -113,7 +118,8 @@ def _subtitle(report: Report) -> str:
     counted = " to ".join(f"{each:,}" for each in dict.fromkeys((pairs[0], pairs[-1])))
     models = ", ".join(dict.fromkeys(row.model for row in rows if row.model))
     runs = "1 run" if len(rows) == 1 else f"{len(rows):,} runs"
-    return " · ".join(filter(None, (runs, models, of_set, f"{counted} validation pairs")))
+    validated = (of_set, f"{counted} validation pairs") if pairs[-1] else ("no validation pairs",)
+    return " · ".join(filter(None, (runs, models, *validated)))
 
 
 def _notes(report: Report) -> str:
@@ -164,7 +170,8 @@ def _table_row(row: TableRow, columns: Sequence[Column], numbers: Mapping[str, i
 
 
 def _cell(cell: Cell, column: Column) -> str:
-    value = f' data-value="{"" if cell.value is None else cell.value}"' if column.is_number else ""
+    known = cell.value is not None and math.isfinite(cell.value)
+    value = f' data-value="{cell.value if known else ""}"' if column.is_number else ""
     return f"<td{_class(column)}{value}>{_content(cell)}</td>"
 
 

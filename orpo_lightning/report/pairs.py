@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from orpo_lightning.comparison.runs import Run
 from orpo_lightning.report.plots import Axis, Plot, Role, Tick, Trace
 from orpo_lightning.summary.gains import FEWEST_PAIRS
-from orpo_lightning.summary.intervals import bootstrap
+from orpo_lightning.summary.intervals import share_interval
 from orpo_lightning.summary.pairs import PairMeasures
 
 _MOST_BUCKETS = 5
@@ -89,8 +89,8 @@ def _accuracy_by_length(pairs: Sequence[tuple[Run, list[PairMeasures]]]) -> Plot
 def _by_length(run: Run, pairs: Sequence[PairMeasures], buckets: Sequence[Bucket], offset: float) -> Trace:
     found = [[pair for pair in pairs if bucket.holds(pair.chosen_tokens)] for bucket in buckets]
     filled = [place for place, each in enumerate(found) if each]
-    intervals = [bootstrap([p.accuracy for p in found[i]], [p.weight for p in found[i]]) for i in filled]
-    shown = [len(found[i]) >= FEWEST_PAIRS for i in filled]
+    intervals = [share_interval([p.accuracy for p in found[i]], [p.weight for p in found[i]]) for i in filled]
+    are_enough = [len(found[i]) >= FEWEST_PAIRS for i in filled]
     return Trace(
         label="after training",
         kind="points",
@@ -98,8 +98,8 @@ def _by_length(run: Run, pairs: Sequence[PairMeasures], buckets: Sequence[Bucket
         runs=((run.name,),),
         x=(tuple(i + float(offset) for i in filled),),
         y=tuple(each.value for each in intervals),
-        low=tuple(each.low if few else float("nan") for each, few in zip(intervals, shown, strict=True)),
-        high=tuple(each.high if few else float("nan") for each, few in zip(intervals, shown, strict=True)),
+        low=tuple(each.low if enough else float("nan") for each, enough in zip(intervals, are_enough, strict=True)),
+        high=tuple(each.high if enough else float("nan") for each, enough in zip(intervals, are_enough, strict=True)),
         notes=tuple(f"{buckets[i]} tokens, {len(found[i]):,} pairs" for i in filled),
     )
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orpo_lightning.report.contents import Report
-from orpo_lightning.report.palette import opacity_of, style_of
-from orpo_lightning.report.plots import Axis, Plot, Trace
+from orpo_lightning.report.palette import Style, opacity_of, style_of
+from orpo_lightning.report.plots import Axis, Kind, Plot, Trace
 from orpo_lightning.report.strength import log_ticks
 from orpo_lightning.whole_file import whole_file
 
@@ -24,6 +24,8 @@ _DOTS_PER_INCH = 300
 STYLE: dict[Any, Any] = {
     # Type 42: text stays text, and no journal refuses it
     "pdf.fonttype": 42,
+    # a dollar sign in the name of a run is no formula
+    "text.parse_math": False,
     "font.family": "DejaVu Sans",
     "font.size": 7.5,
     "axes.labelsize": 7.5,
@@ -112,6 +114,9 @@ def draw_plot(axes: Axes, plot: Plot, labels: Mapping[str, str]) -> None:
         _draw(axes, trace, plot, labels)
     _set_axis(axes.xaxis, plot.x[0], [x for trace in plot.traces for x in trace.x[0]])
     _set_axis(axes.yaxis, plot.y, [])
+    for axis, draw_level in ((plot.x[0], axes.axvline), (plot.y, axes.axhline)):
+        if axis.level is not None:
+            draw_level(axis.level, color="#999999", linewidth=0.6, linestyle=":", zorder=0)
 
 
 def _labels(report: Report) -> dict[str, str]:
@@ -131,19 +136,45 @@ def _labels(report: Report) -> dict[str, str]:
 
 def _draw(axes: Axes, trace: Trace, plot: Plot, labels: Mapping[str, str]) -> None:
     style = style_of(trace, plot, list(labels))
-    line: dict[str, Any] = {"color": style.color, "linestyle": _LINES[trace.role], "linewidth": 1.1}
-    x, y = trace.x[0], trace.y
-    if trace.kind == "steps":
-        axes.step(x, y, where="post", **line)
-    elif trace.kind in ("raw", "training", "front"):
-        width = {"raw": 0.4, "training": 0.8, "front": 0.8}[trace.kind]
-        axes.plot(x, y, **line | {"alpha": opacity_of(trace, plot), "linewidth": width})
-    else:
-        if trace.kind == "points":
-            line["linestyle"] = "none"
-        ends = [_below(trace), _above(trace)] if trace.low else None
-        marks: dict[str, Any] = {"marker": _SYMBOLS[style.symbol], "markersize": 4.0, "markeredgewidth": 0.3}
-        axes.errorbar(x, y, yerr=ends, elinewidth=0.7, capsize=1.5, markeredgecolor="white", **line, **marks)
+    line: dict[str, Any] = {"color": style.color, "linestyle": _LINES[trace.role], "alpha": opacity_of(trace, plot)}
+    _DRAWERS[trace.kind](axes, trace, style, line)
+
+
+_Drawer = Callable[["Axes", Trace, Style, dict[str, Any]], None]
+
+
+def _outline(axes: Axes, trace: Trace, style: Style, line: dict[str, Any]) -> None:
+    axes.step(trace.x[0], trace.y, where="post", **line, linewidth=1.1)
+
+
+def _plain(width: float) -> _Drawer:
+    def draw(axes: Axes, trace: Trace, style: Style, line: dict[str, Any]) -> None:
+        axes.plot(trace.x[0], trace.y, **line, linewidth=width)
+
+    return draw
+
+
+def _marked(axes: Axes, trace: Trace, style: Style, line: dict[str, Any]) -> None:
+    ends = [_below(trace), _above(trace)] if trace.low else None
+    marks: dict[str, Any] = {"marker": _SYMBOLS[style.symbol], "markersize": 4.0, "markeredgewidth": 0.3}
+    look = marks | {"elinewidth": 0.7, "capsize": 1.5, "markeredgecolor": "white", "linewidth": 1.1}
+    axes.errorbar(trace.x[0], trace.y, yerr=ends, **line, **look)
+
+
+def _marks_alone(axes: Axes, trace: Trace, style: Style, line: dict[str, Any]) -> None:
+    _marked(axes, trace, style, line | {"linestyle": "none"})
+
+
+_DRAWERS: dict[Kind, _Drawer] = {
+    "raw": _plain(0.4),
+    "training": _plain(0.8),
+    "front": _plain(0.8),
+    "validation": _marked,
+    "line": _marked,
+    "points": _marks_alone,
+    "scatter": _marks_alone,
+    "steps": _outline,
+}
 
 
 def _below(trace: Trace) -> list[float]:
@@ -157,13 +188,9 @@ def _above(trace: Trace) -> list[float]:
 def _set_axis(drawn: Any, axis: Axis, places: Sequence[float]) -> None:
     from matplotlib.ticker import NullLocator
 
-    axes, name = drawn.axes, drawn.axis_name
     drawn.set_label_text(axis.label)
-    if axis.level is not None:
-        level = axes.axhline if name == "y" else axes.axvline
-        level(axis.level, color="#999999", linewidth=0.6, linestyle=":", zorder=0)
     if axis.is_log:
-        getattr(axes, f"set_{name}scale")("log")
+        drawn.axes.set(**{f"{drawn.axis_name}scale": "log"})
         ticks = log_ticks(min(places), max(places))
         drawn.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
         drawn.set_minor_locator(NullLocator())
@@ -204,5 +231,5 @@ def legend_of(plot: Plot, labels: Mapping[str, str]) -> list[Any]:
     return found
 
 
-_MARKED = ("validation", "points", "line")
+_MARKED = ("validation", "points", "scatter", "line")
 _ROLES = {"": "after training", "before": "before training", "chosen": "chosen", "rejected": "rejected"}

@@ -8,13 +8,13 @@ from typing import Literal
 Points = tuple[float, ...]
 Role = Literal["", "chosen", "rejected", "before"]
 """What tells the lines of one run in a plot from each other."""
-Kind = Literal["raw", "training", "validation", "points", "line", "steps", "front"]
+Kind = Literal["raw", "training", "validation", "points", "scatter", "line", "steps", "front"]
 """How a trace is drawn.
 
 ``raw`` is a thin line of values that scatter, ``training`` their running mean (or the values, where they are few),
-``validation`` and ``line`` a line with a mark at each point, ``points`` marks alone, ``steps`` the outline of a
-histogram, whose x is the left end of each bin and the right end of the last, and ``front`` a thin line between points
-of several runs.
+``validation`` and ``line`` a line with a mark at each point, ``points`` marks alone, ``scatter`` marks of several runs,
+``steps`` the outline of a histogram, whose x is the left end of each bin and the right end of the last, and ``front`` a
+thin line between points of several runs.
 """
 
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from orpo_lightning.comparison.differences import SEEDS, differing_settings, group_repeats
-from orpo_lightning.comparison.runs import Run
-from orpo_lightning.comparison.table import Row, value_of
+from orpo_lightning.comparison.differences import SEEDS, Group, differing_settings, group_repeats
+from orpo_lightning.comparison.estimates import estimate
+from orpo_lightning.comparison.measures import MEASURES
+from orpo_lightning.comparison.runs import Run, model_names
+from orpo_lightning.comparison.table import Row
 from orpo_lightning.report.plots import Axis, Plot, Trace
-from orpo_lightning.summary.intervals import Interval, student_interval
 
 _WIDE = 5.0
 """Ratio of the largest strength to the smallest from which the axis is logarithmic."""
-_NAN = float("nan")
 
 
 @dataclass(frozen=True)
@@ -39,110 +39,112 @@ _MEASURES = (
 )
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A measure of a run, or the mean of several that differ by their seeds alone.
-
-    Args:
-        interval: the value with its ends; they are NaN where nothing tells them.
-        basis: what the interval says.
-    """
-
-    interval: Interval
-    basis: str
-
-
-def estimate(rows: Sequence[Row], measure: str) -> Estimate | None:
-    """A measure of repeats: Student's interval over seeds, of a single run the bootstrap over its pairs.
-
-    Args:
-        rows: of runs that differ by their seeds alone.
-        measure: a field of a row.
-    """
-    found = [getattr(row, measure) for row in rows]
-    values = [value for value in map(value_of, found) if value is not None]
-    if len(values) > 1 and len(set(values)) == 1:  # an interval of no width would claim too much
-        return Estimate(Interval(values[0], _NAN, _NAN), f"{len(values)} seeds, all with this value, no interval")
-    if len(values) > 1:
-        return Estimate(student_interval(values), f"mean of {len(values)} seeds, Student's interval over them")
-    if not values:
-        return None
-    only = next(each for each in found if each is not None)
-    if isinstance(only, Interval):
-        pairs = next(row.validation_pairs for row in rows if getattr(row, measure) is not None)
-        return Estimate(only, f"one seed, bootstrap interval over {pairs:,} pairs")
-    return Estimate(Interval(values[0], _NAN, _NAN), "one seed, no interval")
-
-
 def strength_plots(runs: Sequence[Run], rows: Mapping[str, Row]) -> list[Plot]:
     """Accuracy, margin and likelihood over the strength, for each objective that was trained at two of them or more.
 
     Args:
-        runs: to draw; those that failed or have not ended are left out.
+        runs: to draw; those that are not compared are left out.
         rows: what they measured, by name of the run.
     """
-    ended = [run for run in runs if run.record.status in ("complete", "stopped") and run.record.strength is not None]
-    families: dict[tuple[str, str], list[list[Run]]] = {}
+    ended = [run for run in runs if rows[run.name].why_not_compared is None and run.record.strength is not None]
+    families: dict[tuple[str, str], list[Group]] = {}
     for repeats in group_repeats(ended):
-        record = repeats[0].record
+        record = repeats.runs[0].record
         families.setdefault((record.objective, record.strength_name or ""), []).append(repeats)
     plots: list[Plot] = []
     for (objective, name), groups in families.items():
-        if len({group[0].record.strength for group in groups}) > 1:
+        if len({_strength(group) for group in groups}) > 1:
             plots += _family(objective, name, groups, rows)
     return plots
 
 
-def _family(objective: str, name: str, groups: Sequence[list[Run]], rows: Mapping[str, Row]) -> Iterator[Plot]:
-    lines: dict[str, list[list[Run]]] = {}
-    for label, group in zip(_line_labels(name, groups), groups, strict=True):
-        lines.setdefault(label, []).append(group)
-    strengths = [float(group[0].record.strength or 0.0) for group in groups]
+@dataclass(frozen=True)
+class _Point:
+    """Repeats at one strength: the model, and what else tells them from the others."""
+
+    group: Group
+    model: str
+    others: str
+
+
+def _family(objective: str, name: str, groups: Sequence[Group], rows: Mapping[str, Row]) -> Iterator[Plot]:
+    points = sorted(_points(name, groups), key=lambda point: _strength(point.group))
+    lines: dict[str, list[_Point]] = {}
+    for point in points:
+        lines.setdefault(", ".join(filter(None, (point.model, point.others))), []).append(point)
+    # of a search over several settings there are no lines, but points all over the plot
+    is_scattered = sum(len(each) == 1 for each in lines.values()) > len(lines) / 2
+    if is_scattered:
+        lines = {}
+        for point in points:
+            lines.setdefault(point.model, []).append(point)
+    kind: Literal["scatter", "line"] = "scatter" if is_scattered else "line"
+    strengths = [_strength(group) for group in groups]
     is_log = min(strengths) > 0 and max(strengths) / min(strengths) >= _WIDE
     word = name.rstrip("_")
+    more = " Other settings differ too: hovering tells which." if is_scattered and len(lines) < len(points) else ""
     for measure in _MEASURES:
-        traces = tuple(filter(None, (_line(label, each, rows, measure.name) for label, each in lines.items())))
+        traces = tuple(filter(None, (_line(label, each, rows, measure.name, kind) for label, each in lines.items())))
         if traces:
             yield Plot(
                 f"{objective.lower()}_{word}_{measure.name}",
                 f"{objective}: {word} against {measure.title}",
-                f"{measure.reading} Bars are 95% intervals; hovering tells whether over seeds or over pairs.",
+                f"{measure.reading} Bars are 95% intervals; hovering tells whether over seeds or over pairs.{more}",
                 (Axis(word, is_log=is_log),),
                 measure.axis,
                 traces,
             )
 
 
-def _line(label: str, groups: Sequence[list[Run]], rows: Mapping[str, Row], measure: str) -> Trace | None:
-    ordered = sorted(groups, key=lambda group: group[0].record.strength or 0.0)
-    found = [(group, estimate([rows[run.name] for run in group], measure)) for group in ordered]
-    points = [(group, each) for group, each in found if each is not None]
-    if not points:
+def _line(
+    label: str, points: Sequence[_Point], rows: Mapping[str, Row], measure: str, kind: Literal["scatter", "line"]
+) -> Trace | None:
+    estimates = [estimate([rows[run.name] for run in point.group.runs], MEASURES[measure]) for point in points]
+    known = [(point, each) for point, each in zip(points, estimates, strict=True) if each is not None]
+    if not known:
         return None
-    stopped = ["; stopped early" if any(r.record.status == "stopped" for r in group) else "" for group, _ in points]
     return Trace(
         label=label,
-        kind="line",
+        kind=kind,
         group=label,
-        runs=tuple(tuple(run.name for run in group) for group, _ in points),
-        x=(tuple(float(group[0].record.strength or 0.0) for group, _ in points),),
-        y=tuple(each.interval.value for _, each in points),
-        low=tuple(each.interval.low for _, each in points),
-        high=tuple(each.interval.high for _, each in points),
-        notes=tuple(each.basis + note for (_, each), note in zip(points, stopped, strict=True)),
+        runs=tuple(tuple(run.name for run in point.group.runs) for point, _ in known),
+        x=(tuple(_strength(point.group) for point, _ in known),),
+        y=tuple(each.interval.value for _, each in known),
+        low=tuple(each.interval.low for _, each in known),
+        high=tuple(each.interval.high for _, each in known),
+        notes=tuple(
+            "; ".join(
+                filter(None, (point.others if kind == "scatter" else "", each.basis, _stopped(point.group, rows)))
+            )
+            for point, each in known
+        ),
     )
 
 
-def _line_labels(name: str, groups: Sequence[list[Run]]) -> list[str]:
-    """The model of each group, and whatever else differs between the lines."""
+def _stopped(group: Group, rows: Mapping[str, Row]) -> str:
+    steps = sorted({rows[run.name].validated_at or 0 for run in group.runs if run.record.status == "stopped"})
+    return f"stopped early, validated at step {' and '.join(map(str, steps))}" if steps else ""
+
+
+def _strength(group: Group) -> float:
+    return float(group.runs[0].record.strength or 0.0)
+
+
+def _points(name: str, groups: Sequence[Group]) -> list[_Point]:
     follows_model = {"model.policy.name_or_path", "data.tokenizer", "model.policy.revision", "data.tokenizer_revision"}
+    firsts = [group.runs[0] for group in groups]
+    names = model_names({run.record.model for run in firsts if run.record.model})
     others = {
         key: values
-        for key, values in differing_settings([group[0] for group in groups]).items()
+        for key, values in differing_settings(firsts).items()
         if key not in SEEDS | follows_model | {f"model.objective.{name}"}
     }
     return [
-        ", ".join([group[0].record.model or "model", *(_named(key, values[i]) for key, values in others.items())])
+        _Point(
+            group,
+            names.get(group.runs[0].record.model or "", "model"),
+            ", ".join(_named(key, values[i]) for key, values in others.items()),
+        )
         for i, group in enumerate(groups)
     ]
 

@@ -6,15 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orpo_lightning.comparison.differences import NOT_A_SETTING
-from orpo_lightning.comparison.runs import Run, strength_in_words
+from orpo_lightning.comparison.columns import QUALITY, WORK, Cell, Field, filled, measured, number, setting_text
+from orpo_lightning.comparison.measures import MEASURES
+from orpo_lightning.comparison.runs import Run
 from orpo_lightning.comparison.significance import PairedTest
-from orpo_lightning.comparison.table import Row
 from orpo_lightning.report.contents import Report
-from orpo_lightning.summary.intervals import LEVEL, RESAMPLES, Interval
-from orpo_lightning.summary.words import duration
+from orpo_lightning.summary.intervals import LEVEL, RESAMPLES
 
-_LONGEST_VALUE = 80
+_COUNT = ",.0f"
 
 
 @dataclass(frozen=True)
@@ -30,21 +29,6 @@ class Column:
     title: str
     is_number: bool = True
     unit: str = ""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell; empty where nothing was measured.
-
-    Args:
-        text: what is shown.
-        aside: what is shown after it, smaller.
-        value: what a column of numbers is sorted by.
-    """
-
-    text: str = ""
-    aside: str = ""
-    value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -91,23 +75,50 @@ class PromptAnswers:
     answers: tuple[GivenAnswer, ...]
 
 
-def comparison_table(report: Report) -> Table:
-    """A row of each run: what it trained, what it took, what came out."""
-    columns = (
-        *(Column("run", False), Column("objective", False), Column("strength"), Column("model", False)),
-        *(Column("accuracy", unit="%"), Column("margin", unit="nats/token"), Column("nll", unit="nats/token")),
-        *(Column("answers", unit="tokens"), Column("pairs seen"), Column("tokens"), Column("operations", unit="10^12")),
-        *(Column("time"), Column("memory", unit="GB"), Column("status", False)),
+def quality_table(report: Report) -> Table:
+    """A row of each run: what it trained, and what came out."""
+    has_pairs = any(row.validation_pairs for row in report.comparison.rows)
+    intervals = (
+        f" Below them {LEVEL:.0%} intervals from {RESAMPLES:,} resamples of the pairs, which tell nothing of another "
+        "seed."
     )
-    return Table(
-        "comparison",
-        "Comparison",
+    measures = (
         "After the last validation. Accuracy: share of pairs whose chosen answer is the likelier one per token. "
         "Margin: of the mean log-probabilities. nll: of the chosen answers, lower is likelier. None of them holds a "
-        f"strength or a reference, so they compare objectives. Below them {LEVEL:.0%} intervals from {RESAMPLES:,} "
-        "resamples of the pairs, which tell nothing of another seed.",
-        columns,
-        tuple(TableRow((row.run,), tuple(_comparison_cells(row))) for row in report.comparison.rows),
+        f"strength or a reference, so they compare objectives.{intervals}"
+    )
+    text = measures if has_pairs else "No run has validation pairs."
+    return _of_rows(report, "comparison", "Comparison", text, QUALITY)
+
+
+def work_table(report: Report) -> Table:
+    """A row of each run: how it ended, and what it took."""
+    text = "With what came before a resumption. The time is that of the training steps alone."
+    return _of_rows(report, "work", "Cost of the training", text, WORK)
+
+
+def repeats_table(report: Report) -> Table | None:
+    """The means over seeds; None where no run was repeated."""
+    if not report.comparison.repeats:
+        return None
+    return Table(
+        "repeats",
+        "Mean over seeds",
+        "Of runs that differ by nothing but their seed, with Student's 95% intervals; without one where all are equal.",
+        (
+            *(Column("runs", False), Column("seeds"), Column("accuracy", unit="%")),
+            *(Column("margin", unit="nats/token"), Column("nll", unit="nats/token")),
+        ),
+        tuple(
+            TableRow(
+                each.runs,
+                (
+                    *(Cell(", ".join(each.runs)), number(len(each.runs), "")),
+                    *(measured(each.means.get(name), measure) for name, measure in MEASURES.items()),
+                ),
+            )
+            for each in report.comparison.repeats
+        ),
     )
 
 
@@ -124,9 +135,8 @@ def tests_table(report: Report) -> Table | None:
             (name,),
             (
                 Cell(name),
-                *_test_cells(found["accuracy"], 1, 100.0),
-                *_test_cells(found["margin"], 3),
-                _counted(found["accuracy"].pairs),
+                *(cell for measure in MEASURES for cell in _test_cells(found[measure])),
+                number(found["accuracy"].pairs, ",.0f"),
             ),
         )
         for name, found in by_run.items()
@@ -134,11 +144,13 @@ def tests_table(report: Report) -> Table | None:
     return Table(
         "tests",
         f"Difference from {tests[0].baseline}",
-        "On the same validation pairs, with paired bootstrap intervals. p: how often signs by the toss of a coin give "
-        "a difference as large, adjusted by Holm for the number of runs.",
+        "On the same validation pairs. p: how often signs by the toss of a coin give a difference as large, adjusted "
+        "by Holm for the number of runs, and below it not adjusted. The paired bootstrap intervals are not adjusted: "
+        "each is that of one comparison alone.",
         (
             *(Column("run", False), Column("accuracy", unit="percentage points"), Column("p", unit="of accuracy")),
-            *(Column("margin", unit="nats/token"), Column("p", unit="of margin"), Column("pairs")),
+            *(Column("margin", unit="nats/token"), Column("p", unit="of margin")),
+            *(Column("nll", unit="nats/token"), Column("p", unit="of nll"), Column("pairs")),
         ),
         tuple(rows),
     )
@@ -155,7 +167,7 @@ def settings_table(report: Report) -> Table | None:
         "Everything else is the same in all runs. A dash: not a setting of that run.",
         (Column("run", False), *(Column(key, False) for key in differences)),
         tuple(
-            TableRow((run.name,), (Cell(run.name), *(_setting(values[i]) for values in differences.values())))
+            TableRow((run.name,), (Cell(run.name), *(Cell(setting_text(values[i])) for values in differences.values())))
             for i, run in enumerate(report.runs)
         ),
     )
@@ -219,72 +231,39 @@ def answers_of(runs: Sequence[Run]) -> list[PromptAnswers]:
     ]
 
 
-def _comparison_cells(row: Row) -> Iterator[Cell]:
-    yield Cell(row.run)
-    yield Cell(row.objective)
-    yield Cell(strength_in_words(row.strength_name, row.strength), value=row.strength)
-    yield Cell(row.model or "", _size(row.parameters))
-    yield _measured(row.accuracy, 1, 100.0)
-    yield _measured(row.margin, 3)
-    yield _number(row.nll_response, ".3f")
-    cut = f"{row.answers_cut} of {row.answers} cut off" if row.answers_cut else ""
-    yield Cell() if row.answer_tokens is None else Cell(f"{row.answer_tokens:.0f}", cut, row.answer_tokens)
-    yield _counted(row.pairs_seen)
-    yield _counted(row.tokens_seen)
-    yield _number(row.tflop, ",.4g")
-    yield Cell() if row.seconds is None else Cell(duration(row.seconds), value=row.seconds)
-    yield _number(row.peak_gb, ".2f")
-    yield Cell(row.status, row.reason or "")
-
-
-def _size(parameters: int | None) -> str:
-    return "" if parameters is None else f"{parameters / 1e6:,.3g}\N{NO-BREAK SPACE}M\N{NO-BREAK SPACE}parameters"
-
-
-def _counted(value: float | None) -> Cell:
-    return _number(value, ",.0f")
-
-
-def _number(value: float | None, form: str) -> Cell:
-    return Cell() if value is None else Cell(f"{value:{form}}", value=value)
-
-
-def _measured(value: Interval | float | None, decimals: int, scale: float = 1.0, sign: str = "") -> Cell:
-    if value is None:
-        return Cell()
-    form = f"{sign}z.{decimals}f"
-    if isinstance(value, Interval):
-        ends = f"{scale * value.low:{form}} to {scale * value.high:{form}}"
-        return Cell(f"{scale * value.value:{form}}", ends, value.value)
-    return Cell(f"{scale * value:{form}}", value=value)
-
-
-def _setting(value: Any) -> Cell:
-    text = "-" if value == NOT_A_SETTING else str(value).removeprefix("orpo_lightning.")
-    return Cell(text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]} …")
+def _of_rows(report: Report, key: str, title: str, text: str, fields: Sequence[Field]) -> Table:
+    rows = report.comparison.rows
+    shown = filled(fields, rows)
+    return Table(
+        key,
+        title,
+        text,
+        tuple(Column(field.title, field.is_number, field.unit) for field in shown),
+        tuple(TableRow((row.run,), tuple(field.show(row) for field in shown)) for row in rows),
+    )
 
 
 def _data_cells(name: str, split: Mapping[str, Any], runs: Sequence[str], are_many: bool) -> Iterator[Cell]:
     yield Cell(name, ", ".join(runs) if are_many else "")
     yield Cell(str(split.get("source", "")))
     yield Cell(str(split.get("format", "")))
-    yield _counted(split.get("read"))
-    yield _counted(split.get("kept"))
+    yield number(split.get("read"), _COUNT)
+    yield number(split.get("kept"), _COUNT)
     yield _reasons(split.get("dropped", {}))
     yield _reasons(split.get("truncated", {}))
     for part in ("prompt", "chosen", "rejected"):
         found = split.get("lengths", {}).get(part)
         ends = f"{found['p90']:,.0f}, {found['max']:,.0f}" if found else ""
         yield Cell(f"{found['median']:,.0f}", ends, found["median"]) if found else Cell()
-    yield _counted(split.get("shared_prompts"))
+    yield number(split.get("shared_prompts"), _COUNT)
     longer = split.get("longer_is_chosen")
-    yield _number(None if longer is None else 100 * longer, ".0f")
-    yield _counted(split.get("tokens"))
+    yield number(None if longer is None else 100 * longer, ".0f")
+    yield number(split.get("tokens"), _COUNT)
 
 
-def _test_cells(test: PairedTest, decimals: int, scale: float = 1.0) -> Iterator[Cell]:
-    yield _measured(test.difference, decimals, scale, "+")
-    yield Cell(f"{test.p:.2g}", value=test.p)
+def _test_cells(test: PairedTest) -> Iterator[Cell]:
+    yield measured(test.difference, MEASURES[test.measure], "+")
+    yield Cell(f"{test.p:.2g}", f"{test.p_unadjusted:.2g}", test.p)
 
 
 def _reasons(counts: Mapping[str, int]) -> Cell:

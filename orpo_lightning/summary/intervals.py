@@ -73,6 +73,32 @@ def bootstrap(
     return interval
 
 
+def share_interval(values: ArrayLike, weight: ArrayLike | None = None) -> Interval:
+    """The interval of a share: the bootstrap's, and where all pairs are right, or all wrong, the exact binomial one of
+    Clopper and Pearson (1934). Resampling them gives the same share again and again, as if it were certain.
+
+    Args:
+        values: 1 for each pair that counts, 0 for one that does not, 0.5 on a tie, ``(P,)``.
+        weight: weights of the pairs, ``(P,)``; pairs of unequal weights count as fewer ones (Kish's effective size).
+
+    Raises:
+        ValueError: there are no pairs.
+
+    Example:
+        >>> share_interval([1.0] * 12)
+        Interval(value=1.0, low=0.7353515306029488, high=1.0)
+    """
+    value_P = np.asarray(values, dtype=np.float64)
+    of_all = next((share for share in (0.0, 1.0) if value_P.size and np.all(value_P == share)), None)
+    if of_all is None:
+        return bootstrap(values, weight)
+    weight_P = np.ones(len(value_P)) if weight is None else np.asarray(weight, dtype=np.float64)
+    size = float(weight_P.sum() ** 2 / (weight_P**2).sum())
+    # the beta quantiles of the exact interval have this form where all are alike
+    far = ((1 - LEVEL) / 2) ** (1 / size)
+    return Interval(0.0, 0.0, 1 - far) if of_all == 0 else Interval(1.0, far, 1.0)
+
+
 def paired_bootstrap(
     before: ArrayLike,
     after: ArrayLike,

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from orpo_lightning import DPO, KTO, ORPO, SFT, OptimizerConfig
 from orpo_lightning.callbacks.pair_measures import PairMeasuresFile
+from orpo_lightning.comparison.measures import MEASURES
 from orpo_lightning.summary.pairs import PairMeasures, read_pairs, write_pairs
 from orpo_lightning.testing import make_rows, make_unpaired_rows
 
@@ -74,6 +75,7 @@ def test_weights_are_those_of_the_rows_and_rows_of_weight_0_are_left_out(tmp_pat
     assert [pair.row_id for pair in last_of(pairs)] == [row.row_id for row in weighted[1:]]
     values = [each for each in logged(found).values() if each][-1]
     assert mean(last_of(pairs), "margin") == pytest.approx(values["val/pref/margins"])
+    assert MEASURES["nll_response"].mean(last_of(pairs)) == pytest.approx(values["val/nll_response"], rel=1e-6)
 
 
 def test_a_pair_is_told_by_its_tokens_wherever_its_file_is(tmp_path):

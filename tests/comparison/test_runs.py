@@ -79,7 +79,7 @@ def test_differences_are_the_settings_that_are_not_the_same_and_not_the_place(fo
 
 
 def test_repeats_differ_by_nothing_but_the_seed(four_runs):
-    assert [[run.name for run in group] for group in group_repeats(four_runs)] == [["a", "b"], ["c"], ["d"]]
+    assert [[run.name for run in group.runs] for group in group_repeats(four_runs)] == [["a", "b"], ["c"], ["d"]]
 
 
 def test_an_objective_without_a_strength_is_labelled_without(tmp_path):

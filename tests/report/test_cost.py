@@ -9,11 +9,19 @@ from orpo_lightning.report.cost import best_trade_offs, cost_plots
 from orpo_lightning.summary.record import RunRecord
 
 
-def make(folder, accuracy, nll, tflop=1.0, status="complete"):
+def make(folder, accuracy, nll=2.0, tflop=1.0, status="complete", step=4):
     record = RunRecord(status, None, "ORPO", {"lambda_": 0.1}, "lambda_", "tiny", 100, 100, 4, 4)
     margins = [1.0] * round(10 * accuracy) + [-1.0] * round(10 - 10 * accuracy)
-    metrics = {3: {"work/total_tflop": tflop, "time/total_s": 2.0, "memory/peak_gb": 0.5}, 4: {"val/nll_response": nll}}
-    make_run(folder, record=record, configuration=config(folder=str(folder)), pairs=pairs_of(margins), metrics=metrics)
+    metrics = {1: {"work/total_tflop": tflop / 2, "time/total_s": 1.0, "memory/peak_gb": 0.25}} | {
+        3: {"work/total_tflop": tflop, "time/total_s": 2.0, "memory/peak_gb": 0.5}
+    }
+    make_run(
+        folder,
+        record=record,
+        configuration=config(folder=str(folder)),
+        pairs=pairs_of(margins, step, nll=nll),
+        metrics=metrics,
+    )
 
 
 def plots_of(folder):
@@ -63,4 +71,23 @@ def test_the_best_trade_offs_are_the_points_that_none_beats(points):
 def test_a_single_run_has_nothing_to_stand_beside_and_a_failed_one_is_no_point(tmp_path):
     make(tmp_path / "a", 0.6, 2.0)
     make(tmp_path / "b", 0.6, 2.0, status="failed")
+    assert plots_of(tmp_path) == {}
+
+
+def test_what_was_stopped_stands_at_what_it_had_taken_when_it_was_validated(tmp_path):
+    make(tmp_path / "a", 0.6, tflop=8.0)
+    make(tmp_path / "b", 0.6, tflop=8.0, status="stopped", step=2)
+    places = {
+        key: [trace.x[0][0] for trace in plot.traces if trace.kind == "points"]
+        for key, plot in plots_of(tmp_path).items()
+    }
+    assert places["accuracy_by_tflop"] == [8.0, 4.0]
+    assert places["accuracy_by_seconds"] == [2.0, 1.0]
+    assert places["accuracy_by_peak_gb"] == [0.5, 0.25]
+    assert plots_of(tmp_path)["accuracy_by_tflop"].traces[1].notes == ("stopped early, validated at step 2",)
+
+
+def test_the_untrained_model_is_no_point_of_a_run_that_was_not_validated_again(tmp_path):
+    make(tmp_path / "a", 0.6)
+    make(tmp_path / "b", 0.6, status="stopped", step=0)
     assert plots_of(tmp_path) == {}

@@ -57,7 +57,7 @@ def test_hovering_tells_who_and_what_and_names_are_no_markup():
 def test_each_point_knows_its_runs_and_every_x_axis_its_places():
     trace = Trace("tiny", "line", "tiny", (("a", "b"), ("c",)), ((0.1, 1.0),), (0.5, 0.75), notes=("two", "one"))
     (drawn,) = figure(plot_of(trace), runs=("a", "b", "c"))["data"]
-    assert drawn["meta"] == {"runs": [[0, 1], [2]], "x": [[0.1, 1.0]]}
+    assert drawn["meta"] == {"kind": "line", "runs": [[0, 1], [2]], "x": [[0.1, 1.0]]}
 
 
 @pytest.mark.parametrize(

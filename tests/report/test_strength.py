@@ -7,13 +7,17 @@ import pytest
 from comparison_runs import config, make_run, pairs_of
 
 from orpo_lightning.comparison.comparison import Comparison
+from orpo_lightning.comparison.estimates import estimate
+from orpo_lightning.comparison.measures import MEASURES
 from orpo_lightning.comparison.runs import read_runs
-from orpo_lightning.report.strength import estimate, strength_plots
+from orpo_lightning.report.strength import strength_plots
 from orpo_lightning.summary.intervals import bootstrap, student_interval
 from orpo_lightning.summary.record import RunRecord
 
 
-def make(folder, strength, margins, *, model="tiny", seed=0, status="complete", lr=None, objective="ORPO", nll=1.0):
+def make(
+    folder, strength, margins, *, model="tiny", seed=0, status="complete", lr=None, objective="ORPO", nll=1.0, step=4
+):
     name = {"ORPO": "lambda_", "DPO": "beta"}[objective]
     record = RunRecord(status, None, objective, {name: strength}, name, model, 100, 100, 4, 4)
     configuration = config(objective, seed, str(folder), **{name: strength})
@@ -24,8 +28,7 @@ def make(folder, strength, margins, *, model="tiny", seed=0, status="complete", 
         folder,
         record=record,
         configuration=configuration,
-        pairs=pairs_of(margins),
-        metrics={4: {"val/nll_response": nll}},
+        pairs=pairs_of(margins, step=step, nll=nll),
     )
 
 
@@ -36,7 +39,7 @@ def plots_of(folder):
 
 
 def test_seeds_are_one_point_with_students_interval_and_a_single_run_has_that_of_its_pairs(tmp_path):
-    one, other = [1.0] * 8 + [-1.0] * 2, [1.0] * 6 + [-1.0] * 4
+    one, other = [1.0] * 8 + [-1.0] * 2, [1.0] * 6 + [-1.0] * 4  # of a share no end is below 0 or above 1
     make(tmp_path / "a", 0.1, one, seed=0)
     make(tmp_path / "b", 0.1, other, seed=1)
     make(tmp_path / "c", 1.0, one)
@@ -45,8 +48,9 @@ def test_seeds_are_one_point_with_students_interval_and_a_single_run_has_that_of
     alone = bootstrap([1.0] * 8 + [0.0] * 2)
     assert trace.x == ((0.1, 1.0),)
     assert trace.y == pytest.approx((expected.value, 0.8))
-    assert trace.low == pytest.approx((expected.low, alone.low))
-    assert trace.high == pytest.approx((expected.high, alone.high))
+    assert expected.low < 0 < 1 < expected.high
+    assert trace.low == pytest.approx((0.0, alone.low))
+    assert trace.high == pytest.approx((1.0, alone.high))
     assert trace.runs == (("a", "b"), ("c",))
     assert trace.notes == (
         "mean of 2 seeds, Student's interval over them",
@@ -99,13 +103,41 @@ def test_one_strength_is_no_curve_and_what_failed_or_goes_on_is_no_point(tmp_pat
     make(tmp_path / "d", 3.0, [1.0], status="stopped")
     (trace,) = plots_of(tmp_path)["orpo_lambda_accuracy"].traces
     assert trace.runs == (("a",), ("d",))
-    assert trace.notes[1].endswith("stopped early")
+    assert trace.notes[1].endswith("stopped early, validated at step 4")
 
 
 def test_seeds_that_all_give_one_value_have_no_interval_of_no_width(tmp_path):
     make(tmp_path / "a", 0.1, [1.0])
     (row,) = Comparison.of_runs(read_runs([str(tmp_path)])).rows
-    found = estimate([replace(row, accuracy=0.5), replace(row, accuracy=0.5)], "accuracy")
+    found = estimate([replace(row, accuracy=0.5), replace(row, accuracy=0.5)], MEASURES["accuracy"])
     assert found.interval.value == 0.5
     assert math.isnan(found.interval.low)
-    assert estimate([replace(row, accuracy=None)], "accuracy") is None
+    assert estimate([replace(row, accuracy=None)], MEASURES["accuracy"]) is None
+
+
+def search(folder, count, model="org/tiny"):
+    """A random search over strength and learning rate."""
+    for i in range(count):
+        make(folder / f"{i:02}", 0.1 + i / 10, [1.0, -1.0, i / 10], model=model, lr=1e-4 * (i + 1))
+
+
+def test_of_a_search_over_several_settings_there_are_points_and_no_lines_of_one_point(tmp_path):
+    search(tmp_path, 6)
+    plot = plots_of(tmp_path)["orpo_lambda_accuracy"]
+    (trace,) = plot.traces
+    assert (trace.kind, trace.label, len(trace.y)) == ("scatter", "tiny", 6)
+    assert trace.notes[2].startswith("lr 0.0003; ")
+    assert plot.reading.endswith("Other settings differ too: hovering tells which.")
+
+
+def test_models_are_called_by_the_ends_of_their_names_that_tell_them_apart(tmp_path):
+    for i, model in enumerate(("one/tiny", "other/tiny")):
+        for strength in (0.1, 1.0):
+            make(tmp_path / f"{i}-{strength}", strength, [1.0, -1.0], model=model)
+    assert [trace.label for trace in plots_of(tmp_path)["orpo_lambda_accuracy"].traces] == ["one/tiny", "other/tiny"]
+
+
+def test_what_was_validated_before_its_first_step_alone_is_no_point(tmp_path):
+    make(tmp_path / "a", 0.1, [1.0])
+    make(tmp_path / "b", 1.0, [1.0], status="stopped", step=0)
+    assert plots_of(tmp_path) == {}

@@ -6,7 +6,7 @@ from dataclasses import astuple
 import numpy as np
 import pytest
 
-from orpo_lightning.summary.intervals import Interval, bootstrap, paired_bootstrap
+from orpo_lightning.summary.intervals import Interval, bootstrap, paired_bootstrap, share_interval
 
 
 def binomial_quantile(p, n, share):
@@ -51,6 +51,25 @@ def test_the_interval_of_an_accuracy_has_the_quantiles_of_the_binomial(wins, n):
         # where a quantile falls on a step of the distribution, either side of it is right
         near = {binomial_quantile(wins / n, n, share + shift) for shift in (-0.002, 0.002)}
         assert min(abs(end - each) for each in near) < 1e-9
+
+
+@pytest.mark.parametrize("n", [1, 12, 40])
+def test_where_all_pairs_are_right_or_wrong_the_interval_is_the_exact_binomial_one(n):
+    from scipy.stats import binomtest
+
+    for share in (0.0, 1.0):
+        expected = binomtest(int(share * n), n).proportion_ci(0.95, method="exact")
+        found = share_interval([share] * n)
+        assert astuple(found) == pytest.approx((share, expected.low, expected.high))
+
+
+def test_of_a_mixed_share_it_is_that_of_the_bootstrap_and_unequal_weights_count_as_fewer_pairs():
+    mixed = [1.0] * 9 + [0.0] * 3
+    assert share_interval(mixed) == bootstrap(mixed)
+    assert share_interval([1.0] * 20, [1.0] * 10 + [0.0] * 10) == share_interval([1.0] * 10)
+    assert share_interval([1.0] * 12, [5.0] + [1.0] * 11).low < share_interval([1.0] * 12).low
+    with pytest.raises(ValueError, match="a value of each pair"):
+        share_interval([])
 
 
 def test_the_interval_of_many_values_is_the_normal_one():
