@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from orpo_lightning.commands.arguments import VerbParser
+from orpo_lightning.commands.outputs import check_file
 
 
 def make_parser() -> VerbParser:
@@ -19,7 +20,9 @@ def make_parser() -> VerbParser:
         "runs", nargs="+", metavar="RUN", help="the folder of a run, a folder of runs (of a sweep), or a pattern"
     )
     parser.add_argument("--set", metavar="NAME", help="the validation set, where there are several (the first)")
-    parser.add_argument("--baseline", metavar="RUN", help="the run that the others are tested against (the first)")
+    parser.add_argument(
+        "--baseline", metavar="RUN", help="name or folder of the run that the others are tested against (the first)"
+    )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write a row of each run there")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all of it there")
     return parser
@@ -28,11 +31,8 @@ def make_parser() -> VerbParser:
 def main() -> None:
     """Run the verb on ``sys.argv``."""
     options = make_parser().parse_args(sys.argv[2:])
-    for option, path in (("--csv", options.csv), ("--json", options.json)):
-        if path is not None and not path.parent.is_dir():
-            raise ValueError(
-                f"{option} {path}: there is no folder {path.parent}; accepted: a file in one that is there"
-            )
+    check_file("--csv", options.csv)
+    check_file("--json", options.json)
 
     from rich import get_console
 
@@ -41,7 +41,9 @@ def main() -> None:
     from orpo_lightning.comparison.runs import read_runs
     from orpo_lightning.comparison.terminal import print_comparison
 
-    comparison = Comparison.of_runs(read_runs(options.runs), options.set, options.baseline)
+    left_out: list[str] = []
+    runs = read_runs(options.runs, left_out.append)
+    comparison = Comparison.of_runs(runs, options.set, options.baseline, left_out)
     if options.csv is not None:
         write_csv(comparison, options.csv)
     if options.json is not None:

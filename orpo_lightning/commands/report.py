@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from orpo_lightning.commands.arguments import VerbParser
+from orpo_lightning.commands.outputs import check_file, check_folder
 
 
 def make_parser() -> VerbParser:
@@ -23,6 +24,9 @@ def make_parser() -> VerbParser:
     )
     parser.add_argument("--figures", type=Path, metavar="DIR", help="write the plots there too, as PDF and PNG")
     parser.add_argument("--set", metavar="NAME", help="the validation set, where there are several (the first)")
+    parser.add_argument(
+        "--baseline", metavar="RUN", help="name or folder of the run that the others are tested against (the first)"
+    )
     parser.add_argument("--title", metavar="T", help="heading of the page")
     return parser
 
@@ -30,21 +34,17 @@ def make_parser() -> VerbParser:
 def main() -> None:
     """Run the verb on ``sys.argv``."""
     options = make_parser().parse_args(sys.argv[2:])
-    if not options.out.parent.is_dir():
-        raise ValueError(
-            f"--out {options.out}: there is no folder {options.out.parent}; accepted: a file in one that is there"
-        )
-    if options.out.is_dir():
-        raise ValueError(f"--out {options.out}: it is a folder; accepted: a file, such as report.html")
-    if options.figures is not None and options.figures.is_file():
-        raise ValueError(f"--figures {options.figures}: it is a file; accepted: a folder, made if it is not there")
+    check_file("--out", options.out)
+    check_folder("--figures", options.figures)
 
     from orpo_lightning.comparison.runs import read_runs
     from orpo_lightning.report.contents import build_report
     from orpo_lightning.report.page import write_page
     from orpo_lightning.report.paper import write_figures
 
-    report = build_report(read_runs(options.runs), options.set, options.title)
+    left_out: list[str] = []
+    runs = read_runs(options.runs, left_out.append)
+    report = build_report(runs, options.set, options.title, options.baseline, left_out)
     write_page(report, options.out)
     print(f"{len(report.plots)} plots of {len(report.runs)} runs written to {options.out}")
     if options.figures is not None:

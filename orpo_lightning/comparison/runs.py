@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,11 @@ class Run:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """Every setting by its key, as it is typed."""
-        return dict(_leaves(yaml.safe_load(config_of(self.folder) or "{}") or {}))
+        """Every setting by its key, as it is typed; none where no configuration was kept."""
+        config = config_of(self.folder)
+        if config is None:
+            _check_configs(self.folder)
+        return dict(_leaves(yaml.safe_load(config or "{}")))
 
     @cached_property
     def series(self) -> dict[str, Series]:
@@ -65,7 +68,20 @@ class Run:
     def data_report(self) -> dict[str, Any]:
         """What became of the rows of the data."""
         path = self.folder / DATA_REPORT_FILE
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} cannot be read as the data report of a run ({error}); accepted: one that a fit wrote"
+            ) from error
+
+    def read(self) -> None:
+        """Read all files now.
+
+        Raises:
+            ValueError: one of them is of another kind, or is not whole.
+        """
+        _ = (self.settings, self.series, self.pairs, self.answers, self.data_report)
 
     @property
     def strength(self) -> str:
@@ -117,33 +133,70 @@ def strength_in_words(name: str | None, value: float | None) -> str:
     return "" if name is None or value is None else f"{name.rstrip('_')} {value:g}"
 
 
-def read_runs(places: Sequence[str]) -> list[Run]:
+def read_runs(places: Sequence[str], leave_out: Callable[[str], object] | None = None) -> list[Run]:
     """The runs of folders, of folders of runs (such as that of a sweep) and of patterns, each once.
 
     Args:
         places: paths and patterns.
+        leave_out: is told, in a sentence, of each run that cannot be read, and is left out for that; not of one whose
+            own folder was given. None leaves none out.
 
     Raises:
-        ValueError: one of them holds no run.
+        ValueError: one of the places holds no run, or none that can be read, or a run is not to be left out.
     """
-    folders: dict[Path, Path] = {}
+    found: dict[Path, _Found] = {}
     for place in places:
-        found = list(_folders(place))
-        if not found:
+        here = list(_folders(place))
+        if not here:
             raise ValueError(f"{place}: no run is there; accepted: the folder of a fit, which holds {RECORD_FILE}")
-        for folder in found:
-            folders.setdefault(folder.resolve(), folder)
-    names = _ends({folder: folder.resolve().parts for folder in folders.values()})
-    return [Run(folder, names[folder], _record(folder)) for folder in folders.values()]
+        for each in here:
+            before = found.setdefault(each.folder.resolve(), each)
+            found[each.folder.resolve()] = replace(before, is_named=before.is_named or each.is_named)
+    names = _ends({path: path.parts for path in found})
+    runs, errors = [], []
+    for path, each in found.items():
+        try:
+            run = Run(each.folder, names[path], _record(each.folder))
+            run.read()
+            runs.append(run)
+        except ValueError as error:
+            if each.is_named or leave_out is None:
+                raise ValueError(f"{error}; or leave {each.folder} out") from error
+            errors.append(f"{names[path]} is left out: {error}.")
+    if errors and not runs:
+        raise ValueError(f"no run can be read; {errors[0]}")
+    if leave_out is not None:
+        for sentence in errors:
+            leave_out(sentence)
+    return runs
 
 
-def _folders(place: str) -> Iterator[Path]:
+@dataclass(frozen=True)
+class _Found:
+    """A folder of a run, and whether it was given itself."""
+
+    folder: Path
+    is_named: bool
+
+
+def _folders(place: str) -> Iterator[_Found]:
     path = Path(place).expanduser()
-    for folder in [path] if path.exists() else map(Path, sorted(glob.glob(str(path), recursive=True))):
+    is_there = path.exists()
+    for folder in [path] if is_there else map(Path, sorted(glob.glob(str(path), recursive=True))):
         if (folder / RECORD_FILE).is_file():
-            yield folder
+            yield _Found(folder, is_there)
         elif folder.is_dir():
-            yield from sorted(record.parent for record in folder.rglob(RECORD_FILE))
+            yield from (_Found(record.parent, False) for record in sorted(folder.rglob(RECORD_FILE)))
+
+
+def _check_configs(folder: Path) -> None:
+    """Insist that no configuration is broken; one that is there and of no run is none of ours."""
+    for path in sorted(folder.glob("config*.yaml")):
+        try:
+            yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
+            what = " ".join(str(error).split())
+            raise ValueError(f"{path} cannot be read as YAML ({what}); accepted: the file that a fit wrote") from error
 
 
 def _record(folder: Path) -> RunRecord:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from orpo_lightning.whole_file import whole_file
 
@@ -65,9 +65,15 @@ def read_record(path: Path) -> RunRecord | None:
     if not path.exists():
         return None
     try:
-        return RunRecord(**json.loads(path.read_text(encoding="utf-8")))
+        record = RunRecord(**json.loads(path.read_text(encoding="utf-8")))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as the record of a run; accepted: one that a fit wrote") from error
+    for name, kind in (("steps", int), ("arguments", dict), ("versions", dict)):
+        if not isinstance(getattr(record, name), kind):
+            raise ValueError(f"{path}: {name} = {getattr(record, name)!r}; accepted: what a fit wrote there")
+    if record.status not in get_args(Status):
+        raise ValueError(f"{path}: status = {record.status!r}; accepted: {', '.join(get_args(Status))}")
+    return record
 
 
 def write_record(path: Path, record: RunRecord) -> None:

@@ -22,9 +22,23 @@ class Series:
 
 
 def read_series(metrics: Path) -> dict[str, Series]:
-    """The measures of a ``metrics.csv`` by name; none where there is no file."""
+    """The measures of a ``metrics.csv`` by name; none where there is no file.
+
+    Raises:
+        ValueError: the file is of another kind.
+    """
     if not metrics.exists():
         return {}
+    try:
+        return _series(metrics)
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise ValueError(
+            f"{metrics} cannot be read as the measures of a run ({error!r}); accepted: a metrics.csv that a fit wrote, "
+            "with a column step and numbers"
+        ) from error
+
+
+def _series(metrics: Path) -> dict[str, Series]:
     found: dict[str, tuple[list[int], list[float]]] = {}
     with metrics.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):

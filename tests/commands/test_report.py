@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from comparison_runs import make_run, pairs_of
 
 SHORT = ["--trainer.max_steps=3", "--trainer.enable_progress_bar=false", "--summary.max_new_tokens=3"]
 
@@ -52,13 +53,25 @@ def test_figures_for_papers_are_written_where_they_are_asked_for(orpo_lightning,
         (["nowhere"], "nowhere: no run is there"),
         (["nowhere", "--out", "no/report.html"], r"--out no/report\.html: there is no folder no"),
         (["nowhere", "--out", "."], r"--out \.: it is a folder"),
-        (["nowhere", "--figures", "file"], "--figures file: it is a file"),
+        (["nowhere", "--out", "/proc/report.html"], r"--out /proc/report\.html: nothing can be written there"),
+        (["nowhere", "--figures", "file"], "--figures file: file is a file"),
+        (["nowhere", "--figures", "file/figures"], "--figures file/figures: .*file is a file"),
+        (["nowhere", "--figures", "/proc/figures"], "--figures /proc/figures: nothing can be written there"),
     ],
 )
 def test_mistakes_are_answered_in_a_sentence(orpo_lightning, arguments, sentence):
     Path("file").touch()
     with pytest.raises(ValueError, match=sentence):
         orpo_lightning("report", *arguments)
+
+
+def test_the_baseline_of_the_page_can_be_named(orpo_lightning):
+    for name in ("a", "b"):
+        make_run(Path("runs", name), pairs=pairs_of([1.0, -1.0] * 6))
+    orpo_lightning("report", "runs", "--baseline", "runs/b/")
+    assert ">Difference from b</h2>" in Path("report.html").read_text()
+    with pytest.raises(ValueError, match="--baseline c: no run is named so; accepted: a, b"):
+        orpo_lightning("report", "runs", "--baseline", "c")
 
 
 def test_a_report_that_cannot_be_written_does_not_fail_a_run_that_is_done(orpo_lightning, monkeypatch, recwarn):

@@ -85,3 +85,36 @@ def test_repeats_differ_by_nothing_but_the_seed(four_runs):
 def test_an_objective_without_a_strength_is_labelled_without(tmp_path):
     make_run(tmp_path / "a", record=RunRecord("complete", objective="SFT", model="tiny"))
     assert read_runs([str(tmp_path / "a")])[0].label == "SFT tiny"
+
+
+BROKEN = {
+    "run.json": ('{"status": "paused"}', r"run\.json: status = 'paused'; accepted: running, complete, stopped, failed"),
+    "metrics.csv": ("epoch,val/x\n0,1.0\n", r"metrics\.csv cannot be read as the measures .* with a column step"),
+    "data_report.json": ('{"train": {"re', r"data_report\.json cannot be read as the data report of a run \(Unterm"),
+    "config.yaml": ("model: [\n", r"config\.yaml cannot be read as YAML \(while parsing .*\); accepted: the file"),
+    "val_pairs.csv": ("step,loss\n1,2\n", r"val_pairs\.csv cannot be read as the validation pairs"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_is_named_and_does_not_keep_the_other_runs_of_a_sweep_from_being_read(tmp_path, name):
+    text, sentence = BROKEN[name]
+    for folder in ("a", "b"):
+        make_run(tmp_path / folder, pairs=pairs_of([0.5]))
+    (tmp_path / "b" / name).write_text(text)
+    with pytest.raises(ValueError, match=rf"{sentence}.*; or leave .*b out"):
+        read_runs([str(tmp_path), str(tmp_path / "b")], [].append)
+    told = []
+    assert [run.name for run in read_runs([str(tmp_path)], told.append)] == ["a"]
+    assert len(told) == 1
+    assert told[0].startswith("b is left out: ")
+    assert name in told[0]
+    with pytest.raises(ValueError, match="no run can be read; b is left out"):
+        read_runs([str(tmp_path / "b*")], told.append)
+
+
+def test_a_run_without_a_configuration_is_a_run(tmp_path):
+    make_run(tmp_path / "a")
+    (tmp_path / "a" / "config.yaml").unlink()
+    (run,) = read_runs([str(tmp_path / "a")])
+    assert run.settings == {}
