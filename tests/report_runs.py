@@ -67,7 +67,10 @@ def make_report_runs(folder, strengths=(0.1, 0.5, 1.0), names="abcdefghijklmnopq
                 versions={"torch": "2.13.0"},
             ),
             configuration=config(folder=str(folder / name), lambda_=strength),
-            pairs=[*pairs_of(margins, step=0), *pairs_of([each + strength for each in margins], step=_STEPS)],
+            pairs=[
+                *pairs_of(margins, step=0),
+                *pairs_of([each + strength for each in margins], step=_STEPS, nll=2 + strength / 10),
+            ],
             metrics=curves(i / 10),
             answers=[answer(0, text="At first."), answer(_STEPS, text=f"{HOSTILE} of {name}")],
             report=_DATA,

@@ -99,8 +99,9 @@ def build_report(
         Section(
             "strength",
             "What the strength does",
-            "One line a model. Runs that differ by their seed alone are one point, their mean. Runs that failed, have "
-            "not ended or were not validated after their first step are left out.",
+            "One line a model; marks alone where most runs differ in other settings too. Runs that differ by their "
+            "seed alone are one point, their mean. Runs that failed, have not ended or were not validated after their "
+            "first step are left out.",
             tuple(strength_plots(runs, by_name)),
         ),
         Section(

@@ -8,10 +8,21 @@
   // a point goes when all of its runs are hidden
   const isShown = (runs) => runs.some((run) => !hidden.has(run));
 
+  // best_trade_offs of the runs that are shown: no other one has both a smaller x and a larger y
+  function frontOf(figure) {
+    const points = figure.data.filter(({ meta }) => meta.kind === "points" && isShown(meta.runs[0]))
+      .map(({ x, y }) => [x[0], y[0]]).filter((point) => !point.includes(null));
+    points.sort((a, b) => a[0] - b[0] || b[1] - a[1]);
+    const best = [];
+    for (const point of points) if (!best.length || point[1] > best.at(-1)[1]) best.push(point);
+    return { visible: best.length > 1, x: best.map(([x]) => x), y: best.map(([, y]) => y) };
+  }
+
   function shownData(figure) {
     const axis = Math.min(progress.selectedIndex, figure.axes.length - 1);
     return figure.data.map((trace) => {
       const { runs, x } = trace.meta;
+      if (trace.meta.kind === "front") return { ...trace, ...frontOf(figure) };
       const shown = { ...trace, x: x[Math.max(axis, 0)] };
       if (runs.length === 1) return { ...shown, visible: isShown(runs[0]) };
       return { ...shown, connectgaps: true, y: trace.y.map((y, i) => (isShown(runs[i]) ? y : null)) };
@@ -99,6 +110,15 @@
     const axes = [...new Set(figures.filter((figure) => figure.axes.length > 1).flatMap((figure) => figure.axes))];
     progress.append(...axes.map((axis) => new Option(axis.replace(/ \(.*/, ""))));
     progress.addEventListener("change", draw);
+    // paper cannot be opened
+    const closed = new Set();
+    window.addEventListener("beforeprint", () => {
+      for (const each of document.querySelectorAll("details:not([open])")) { closed.add(each); each.open = true; }
+    });
+    window.addEventListener("afterprint", () => {
+      for (const each of closed) each.open = false;
+      closed.clear();
+    });
     if (!figures.length) return;
     await loadLibrary();
     draw();

@@ -71,3 +71,10 @@ def test_an_axis_is_labelled_where_it_says(axis, kind, values):
     trace = Trace("tiny", "line", "a", (("a",),), ((0.1, 1.0),), (0.5, 0.75))
     drawn = figure(plot_of(trace, x=axis))["layout"]["xaxis"]
     assert (drawn["type"], drawn["tickvals"]) == (kind, values)
+
+
+def test_the_legend_of_many_models_leaves_most_of_the_height_to_the_plot():
+    traces = [Trace(f"model-{i}", "line", f"model-{i}", (("a",),), ((0.1,),), (0.5,)) for i in range(30)]
+    drawn = figure(plot_of(*traces))
+    assert drawn["layout"]["legend"]["maxheight"] <= 0.25
+    go.Figure({"data": drawn["data"], "layout": drawn["layout"]})

@@ -4,11 +4,13 @@ import base64
 import gzip
 import hashlib
 import json
+import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from comparison_runs import make_run, pairs_of
+from comparison_runs import config, make_run, pairs_of
 from report_runs import HOSTILE, make_report_runs
 
 from orpo_lightning.comparison.runs import read_runs
@@ -111,7 +113,7 @@ def test_the_comparison_has_a_row_of_each_run_with_what_it_took_and_how_it_ended
     first = dict(zip(header, rows[0], strict=True))
     assert first["objective"] == "ORPO"
     assert first["strength"] == "lambda 0.1"
-    assert first["nll nats/token"].startswith("2.000")
+    assert first["nll nats/token"].startswith("2.010")
     assert "model" in first
     header, *rows = page.rows("work")
     first = dict(zip(header, rows[0], strict=True))
@@ -178,6 +180,44 @@ def test_what_there_is_nothing_of_is_left_out(tmp_path):
     assert page.all("figure") == []
     assert [each["id"] for each in page.all("h2")] == ["comparison", "work", "reproduce"]
     assert page.all("script", id="library")[0]["text"] == ""
+
+
+def test_columns_in_which_no_run_has_anything_are_left_out_as_in_a_terminal(tmp_path):
+    make_run(tmp_path / "a", pairs=pairs_of([1.0, -1.0]))
+    header, *_ = Page(page_of(tmp_path)).rows("comparison")
+    assert header == ["run", "objective", "strength", "model", "accuracy %", "margin nats/token", "nll nats/token"]
+
+
+def test_a_page_without_validation_says_so_and_explains_none(tmp_path):
+    make_run(tmp_path / "a")
+    text = page_of(tmp_path)
+    assert "1 run · tiny · no validation pairs" in text
+    assert "likelier one per token" not in text
+
+
+def test_what_is_no_number_is_sorted_as_what_was_not_measured(tmp_path):
+    make_run(tmp_path / "a", pairs=[replace(pair, rejected_mean=math.nan) for pair in pairs_of([1.0])])
+    text = page_of(tmp_path)
+    assert 'data-value="nan"' not in text
+    assert '<td class="number" data-value="">nan</td>' in text
+
+
+def test_means_over_seeds_tell_how_many_there_are(tmp_path):
+    for seed, margin in enumerate((0.1, 0.2, 0.3)):
+        make_run(tmp_path / f"{seed}", pairs=pairs_of([margin] * 10), configuration=config(seed=seed))
+    header, row = Page(page_of(tmp_path)).rows("repeats")
+    assert dict(zip(header, row, strict=True))["seeds"] == "3"
+    assert dict(zip(header, row, strict=True))["margin nats/token"] == "0.200 -0.048 to 0.448"
+
+
+def test_tests_say_that_their_p_values_are_adjusted_and_their_intervals_are_not(text):
+    assert "The paired bootstrap intervals are not adjusted" in text
+
+
+def test_without_scripts_a_sentence_says_so_and_nothing_dead_is_shown(text):
+    style, sentence = re.findall(r"<noscript>(.*?)</noscript>", text, re.S)
+    assert ".controls" in style
+    assert "Scripts are switched off" in sentence
 
 
 def test_the_set_that_is_asked_for_is_shown_and_another_one_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import pytest
 from browser import CHROMIUM, Browser
+from comparison_runs import config, make_run, pairs_of
 from report_runs import make_report_runs
 
 from orpo_lightning.comparison.runs import read_runs
@@ -47,7 +48,11 @@ def opened(browser, path):
 
 
 def test_every_plot_is_drawn_and_nothing_is_asked_of_a_network_or_complained_of(opened, report, path):
-    expected = {f"plot-{plot.key}": len(plot.traces) for plot in report.plots}
+    # a front of one point is no line
+    expected = {
+        f"plot-{plot.key}": sum(trace.kind != "front" or len(trace.y) > 1 for trace in plot.traces)
+        for plot in report.plots
+    }
     assert dict(opened.evaluate(DRAWN)) == expected
     assert opened.requests == [path.as_uri()]
     assert opened.complaints == []
@@ -64,7 +69,8 @@ def test_hiding_a_run_hides_it_in_all_plots_and_tables_at_once(opened, report):
     opened.evaluate("document.querySelectorAll('#runs input')[1].click()")
     after = dict(opened.evaluate(DRAWN))
     for plot in report.plots:
-        of_the_run = sum(trace.runs == (("b",),) for trace in plot.traces)
+        # of two points the front that joins them goes too
+        of_the_run = sum(trace.runs == (("b",),) or trace.kind == "front" for trace in plot.traces)
         assert after[f"plot-{plot.key}"] == before[f"plot-{plot.key}"] - of_the_run, plot.key
     shown = opened.evaluate(
         "[...document.querySelectorAll('[data-runs]')].filter(each => each.offsetParent || each.closest('tr'))"
@@ -79,6 +85,22 @@ def test_hiding_a_run_hides_it_in_all_plots_and_tables_at_once(opened, report):
     assert opened.evaluate(points) == 2
     opened.evaluate("document.getElementById('none').click()")
     assert set(dict(opened.evaluate(DRAWN)).values()) == {0}
+
+
+def test_the_front_joins_the_runs_that_are_shown(browser, tmp_path):
+    for name, strength, nll, gain in (("a", 0.1, 2.0, 0.0), ("b", 0.2, 2.1, 1.0), ("c", 0.3, 2.2, 0.5)):
+        pairs = pairs_of([1.0] * round(10 + 10 * gain) + [-1.0] * 10, nll=nll)
+        make_run(tmp_path / name, pairs=pairs, configuration=config(folder=name, lambda_=strength))
+    write_page(build_report(read_runs([str(tmp_path)])), tmp_path / "page.html")
+    browser.resize(1280)
+    browser.open(tmp_path / "page.html")
+    places = (
+        "(() => { const { x } = document.querySelector('#plot-accuracy_by_nll_response .canvas').data"
+        ".find(trace => trace.meta.kind === 'front'); return x; })()"
+    )
+    assert browser.evaluate(places) == [2.0, 2.1]
+    browser.evaluate("document.querySelectorAll('#runs input')[1].click()")
+    assert browser.evaluate(places) == [2.0, 2.2]
 
 
 def test_the_curves_can_be_drawn_over_tokens(opened):
@@ -128,6 +150,14 @@ def test_nothing_but_a_table_is_wider_than_the_screen(opened, width):
     assert opened.evaluate(inside)
 
 
+def test_the_first_tables_fit_a_screen_and_no_row_is_high(opened):
+    opened.resize(1280)
+    widths = "['comparison', 'work', 'tests'].map(key => document.querySelector(`#${key} ~ .scroll`))"
+    assert opened.evaluate(f"{widths}.every(each => each.scrollWidth <= each.clientWidth)")
+    highest = "Math.max(...[...document.querySelectorAll('#work ~ .scroll tr')].map(row => row.clientHeight))"
+    assert opened.evaluate(highest) < 60
+
+
 def test_a_table_is_sorted_by_the_heading_that_is_clicked(opened):
     names = (
         "[...document.querySelectorAll('#comparison ~ .scroll tbody th')].map(cell => cell.innerText.trim().slice(-1))"
@@ -151,6 +181,9 @@ def test_on_paper_it_is_light_and_its_plots_are_whole(opened):
     opened.evaluate("window.dispatchEvent(new Event('beforeprint'))")
     widths = "[...document.querySelectorAll('.canvas > .plot-container .main-svg')].map(svg => svg.clientWidth)"
     assert set(opened.evaluate(widths)) == {336}
+    opened_details = "[...document.querySelectorAll('details')].map(each => each.open)"
+    assert all(opened.evaluate(opened_details))
     opened.call("Emulation.setEmulatedMedia", media="")
     opened.evaluate("window.dispatchEvent(new Event('afterprint'))")
     assert min(opened.evaluate(widths)) > 400
+    assert opened.evaluate(opened_details) == [True, False, False, False]  # the runs, and their configurations

@@ -1,17 +1,19 @@
 """Figures for papers: of the right width, with their fonts, legible and without a title."""
 
+import io
 import re
 import subprocess
 import sys
 import zlib
 
+import matplotlib
 import pytest
 from matplotlib.image import imread
-from report_runs import make_report_runs
+from report_runs import HOSTILE, make_report_runs
 
 from orpo_lightning.comparison.runs import read_runs
 from orpo_lightning.report.contents import build_report
-from orpo_lightning.report.paper import WIDTHS, paper_figure, write_figures
+from orpo_lightning.report.paper import STYLE, WIDTHS, paper_figure, write_figures
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +90,28 @@ def test_the_legend_of_many_runs_stays_within_the_figure(tmp_path, width):
     assert box.y1 <= figure.bbox.y1
     # the plot itself keeps most of the height that it has without a legend
     assert figure.axes[0].get_window_extent().height > 1.2 * figure.dpi
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_label_runs_over_an_edge(report, width):
+    for plot in report.plots:
+        figure = paper_figure(plot, {run.name: run.label for run in report.runs}, width)
+        figure.canvas.draw()
+        (axes,) = figure.axes
+        for axis in (axes.xaxis, axes.yaxis):
+            box, edges = axis.get_tightbbox(), figure.bbox
+            assert edges.x0 <= box.x0 <= box.x1 <= edges.x1, (plot.key, axis.get_label_text())
+            assert edges.y0 <= box.y0 <= box.y1 <= edges.y1, (plot.key, axis.get_label_text())
+
+
+@pytest.mark.parametrize("name", ["lr_$1e-4$", "$\\frac{", "a$b", HOSTILE, "100%_\\x"])
+def test_a_name_is_text_whatever_it_holds(report, name):
+    plot = next(plot for plot in report.plots if plot.key == "accuracy_by_nll_response")
+    figure = paper_figure(plot, {run.name: f"{name} {run.name}" for run in report.runs}, "two_columns")
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(io.BytesIO(), format="pdf")
+    (legend,) = figure.legends
+    assert f"{name} a" in [text.get_text() for text in legend.get_texts()]
 
 
 def test_matplotlib_is_loaded_where_it_is_used_alone():
