@@ -106,9 +106,10 @@ def _validated_at(row: Row) -> Cell:
 def _answers(row: Row) -> Cell:
     if row.answer_tokens is None:
         return Cell()
-    cut = f", {row.answers_cut} cut off" if row.answers_cut else ""
-    at_least = "at least " if row.answers_cut else ""
-    return Cell(f"{at_least}{row.answer_tokens:.0f}", f"of {row.answers}{cut}", row.answer_tokens)
+    at_least, many = (
+        ("at least ", f"{row.answers_cut} of {row.answers} cut off") if row.answers_cut else ("", f"of {row.answers}")
+    )
+    return Cell(f"{at_least}{row.answer_tokens:.0f}", many, row.answer_tokens)
 
 
 QUALITY = (

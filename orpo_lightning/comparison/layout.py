@@ -51,7 +51,7 @@ def wrapped(text: str, width: int) -> list[str]:
     if cell_len(text) > width and _ASIDE.search(text):
         return [line for part in _ASIDE.split(text) for line in wrapped(part, width)]
     lines = [""]
-    for word in text.split():
+    for word in text.split(" "):
         space = " " if lines[-1] else ""
         if cell_len(lines[-1] + space + word) <= width:
             lines[-1] += space + word
@@ -69,7 +69,7 @@ def wrapped(text: str, width: int) -> list[str]:
 def _least(column: Sequence[str]) -> int:
     """The width in which no piece of a cell is broken."""
     return max(
-        (cell_len(piece) for cell in column for word in cell.split() for piece in _BREAKS.split(word)), default=1
+        (cell_len(piece) for cell in column for word in cell.split(" ") for piece in _BREAKS.split(word)), default=1
     )
 
 
@@ -94,5 +94,5 @@ def _table(columns: Sequence[Sequence[str]], least: Sequence[int], room: int) ->
         table.add_column(Text("\n".join(wrapped(visible(cells[0]), width))), no_wrap=True)
     for row in zip(*(cells[1:] for cells in columns), strict=True):
         lines = ("\n".join(wrapped(visible(cell), width)) for cell, width in zip(row, widths, strict=True))
-        table.add_row(*map(Text, lines))
+        table.add_row(*(Text(each.replace("\N{NO-BREAK SPACE}", " ")) for each in lines))
     return table

@@ -92,16 +92,16 @@ def of_repeats(runs: Sequence[Run], groups: Sequence[Group]) -> Iterator[str]:
 
 def of_work(rows: Sequence[Row]) -> Iterator[str]:
     """How unequally much the runs have done, where they have."""
-    found = []
+    ratios: dict[tuple[str, str], list[str]] = {}
     for field, name in _WORK.items():
         done = {row.run: value for row in rows if (value := getattr(row, field))}
         if not done:
             continue
         least, most = min(done, key=lambda run: done[run]), max(done, key=lambda run: done[run])
         if done[most] > _EQUAL * done[least]:
-            found.append(f"{most} {done[most] / done[least]:,.3g} times the {name} of {least}")
-    if found:
-        listed = "; ".join(found)
+            ratios.setdefault((most, least), []).append(f"{done[most] / done[least]:,.3g} times the {name}")
+    if ratios:
+        listed = "; ".join(f"{most} {', '.join(each)} of {least}" for (most, least), each in ratios.items())
         yield f"The runs have not done equally much: {listed}. Look at the cost beside the quality."
 
 

@@ -57,12 +57,15 @@ def _print_rows(console: Console, title: str, fields: Sequence[Field], rows: Seq
 
 def _print(console: Console, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     console.print(Text(visible(f"\n{title}"), style=_HEADING))
-    for table in tables_of(header, rows, console.width):
+    for place, table in enumerate(tables_of(header, rows, console.width)):
+        if place:
+            console.print()
         console.print(table)
 
 
 def _text(cell: Cell) -> str:
-    return f"{cell.text} ({cell.aside})" if cell.aside else cell.text
+    aside = cell.aside.replace(" to ", "\N{NO-BREAK SPACE}to ")  # an interval goes into two lines, not into three
+    return f"{cell.text} ({aside})" if aside else cell.text
 
 
 def _print_repeats(comparison: Comparison, console: Console) -> None:
