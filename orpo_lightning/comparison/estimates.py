@@ -46,5 +46,6 @@ def estimate(rows: Sequence[Row], measure: Measure) -> Estimate | None:
         return Estimate(replace(over_seeds, low=low, high=high), basis)
     row, only = next(each for each in found if each[1] is not None)
     if isinstance(only, Interval):
-        return Estimate(only, f"one seed, bootstrap interval over {row.validation_pairs:,} pairs")
+        kind = "exact binomial" if measure.is_share and only.value in (0.0, 1.0) else "bootstrap"
+        return Estimate(only, f"one seed, {kind} interval over {row.validation_pairs:,} pairs")
     return Estimate(Interval(values[0], _NAN, _NAN), "one seed, no interval")

@@ -48,7 +48,7 @@ def cost_plots(runs: Sequence[Run], rows: Mapping[str, Row]) -> list[Plot]:
     ended = [run for run in runs if rows[run.name].why_not_compared is None]
     plots = [_trade_off(ended, rows)]
     for cost in _COSTS:
-        reading = "Up and left is better; bars are 95% bootstrap intervals over the validation pairs."
+        reading = "Up and left is better; bars are 95% intervals over the validation pairs."
         points = _points(ended, rows, {run.name: _until_validation(run, rows[run.name], cost) for run in ended})
         plots.append(
             Plot(

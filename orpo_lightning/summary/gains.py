@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from orpo_lightning.summary.intervals import Interval, bootstrap, paired_bootstrap
+from orpo_lightning.summary.intervals import Interval, bootstrap, paired_bootstrap, share_interval
 from orpo_lightning.summary.pairs import PairMeasures
 from orpo_lightning.summary.series import Series
 
@@ -105,7 +105,7 @@ def _of_set(name: str, pairs: list[PairMeasures], series: Mapping[str, Series]) 
         accuracies = ([100 * pair.accuracy for pair in each] for each in (before, after))
         margins = ([pair.margin for pair in each] for each in (before, after))
         gains = [
-            _compared("accuracy", "% of pairs", weight, *accuracies),
+            _with_exact_ends(_compared("accuracy", "% of pairs", weight, *accuracies), weight),
             _compared("margin", "nats/token", weight, *margins),
         ]
     gains += _logged(prefix, series, "nll_response", "nats/token")
@@ -134,6 +134,18 @@ def _compared(name: str, unit: str, weight: list[float], before: list[float], af
         return Gain(name, unit, shown(found.before), shown(found.after), shown(found.gain))
     only = shown(bootstrap(before or after, weight))
     return Gain(name, unit, only if before else None, only if after else None, None)
+
+
+def _with_exact_ends(accuracy: Gain, weight: list[float]) -> Gain:
+    """The same with an interval that has a width where all pairs are right, or all wrong."""
+
+    def widened(value: Interval | float | None) -> Interval | float | None:
+        if not isinstance(value, Interval) or value.value not in (0.0, 100.0):
+            return value
+        exact = share_interval([value.value / 100] * len(weight), weight)
+        return Interval(value.value, 100 * exact.low, 100 * exact.high)
+
+    return replace(accuracy, before=widened(accuracy.before), after=widened(accuracy.after))
 
 
 def _logged(prefix: str, series: Mapping[str, Series], name: str, unit: str) -> list[Gain]:

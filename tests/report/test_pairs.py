@@ -46,6 +46,11 @@ def test_the_accuracy_of_each_range_is_that_of_its_pairs(tmp_path):
     assert all(low < value < high for low, value, high in zip(trace.low, trace.y, trace.high, strict=True))
 
 
+def test_a_range_in_which_all_are_right_has_the_exact_interval(tmp_path):
+    plot, _ = pair_plots(runs_of(tmp_path, a=pairs_of([1.0] * 12)), "")
+    assert plot.traces[0].low[0] == pytest.approx(0.025 ** (1 / 12))
+
+
 def test_few_pairs_have_no_interval_and_runs_stand_beside_each_other(tmp_path):
     plot, _ = pair_plots(runs_of(tmp_path, a=pairs_of([1.0, -1.0]), b=pairs_of([1.0, 1.0])), "")
     first, second = plot.traces

@@ -141,3 +141,14 @@ def test_what_was_validated_before_its_first_step_alone_is_no_point(tmp_path):
     make(tmp_path / "a", 0.1, [1.0])
     make(tmp_path / "b", 1.0, [1.0], status="stopped", step=0)
     assert plots_of(tmp_path) == {}
+
+
+def test_the_interval_of_a_single_run_that_is_always_right_is_called_what_it_is(tmp_path):
+    make(tmp_path / "a", 0.1, [1.0] * 12)
+    make(tmp_path / "b", 1.0, [1.0] * 11 + [-1.0])
+    (trace,) = plots_of(tmp_path)["orpo_lambda_accuracy"].traces
+    assert trace.low[0] == pytest.approx(0.025 ** (1 / 12))
+    assert trace.notes == (
+        "one seed, exact binomial interval over 12 pairs",
+        "one seed, bootstrap interval over 12 pairs",
+    )

@@ -38,6 +38,7 @@ def test_a_gain_of_all_pairs_is_told_as_one():
     assert margin.verdict == "margin: rose, the interval of its gain is above 0"
     accuracy = gain_of(found, "accuracy")
     assert accuracy.after.value == 100
+    assert accuracy.after.low == pytest.approx(100 * 0.025 ** (1 / 40))  # of 40 of 40, exactly
     assert accuracy.before.value == pytest.approx(100 * (NOISE > 0).mean())
 
 
