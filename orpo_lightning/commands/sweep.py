@@ -49,14 +49,14 @@ def main() -> None:
     from orpo_lightning.sweep.folder import DEFAULT_SWEEPS, Start, new_folder, resumed_folder
     from orpo_lightning.sweep.record import Trial
     from orpo_lightning.sweep.suggest import suggest
-    from orpo_lightning.sweep.words import check_words, words_of_trial
+    from orpo_lightning.sweep.words import check_options, check_words, words_of_trial
 
     for name, value, least in (("workers", asked.workers, 1), ("count", asked.count, 1), ("seed", asked.seed, 0)):
         if value is not None and value < least:
             raise ValueError(f"--{name} = {value} is out of range; accepted: {least} or more")
-    _check_options(options)
     file = find_sweep(asked.file)
     sweep = read_sweep(file)
+    check_options(sweep, options)
     _check_optuna(sweep)
     size = _size(sweep, asked.count)
     out = (asked.out or DEFAULT_SWEEPS / sweep.name).expanduser()
@@ -70,17 +70,6 @@ def main() -> None:
     again = ["sweep", asked.file, "--resume", "--out", str(folder.path), *options]
     with folder.lock:
         _run(sweep, folder, size, asked.workers, again)
-
-
-def _check_options(options: Sequence[str]) -> None:
-    from orpo_lightning.sweep.words import OF_THE_SWEEP
-
-    if options and not options[0].startswith("-"):
-        raise ValueError(f"{options[0]!r} belongs to no option; accepted: one FILE, and options as --key value")
-    for option in options:
-        key = option.removeprefix("--").partition("=")[0]
-        if option.startswith("--") and key in OF_THE_SWEEP:
-            raise ValueError(f"{option.partition('=')[0]} is set by the sweep itself; accepted: {OF_THE_SWEEP[key]}")
 
 
 def _check_optuna(sweep: Sweep) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
+
+Word = TypeVar("Word", bound=str)
 
 
 class Block:
@@ -32,13 +34,25 @@ class Block:
         self._lines: dict[str, int] = {}
         if not isinstance(node, yaml.MappingNode):
             raise self.mistake("", "is not a mapping; accepted: keys with values, one a line")
+        self._check_keys(node)
+        try:
+            loader.flatten_mapping(node)  # what a key << merges comes before what goes over it
+        except yaml.YAMLError as error:
+            raise self.mistake("<<", f"cannot be merged: {getattr(error, 'problem', error)}") from error
         for key, value in node.value:
+            self._nodes[key.value], self._lines[key.value] = value, key.start_mark.line + 1
+
+    def _check_keys(self, node: yaml.MappingNode) -> None:
+        """Insist that each key is a text, and there once."""
+        for key, _ in node.value:
             line = key.start_mark.line + 1
-            if key.value in self._nodes:
-                first = self._lines[key.value]
-                self._lines[key.value] = line
+            if not isinstance(key, yaml.ScalarNode):
+                self._line = line
+                raise self.mistake("", "has a key that is a list or mapping; accepted: texts as keys")
+            first = self._lines.get(key.value)
+            self._lines[key.value] = line
+            if first is not None:
                 raise self.mistake(key.value, f"is set in line {first} already; keep one")
-            self._nodes[key.value], self._lines[key.value] = value, line
 
     def __contains__(self, key: str) -> bool:
         return key in self._nodes
@@ -89,12 +103,12 @@ class Block:
             raise self.mistake(key, f"= {value!r} is not a text; accepted: a text, in quotes where it looks otherwise")
         return value or ""
 
-    def one_of(self, key: str, accepted: Collection[str], default: str) -> str:
+    def one_of(self, key: str, accepted: Sequence[Word], default: str) -> Word:
         """The word under a key."""
         value = self.text(key) or default
         if value not in accepted:
             raise self.mistake(key, f"= {value} is not one; accepted: {', '.join(accepted)}")
-        return value
+        return accepted[accepted.index(value)]  # the same, by the type of those that are accepted
 
     def number(self, key: str) -> float:
         """The number under a key, an int where it is written as one."""

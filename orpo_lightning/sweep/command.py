@@ -44,6 +44,26 @@ class Command:
         options = [f"--{name}={as_typed(value)}" for name, value in parameters.items()]
         return [part for word in self.words for part in (options if word == ARGS else [word])]
 
+    @property
+    def after_parameters(self) -> tuple[str, ...]:
+        """The words that go over the parameters."""
+        return self.words[self.words.index(ARGS) + 1 :]
+
+
+def options_of(words: Sequence[str]) -> list[tuple[str, str]]:
+    """The options among the words of a command line, each with its value.
+
+    Example:
+        >>> options_of(["fit", "--data.limit=8", "--config", "orpo"])
+        [('--data.limit', '8'), ('--config', 'orpo')]
+    """
+    found = []
+    for word, following in zip(words, (*words, "")[1:], strict=True):
+        option, equals, value = word.partition("=")
+        if option.startswith("--"):
+            found.append((option, value if equals else following))
+    return found
+
 
 def as_typed(value: Any) -> str:
     """A value as it is typed on the command line.

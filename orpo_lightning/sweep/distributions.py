@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orpo_lightning.sweep.block import Block
+from orpo_lightning.sweep.command import as_typed
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -28,9 +29,24 @@ class Distribution(ABC):
         """The value of the parameter for what Optuna has drawn."""
         return drawn
 
-    def points(self) -> tuple[Any, ...] | None:
-        """All values, as a grid goes through them; None where there are endlessly many."""
+    @property
+    def count(self) -> int | None:
+        """How many values a grid goes through; None where there are endlessly many."""
         return None
+
+    def point(self, place: int) -> Any:
+        """The value at a place, counted from 0, of those that a grid goes through."""
+        raise AssertionError("a grid asks for the points of what can be counted")
+
+    @property
+    def is_varied(self) -> bool:
+        """Whether trials differ in it."""
+        return True
+
+    @property
+    def is_of_classes(self) -> bool:
+        """Whether all values are texts, as names of classes are."""
+        return False
 
 
 @dataclass(frozen=True)
@@ -53,9 +69,24 @@ class Choice(Distribution):
         """The value at a place."""
         return self.values[int(drawn)]
 
-    def points(self) -> tuple[Any, ...]:
+    @property
+    def count(self) -> int:
+        """All of them."""
+        return len(self.values)
+
+    def point(self, place: int) -> Any:
         """The values in their order."""
-        return self.values
+        return self.values[place]
+
+    @property
+    def is_varied(self) -> bool:
+        """A single one is not."""
+        return len(self.values) > 1
+
+    @property
+    def is_of_classes(self) -> bool:
+        """A mapping holds settings of a class too."""
+        return all(isinstance(value, str) for value in self.values)
 
 
 @dataclass(frozen=True)
@@ -71,9 +102,14 @@ class WholeNumbers(Distribution):
 
         return IntDistribution(self.low, self.high)
 
-    def points(self) -> tuple[int, ...]:
+    @property
+    def count(self) -> int:
+        """With both ends."""
+        return self.high - self.low + 1
+
+    def point(self, place: int) -> int:
         """One after another."""
-        return tuple(range(self.low, self.high + 1))
+        return self.low + place
 
 
 @dataclass(frozen=True)
@@ -127,13 +163,19 @@ class Multiples(Distribution):
         """So many times the number, without the rounding errors of the product."""
         return float(f"{drawn * self.of:.12g}") if isinstance(self.of, float) else int(drawn) * self.of
 
-    def points(self) -> tuple[float, ...]:
-        """From the lower end on, the upper one left out: a grid of Weights & Biases is that."""
-        count = max(0, math.ceil((self.high - self.low) / self.of - 1e-9))
-        steps = (self.low + i * self.of for i in range(count))
-        return tuple(step if isinstance(step, int) else float(f"{step:.12g}") for step in steps)
+    @property
+    def count(self) -> int:
+        """The upper end left out: a grid of Weights & Biases is that."""
+        return max(0, math.ceil((self.high - self.low) / self.of - 1e-9))
+
+    def point(self, place: int) -> float:
+        """From the lower end on."""
+        step = self.low + place * self.of
+        return step if isinstance(step, int) else float(f"{step:.12g}")
 
 
+_LARGEST_EXPONENT = 700
+"""Of e: what is beyond is no number any more, or 0."""
 _KEYS = ("value", "values", "min", "max", "q", "distribution")
 _REFUSED = ("probabilities", "mu", "sigma", "a", "b")
 
@@ -149,10 +191,11 @@ def read_distribution(block: Block) -> Distribution:
     """
     if "parameters" in block:
         raise block.mistake("parameters", "nests; write the parameters with dotted names, such as model.optimizer.lr")
+    asked = block.text("distribution")
+    if asked and asked not in DISTRIBUTIONS:  # before its keys, which are right for it
+        raise block.mistake("distribution", f"= {asked} is not supported; accepted: {', '.join(DISTRIBUTIONS)}")
     block.only(_KEYS, _REFUSED)
-    name = block.text("distribution") or _usual(block)
-    if name not in DISTRIBUTIONS:
-        raise block.mistake("distribution", f"= {name} is not supported; accepted: {', '.join(DISTRIBUTIONS)}")
+    name = asked or _usual(block)
     needed, read = DISTRIBUTIONS[name]
     for key in block:
         if key not in (*needed, "distribution"):
@@ -175,14 +218,28 @@ def _usual(block: Block) -> str:
 
 
 def _constant(block: Block) -> Distribution:
-    return Choice((block.value("value"),))
+    return Choice((_typed(block, "value"),))
 
 
 def _categorical(block: Block) -> Distribution:
-    values = block.value("values")
+    values = _typed(block, "values")
     if not isinstance(values, list) or not values:
         raise block.mistake("values", f"= {values} is not a list of values; accepted: [A, B, ...]")
     return Choice(tuple(values))
+
+
+def _typed(block: Block, key: str) -> Any:
+    """What is under a key, if it can be typed on a command line."""
+    value = block.value(key)
+    try:
+        as_typed(value)
+    except TypeError:
+        raise block.mistake(
+            key,
+            f"= {value} has no value that can be typed; accepted: numbers, true, false, null, texts, such as a date "
+            "in quotes, and lists and mappings of these",
+        ) from None
+    return value
 
 
 def _int_uniform(block: Block) -> Distribution:
@@ -211,11 +268,17 @@ def _log_uniform_values(block: Block) -> Distribution:
 
 
 def _log_uniform(block: Block) -> Distribution:
-    low, high = _range(block)
-    try:
-        return LogNumbers(math.exp(low), math.exp(high))
-    except OverflowError:
-        raise block.mistake("max", f"= {high} is an exponent of e; for the values: log_uniform_values") from None
+    exponents = _range(block)
+    ends = []
+    for key, exponent in zip(("min", "max"), exponents, strict=True):
+        if not -_LARGEST_EXPONENT <= exponent <= _LARGEST_EXPONENT:
+            raise block.mistake(
+                key,
+                f"= {exponent} is an exponent of e; accepted: -{_LARGEST_EXPONENT} to {_LARGEST_EXPONENT}; for the "
+                "values themselves: log_uniform_values",
+            )
+        ends.append(math.exp(exponent))
+    return LogNumbers(*ends)
 
 
 def _range(block: Block) -> tuple[float, float]:

@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import Literal
 
 from orpo_lightning.sweep.block import Block, read_block
-from orpo_lightning.sweep.command import Command, read_command
+from orpo_lightning.sweep.command import Command, options_of, read_command
 from orpo_lightning.sweep.distributions import DISTRIBUTIONS, Distribution, read_distribution
 from orpo_lightning.sweep.early import EarlyTermination, read_early_termination
+from orpo_lightning.sweep.overruled import overruled
 
 Method = Literal["grid", "random", "bayes"]
 METHODS: tuple[Method, ...] = ("grid", "random", "bayes")
+Goal = Literal["minimize", "maximize"]
+GOALS: tuple[Goal, ...] = ("minimize", "maximize")
+OF_THE_SWEEP = {"trainer.default_root_dir": "--out", "ckpt_path": "--resume"}
+"""Settings that a sweep makes itself, and the option that is meant."""
 _KEYS = (
     *("program", "command", "method", "metric", "parameters", "early_terminate", "run_cap"),
     *("name", "description", "project", "entity"),
@@ -33,7 +38,7 @@ class Metric:
     """
 
     name: str
-    goal: Literal["minimize", "maximize"] = "minimize"
+    goal: Goal = "minimize"
     target: float | None = None
 
     @property
@@ -82,7 +87,7 @@ class Sweep:
         """How many trials a grid has; None of other methods."""
         if self.method != "grid":
             return None
-        return math.prod(len(each.points() or ()) for each in self.parameters.values())
+        return math.prod(each.count or 0 for each in self.parameters.values())
 
     def differences(self, other: Sweep) -> list[str]:
         """The keys of the file by which two sweeps cannot be one; `run_cap` and the name are none of them."""
@@ -93,7 +98,8 @@ class Sweep:
             "metric": (self.metric, other.metric),
             "early_terminate": (self.early_termination, other.early_termination),
         }
-        return [key for key, (ours, theirs) in keys.items() if ours != theirs]
+        # as they are written: 1, 1.0 and true are equal, and are not typed the same
+        return [key for key, (ours, theirs) in keys.items() if repr(ours) != repr(theirs)]
 
 
 def read_sweep(path: Path) -> Sweep:
@@ -109,8 +115,7 @@ def read_sweep(path: Path) -> Sweep:
     block.only(_KEYS, _REFUSED)
     if "method" not in block:
         raise block.mistake("", f"has no method; accepted: {', '.join(METHODS)}")
-    word = block.one_of("method", METHODS, "")
-    method = next(each for each in METHODS if each == word)
+    method = block.one_of("method", METHODS, "")
     metric = _metric(block.block("metric")) if "metric" in block else None
     early = read_early_termination(block.block("early_terminate")) if "early_terminate" in block else None
     for key, needs_metric in (("method", method == "bayes"), ("early_terminate", early is not None)):
@@ -119,11 +124,14 @@ def read_sweep(path: Path) -> Sweep:
     run_cap = block.whole("run_cap", 1) if "run_cap" in block else None
     if "parameters" not in block:
         raise block.mistake("", "has no parameters; accepted: names of settings, such as model.objective.lambda_")
+    parameters = _parameters(block.block("parameters"), method)
+    command = read_command(block)
+    _check_command(block, command, parameters)
     return Sweep(
         name=block.text("name") or path.stem,
         method=method,
-        parameters=_parameters(block.block("parameters"), method),
-        command=read_command(block),
+        parameters=parameters,
+        command=command,
         metric=metric,
         early_termination=early,
         run_cap=run_cap,
@@ -134,9 +142,9 @@ def _metric(block: Block) -> Metric:
     block.only(("name", "goal", "target"), refused=("impute", "impute_while_running"))
     if not block.text("name"):
         raise block.mistake("", "has no name; accepted: a measure of docs/metrics.md, such as val/pref/accuracies")
-    goal = block.one_of("goal", ("minimize", "maximize"), "minimize")
+    goal = block.one_of("goal", GOALS, "minimize")
     target = block.number("target") if "target" in block else None
-    return Metric(block.text("name"), "minimize" if goal == "minimize" else "maximize", target)
+    return Metric(block.text("name"), goal, target)
 
 
 def _parameters(block: Block, method: Method) -> dict[str, Distribution]:
@@ -145,7 +153,27 @@ def _parameters(block: Block, method: Method) -> dict[str, Distribution]:
     if not found:
         raise block.mistake("", "is empty; accepted: names of settings, such as model.objective.lambda_")
     for name, distribution in found.items():
-        if method == "grid" and not distribution.points():
+        if name in OF_THE_SWEEP:
+            raise block.mistake(name, f"is set by the sweep itself; accepted: the option {OF_THE_SWEEP[name]}")
+        if method == "grid" and not distribution.count:
             countable = [each for each in DISTRIBUTIONS if "log" not in each and each != "uniform"]
             raise block.mistake(name, f"has no values that a grid can go through; accepted: {', '.join(countable)}")
     return found
+
+
+def _check_command(block: Block, command: Command, parameters: Mapping[str, Distribution]) -> None:
+    found = overruled(command.after_parameters, parameters)
+    if found is not None:
+        option, name = found
+        raise block.mistake(
+            "command",
+            f"has {option} after ${{args}}, which would set {name} in every trial; put it before, or leave "
+            "one of the two out",
+        )
+    for option, value in options_of(command.words):
+        if option == "--ckpt_path" and value != "last":
+            raise block.mistake(
+                "command",
+                f"has --ckpt_path={value}; accepted: last, as each trial goes on from its own checkpoint; "
+                "for weights to start from: --model.policy.name_or_path",
+            )

@@ -103,7 +103,7 @@ def trials_table(sweep: Sweep, rows: Sequence[Row], shown: Sequence[Row], title:
         title: said above it.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
-    varied = [name for name, each in sweep.parameters.items() if len(each.points() or (0, 0)) > 1]
+    varied = [name for name, each in sweep.parameters.items() if each.is_varied]
     names = short_names(varied)
     for column in ("trial", *names.values(), "state", "step", sweep.metric.name if sweep.metric else "", ""):
         table.add_column(column, justify="right" if column == "step" else "left", overflow="fold")

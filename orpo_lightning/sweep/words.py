@@ -7,12 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from orpo_lightning.sweep.file import Sweep
+from orpo_lightning.sweep.command import options_of
+from orpo_lightning.sweep.file import OF_THE_SWEEP, Sweep
+from orpo_lightning.sweep.overruled import overruled
 from orpo_lightning.sweep.record import Trial, last_line
 
-OF_THE_SWEEP = {"trainer.default_root_dir": "--out", "ckpt_path": "--resume"}
-"""Settings that a sweep makes itself, and the option that is meant."""
-_QUIET = ("--trainer.logger=false", "--trainer.enable_progress_bar=false")
+_NO_LOGGER = "--trainer.logger=false"
+_NO_BAR = "--trainer.enable_progress_bar=false"
 
 
 def words_of_fit(sweep: Sweep, trial: Trial, options: Sequence[str]) -> list[str]:
@@ -23,7 +24,7 @@ def words_of_fit(sweep: Sweep, trial: Trial, options: Sequence[str]) -> list[str
         trial: its parameters.
         options: the user's.
     """
-    return [*sweep.command.fit(trial.parameters), _QUIET[0], *options]
+    return [*sweep.command.fit(trial.parameters), _NO_LOGGER, *options]
 
 
 def words_of_trial(sweep: Sweep, trial: Trial, folder: Path, options: Sequence[str]) -> list[str]:
@@ -36,7 +37,32 @@ def words_of_trial(sweep: Sweep, trial: Trial, folder: Path, options: Sequence[s
         options: the user's.
     """
     ours = (f"--trainer.default_root_dir={folder}", "--ckpt_path=last")
-    return [*sweep.command.fit(trial.parameters), *_QUIET, *options, *ours]
+    return [*sweep.command.fit(trial.parameters), _NO_LOGGER, _NO_BAR, *options, *ours]
+
+
+def check_options(sweep: Sweep, options: Sequence[str]) -> None:
+    """Refuse options of the user that would take the place of what the sweep sets or varies.
+
+    Args:
+        sweep: the sweep.
+        options: the user's.
+
+    Raises:
+        ValueError: there is one; says what is accepted.
+    """
+    if options and not options[0].startswith("-"):
+        raise ValueError(f"{options[0]!r} belongs to no option; accepted: one FILE, and options as --key value")
+    for option, _ in options_of(options):
+        key = option.removeprefix("--")
+        if key in OF_THE_SWEEP:
+            raise ValueError(f"{option} is set by the sweep itself; accepted: {OF_THE_SWEEP[key]}")
+    found = overruled(options, sweep.parameters)
+    if found is not None:
+        option, name = found
+        raise ValueError(
+            f"{option} would set {name} in every trial, which {sweep.name} varies; leave it out, or take {name} out of "
+            "the parameters of the file"
+        )
 
 
 def check_words(words: Sequence[str], file: Path) -> None:

@@ -212,6 +212,10 @@ def test_a_setting_that_no_fit_has_is_refused_before_anything_runs(orpo_lightnin
         ([], "nothing says how many trials mine has: add --count N, or run_cap: N to the file"),
         (["--count=3", "--trainer.default_root_dir=x"], "--trainer.default_root_dir is set by the sweep itself"),
         (["--count=3", "--ckpt_path", "last"], "--ckpt_path is set by the sweep itself; accepted: --resume"),
+        (
+            ["--count=3", "--model.optimizer.lr", "0.1"],
+            "--model.optimizer.lr would set model.optimizer.lr in every trial",
+        ),
         (["other.yaml", "--count=3"], "'other.yaml' belongs to no option; accepted: one FILE"),
         (["--count=3", "--resume"], "--resume: no sweep is in runs/sweeps/mine; leave --resume out to start one"),
     ],

@@ -61,7 +61,22 @@ def test_a_parameter_is_drawn_from_what_its_keys_say(parameter, text, expected):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{distribution: normal, mu: 0, sigma: 1}", "mu is not supported without an account; accepted: value, values"),
+        (
+            "{distribution: normal, mu: 0, sigma: 1}",
+            "lr.distribution = normal is not supported; accepted: constant, cat",
+        ),
+        ("{mu: 0}", "mu is not supported without an account; accepted: value, values"),
+        (
+            "{value: 2020-01-01}",
+            "lr.value = 2020-01-01 has no value that can be typed; accepted: numbers, true, false,",
+        ),
+        ("{values: [1, 2020-01-01]}", "lr.values = [1, datetime.date(2020, 1, 1)] has no value that can be typed"),
+        (
+            "{distribution: log_uniform, min: -1000, max: 1}",
+            "lr.min = -1000 is an exponent of e; accepted: -700 to 700",
+        ),
+        ("{? [a, b] : 1}", "lr has a key that is a list or mapping; accepted: texts as keys"),
+        ("{<<: 3, value: 1}", "lr.<< cannot be merged: expected a mapping or list of mappings for merging"),
         ("{distribution: beta}", "lr.distribution = beta is not supported; accepted: constant, categorical, int_unif"),
         ("{values: [1, 2], probabilities: [0.3, 0.7]}", "probabilities is not supported without an account"),
         ("{parameters: {a: {value: 1}}}", "nests; write the parameters with dotted names, such as model.optimizer.lr"),
@@ -73,7 +88,10 @@ def test_a_parameter_is_drawn_from_what_its_keys_say(parameter, text, expected):
         ("{min: 1e-6, max: 1e-3}", "'1e-6' is not a number in YAML (write 1.0e-6)"),
         ("{distribution: int_uniform, min: 0.5, max: 3}", "min = 0.5 is not a whole number, which int_uniform needs"),
         ("{distribution: log_uniform_values, min: 0, max: 3}", "min = 0 has no logarithm; accepted: more than 0"),
-        ("{distribution: log_uniform, min: 0, max: 3000}", "is an exponent of e; for the values: log_uniform_values"),
+        (
+            "{distribution: log_uniform, min: 0, max: 3000}",
+            "lr.max = 3000 is an exponent of e; accepted: -700 to 700; for",
+        ),
         ("{distribution: q_uniform, min: 0, max: 3, q: 0}", "q = 0 is out of range; accepted: more than 0"),
         ("{value: 3, min: 1}", "lr.min is not for constant; accepted: value"),
         ("{vals: [1]}", "lr.vals is not a key of it; did you mean values?"),
@@ -92,8 +110,76 @@ def test_a_grid_needs_values_that_can_be_counted(parameter, text):
 
 
 def test_a_grid_goes_through_whole_numbers_with_both_ends_and_through_multiples_without_the_last(parameter):
-    assert parameter("{min: 1, max: 4}", method="grid").points() == (1, 2, 3, 4)
-    assert parameter("{distribution: q_uniform, min: 0.1, max: 0.4, q: 0.1}", "grid").points() == (0.1, 0.2, 0.3)
+    def points(text):
+        found = parameter(text, method="grid")
+        return [found.point(place) for place in range(found.count)]
+
+    assert points("{min: 1, max: 4}") == [1, 2, 3, 4]
+    assert points("{distribution: q_uniform, min: 0.1, max: 0.4, q: 0.1}") == [0.1, 0.2, 0.3]
+
+
+def test_a_range_is_never_written_out(sweep_file, parameter):
+    huge = "{min: 0, max: 1000000000000}"
+    assert parameter(huge, method="grid").count == 10**12 + 1
+    assert all(parameter(text).is_varied for text in (huge, "{min: 0.1, max: 1.0}", "{values: [1, 2]}"))
+    assert not parameter("{value: 1}").is_varied
+
+
+def test_settings_are_merged_as_the_client_of_wandb_does(sweep_file):
+    file = sweep_file(
+        f"{HEAD.format(method='random')}command: {COMMAND}\nparameters:\n"
+        "  a: &range {min: 0.1, max: 1.0}\n  b: {<<: *range, max: 2.0}\n  c: {max: 3.0, <<: [*range, {q: 0.1}]}\n"
+    )
+    assert read_sweep(file).parameters == {
+        **{"a": Numbers(0.1, 1.0), "b": Numbers(0.1, 2.0)},
+        "c": Multiples(0.1, 3.0, 0.1),
+    }
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("1", "true"), ("1", "1.0"), ("[1]", "[true]")])
+def test_sweeps_are_the_same_where_their_values_are_typed_the_same(sweep_file, ours, theirs):
+    def read(values):
+        return read_sweep(
+            sweep_file(
+                f"method: grid\nprogram: orpo-lightning\ncommand: {COMMAND}\nparameters: {{a: {{value: {values}}}}}"
+            )
+        )
+
+    assert read(ours).differences(read(ours)) == []
+    assert read(ours).differences(read(theirs)) == ["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            "${args} --model.objective.beta=0.3",
+            "2: command has --model.objective.beta after ${args}, which would set mod",
+        ),
+        ("--ckpt_path=old.ckpt ${args}", "2: command has --ckpt_path=old.ckpt; accepted: last"),
+        ("${args} --ckpt_path old.ckpt", "2: command has --ckpt_path=old.ckpt; accepted: last"),
+        ("--model.objective.beta=0.3 ${args} --ckpt_path=last --trainer.default_root_dir=x", None),
+    ],
+)
+def test_a_command_that_takes_the_place_of_what_the_sweep_sets_is_refused(sweep_file, words, said):
+    text = f"program: orpo-lightning\ncommand: [orpo-lightning, fit, {', '.join(words.split())}]\nmethod: grid\n"
+    file = sweep_file(
+        f"{text}parameters: {{model.objective.beta: {{values: [0.1, 1]}}}}\n".replace("${args}", "'${args}'")
+    )
+    if said is None:
+        assert read_sweep(file).grid_size == 2
+    else:
+        with pytest.raises(ValueError, match=re.escape(f"mine.yaml:{said}")):
+            read_sweep(file)
+
+
+@pytest.mark.parametrize("name", ["ckpt_path", "trainer.default_root_dir"])
+def test_what_the_sweep_sets_is_no_parameter(sweep_file, name):
+    file = sweep_file(f"method: grid\nparameters:\n  a: {{value: 1}}\n  {name}: {{values: [a, b]}}\n")
+    with pytest.raises(
+        ValueError, match=f"mine.yaml:4: parameters.{name} is set by the sweep itself; accepted: the opt"
+    ):
+        read_sweep(file)
 
 
 def test_everything_that_a_file_says_is_in_its_record(sweep_file):
