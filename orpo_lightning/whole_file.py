@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 def whole_file(path: Path) -> Iterator[Path]:
     """Where to write what then takes its name at once, in the place of what had it; the folder is made.
 
-    Where writing fails, what had the name keeps it.
+    Where writing fails, what had the name keeps it, and nothing is left. Of several that write at once the last counts.
 
     Args:
         path: the file.
@@ -29,8 +30,11 @@ def whole_file(path: Path) -> Iterator[Path]:
         ('all of it', ['notes.txt'])
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.part")
-    yield unfinished
-    with unfinished.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
+    unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        yield unfinished
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)

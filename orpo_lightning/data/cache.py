@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,6 +14,7 @@ from orpo_lightning import records
 from orpo_lightning.cache_folder import made_in_cache
 from orpo_lightning.data.report import SplitReport
 from orpo_lightning.data.token_table import TokenTable
+from orpo_lightning.whole_file import whole_file
 
 Prepared = tuple[TokenTable, SplitReport]
 
@@ -45,18 +45,12 @@ def cached(key: str, prepare: Callable[[], Prepared]) -> Prepared:
                     RuntimeWarning,
                     stacklevel=2,
                 )
-        prepared = prepare()
-        _save(path, prepared)
-        return prepared
+        table, report = prepare()
+        with whole_file(path) as unfinished:
+            table.save(unfinished, report=json.dumps(report.to_dict()))
+        return table, report
 
 
 def _load(path: Path) -> Prepared:
     table, texts = TokenTable.load(path)
     return table, SplitReport.from_dict(json.loads(texts["report"]))
-
-
-def _save(path: Path, prepared: Prepared) -> None:
-    table, report = prepared
-    unfinished = path.with_suffix(".part")  # the lock is held: nobody else writes it
-    table.save(unfinished, report=json.dumps(report.to_dict()))
-    os.replace(unfinished, path)
