@@ -75,9 +75,10 @@ class RunRecordFile(Callback):
         self._record = record
         write_record(Path(trainer.default_root_dir) / RECORD_FILE, record)
         fields = {name: getattr(record, name) for name in ("objective", "strength", "model", "parameters", "status")}
+        fields["failure"] = reason or ""  # where there is none too: a run that went on has that of before
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.experiment.summary.update(fields | ({"failure": reason} if reason else {}))
+                logger.experiment.summary.update(fields)
 
 
 def _planned_steps(trainer: Trainer) -> int | None:

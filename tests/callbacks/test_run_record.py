@@ -4,12 +4,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import WandbLogger
 
 from orpo_lightning import NonFiniteError
+from orpo_lightning.callbacks.run_record import RunRecordFile
 from orpo_lightning.run_folder import RECORD_FILE
 from orpo_lightning.summary.record import RunRecord, read_record, write_record
 
@@ -55,6 +58,19 @@ def test_of_an_adapter_only_the_adapter_is_trained(orpo_lightning):
 def test_an_objective_without_a_strength_has_none(orpo_lightning):
     orpo_lightning("fit", *SHORT, "--model.objective=SFT")
     assert (record().objective, record().strength_name, record().strength) == ("SFT", None, None)
+
+
+def test_the_reason_of_a_failure_does_not_stay_where_the_run_went_on_to_its_end(tmp_path, monkeypatch):
+    summary = {}
+    monkeypatch.setattr(WandbLogger, "experiment", SimpleNamespace(summary=summary))
+    logger = WandbLogger.__new__(WandbLogger)  # without a run of its own
+    trainer = SimpleNamespace(loggers=[logger], global_step=3, default_root_dir=tmp_path)
+    callback = RunRecordFile()
+    callback._record = RunRecord("running")
+    callback._write(trainer, "failed", 3, "out of memory")
+    assert (summary["status"], summary["failure"]) == ("failed", "out of memory")
+    callback._write(trainer, "complete", 3)
+    assert (summary["status"], summary["failure"]) == ("complete", "")
 
 
 def test_a_run_that_was_stopped_says_so_and_is_complete_when_it_has_gone_on(orpo_lightning):
