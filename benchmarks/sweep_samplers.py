@@ -34,9 +34,10 @@ import optuna
 from optuna.distributions import FloatDistribution
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 
+from orpo_lightning.sweep.suggest import RANDOM_TRIALS
+
 _TOP = 0.75
 _NOISE = 0.01
-_RANDOM_TRIALS = 5
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,8 @@ PROBLEMS = (
 )
 SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = {
     "RandomSampler": lambda seed: RandomSampler(seed=seed),
-    "TPESampler": lambda seed: TPESampler(seed=seed, n_startup_trials=_RANDOM_TRIALS, constant_liar=True),
-    "GPSampler": lambda seed: GPSampler(seed=seed, n_startup_trials=_RANDOM_TRIALS, warn_independent_sampling=False),
+    "TPESampler": lambda seed: TPESampler(seed=seed, n_startup_trials=RANDOM_TRIALS, constant_liar=True),
+    "GPSampler": lambda seed: GPSampler(seed=seed, n_startup_trials=RANDOM_TRIALS, warn_independent_sampling=False),
 }
 
 

@@ -37,6 +37,19 @@ def unsaved_exit_code(number: int) -> int:
     return 128 + number
 
 
+def was_stopped(code: int) -> bool:
+    """Whether the code of a process says that a signal of those that ask it to end has ended it.
+
+    Args:
+        code: its exit code; negative: the signal that ended it.
+
+    Example:
+        >>> [was_stopped(code) for code in (AGAIN, 130, 143, -signal.SIGTERM)], was_stopped(-signal.SIGKILL)
+        ([True, True, True, True], False)
+    """
+    return any(code in (exit_code(number), unsaved_exit_code(number), -number) for number in _STOPPING)
+
+
 def name_of(number: int) -> str:
     """What a user calls a signal.
 

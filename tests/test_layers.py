@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "summary": {"run_folder", "whole_file"},
     "comparison": {"run_folder", "summary", "whole_file"},
     "report": {"run_folder", "summary", "comparison", "whole_file"},
-    "sweep": {"run_folder", "signals", "summary", "__main__", "whole_file"},
+    "sweep": {"run_folder", "signals", "summary", "whole_file"},
     "callbacks": {
         *("run_folder", "signals", "loggers", "user_loggers", "records", "packing", "data", "models", "modules"),
         *("objectives", "summary", "comparison", "report"),
@@ -45,6 +45,7 @@ MAY_IMPORT = {
         *("verbs", "run_folder", "run_start", "loggers", "user_loggers", "checkpoint_io", "callbacks", "objectives"),
         *("data", "command_line"),
     },
+    "trial": {"__main__", "sweep"},
     "__main__": {"verbs", "signals", "command_line", "__version__"},
     "__init__": {"data", "models", "modules", "objectives", "records"},
 }

@@ -46,7 +46,7 @@ def main() -> None:
 
     from orpo_lightning.command_line.config_files import find_sweep
     from orpo_lightning.sweep.file import read_sweep
-    from orpo_lightning.sweep.folder import DEFAULT_SWEEPS, Start, new_folder, resumed_folder
+    from orpo_lightning.sweep.folder import DEFAULT_SWEEPS, Start, new_folder, only_folder, resumed_folder
     from orpo_lightning.sweep.record import Trial
     from orpo_lightning.sweep.suggest import suggest
     from orpo_lightning.sweep.words import check_options, check_words, words_of_trial
@@ -61,6 +61,8 @@ def main() -> None:
     size = _size(sweep, asked.count)
     out = (asked.out or DEFAULT_SWEEPS / sweep.name).expanduser()
     if asked.resume:
+        if asked.out is None:
+            out = only_folder(out, ["orpo-lightning", "sweep", asked.file, "--resume", *options])
         folder = resumed_folder(out, file, sweep, options, asked.seed)
     else:
         start = Start(asked.seed or 0, tuple(options))
@@ -90,7 +92,7 @@ def _size(sweep: Sweep, count: int | None) -> int:
 def _run(sweep: Sweep, folder: SweepFolder, size: int, workers: int, again: Sequence[str]) -> None:
     from rich.console import Console
 
-    from orpo_lightning.signals import StopSignals, exit_code, name_of, say
+    from orpo_lightning.signals import AGAIN, StopSignals, exit_code, name_of, say
     from orpo_lightning.sweep.runner import Runner
     from orpo_lightning.sweep.table import View
 
@@ -104,9 +106,13 @@ def _run(sweep: Sweep, folder: SweepFolder, size: int, workers: int, again: Sequ
     finally:
         signals.stop_listening()
     _report(console, sweep, folder, runner.trials)
+    go_on = f"to go on: {shlex.join(['orpo-lightning', *again])}"
     if signals.received:
-        say(f"stopped by {name_of(signals.received)}; to go on: {shlex.join(['orpo-lightning', *again])}")
+        say(f"stopped by {name_of(signals.received)}; {go_on}")
         raise SystemExit(exit_code(signals.received))
+    if runner.stopped is not None:
+        say(f"trial {runner.stopped.name} was asked to stop, by others than the sweep, which ends with it; {go_on}")
+        raise SystemExit(AGAIN)
     if all(trial.state == "failed" for trial in runner.trials):
         raise ValueError(f"all trials of {folder.path} failed; the first: {runner.trials[0].reason}")
 

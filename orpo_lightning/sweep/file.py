@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -29,7 +29,7 @@ _REFUSED = ("apiVersion", "kind", "controller", "job", "image_uri", "scheduler",
 
 @dataclass(frozen=True)
 class Metric:
-    """What the trials are compared by. Its value of a trial is the best that was logged, as Weights & Biases takes it.
+    """What the trials are compared by. Its value of a trial is the last that was logged: that of the model it leaves.
 
     Args:
         name: as it is logged.
@@ -45,15 +45,6 @@ class Metric:
     def sign(self) -> int:
         """What a value is multiplied by so that smaller is better."""
         return 1 if self.goal == "minimize" else -1
-
-    def best(self, values: Iterable[float]) -> float | None:
-        """The best of some values; None of none.
-
-        Example:
-            >>> Metric("val/pref/accuracies", "maximize").best([0.5, 0.7, 0.6])
-            0.7
-        """
-        return min(values, key=lambda value: self.sign * value, default=None)
 
     def is_reached(self, value: float | None) -> bool:
         """Whether a value is as good as the target."""

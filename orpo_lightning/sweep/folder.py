@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -65,6 +67,8 @@ def new_folder(asked: Path, file: Path, start: Start) -> SweepFolder:
     """
     for number in count(1):
         path = asked if number == 1 else asked.with_name(f"{asked.name}-{number}")
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"--out {path} is a file; accepted: a folder, which is made where there is none")
         if path.exists() and not _is_free(path):
             continue
         lock = _locked(path)
@@ -97,8 +101,11 @@ def resumed_folder(path: Path, file: Path, sweep: Sweep, options: Sequence[str],
         others = [str(each.parent) for each in sorted(path.parent.glob(f"*/{_START}"))]
         there = f"there are: {', '.join(others)}" if others else "leave --resume out to start one"
         raise ValueError(f"--resume: no sweep is in {path}; {there}")
-    values = json.loads((path / _START).read_text(encoding="utf-8"))
-    start = Start(values["seed"], tuple(values["options"]))
+    start = _read_start(path / _START)
+    if not (path / _FILE).is_file():
+        raise ValueError(
+            f"--resume: {path / _FILE} is missing; put it back, or leave --resume out to start another sweep"
+        )
     before = read_sweep(path / _FILE)
     different = [f"{key} of {file}" for key in sweep.differences(before)]
     if seed not in (None, start.seed):
@@ -115,6 +122,37 @@ def resumed_folder(path: Path, file: Path, sweep: Sweep, options: Sequence[str],
     if lock is None:
         raise ValueError(f"--resume: another process works on the sweep in {path}; wait for it, or stop it")
     return SweepFolder(path, start, lock)
+
+
+def only_folder(path: Path, again: Sequence[str]) -> Path:
+    """The folder of a sweep that goes on and does not say which: there may be no numbered sibling.
+
+    Args:
+        path: the folder of the first sweep of its name.
+        again: the command to go on, without the folder.
+
+    Raises:
+        ValueError: there are several; says the command for each.
+    """
+    numbered = re.compile(rf"{re.escape(path.name)}(-\d+)?")
+    found = [each.parent for each in path.parent.glob(f"*/{_START}") if numbered.fullmatch(each.parent.name)]
+    if len(found) < 2:
+        return path
+    commands = [
+        shlex.join([*again, "--out", str(each)]) for each in sorted(found, key=lambda each: each.stat().st_mtime)
+    ]
+    raise ValueError(f"--resume: there are {len(found)} sweeps; say which, the latest last: {' | '.join(commands)}")
+
+
+def _read_start(path: Path) -> Start:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return Start(int(values["seed"]), tuple(map(str, values["options"])))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"--resume: {path} is damaged ({error}); accepted: one that this program wrote; leave --resume out to "
+            "start another sweep"
+        ) from error
 
 
 def _is_free(path: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import json
 import math
 from collections.abc import Mapping
@@ -18,6 +19,9 @@ TRIAL_FILE = "trial.json"
 LOG_FILE = "trial.log"
 _MARK = "orpo-lightning: "
 _LONGEST_REASON = 300
+_TRACEBACK = "Traceback (most recent call last):\n"
+_VALIDATION = "val/"
+_NO_MEASURES = ("step", "epoch")
 State = Literal["running", "complete", "pruned", "failed"]
 
 
@@ -30,7 +34,7 @@ class Trial:
         parameters: their values by name.
         drawn: what Optuna drew for them; empty in a grid.
         state: ``running``, also of a sweep that was stopped; ``complete``; ``pruned`` by early termination; ``failed``.
-        value: the best value of the metric; None where there is none.
+        value: the last value of the metric; None where there is none, or where it is not finite.
         step: optimizer steps that were done.
         reason: why it failed; empty where it has not.
     """
@@ -87,11 +91,29 @@ class Progress:
         step: of the last row of measures; -1 where there is none.
         names: the measures that were logged.
         history: the finite values of the metric, in their order.
+        value: the last one; None where there is none, or where it is not finite.
     """
 
     step: int = -1
     names: tuple[str, ...] = ()
     history: tuple[float, ...] = ()
+    value: float | None = None
+
+    def lacks(self, metric: str) -> bool:
+        """Whether it is plain already that a measure is never logged: one of validation before the first step.
+
+        Example:
+            >>> Progress(0, ("val/loss",)).lacks("val/accuracy"), Progress(0, ("val/loss",)).lacks("train/loss")
+            (True, False)
+            >>> [Progress(2, ("train/loss", "val/loss")).lacks(name) for name in ("val_loss", "my/score")]
+            [True, False]
+        """
+        if metric in self.names:
+            return False
+        if metric.startswith(_VALIDATION):
+            return any(name.startswith(_VALIDATION) for name in self.names)
+        # a module or callback of the user may log others later, under names of their own
+        return self.step > 1 and bool(difflib.get_close_matches(metric, self.names, n=1))
 
 
 def read_progress(folder: Path, metric: str | None) -> Progress:
@@ -105,12 +127,16 @@ def read_progress(folder: Path, metric: str | None) -> Progress:
         text = (folder / METRICS_FILE).read_text(encoding="utf-8")
     except FileNotFoundError:
         return Progress()
-    rows = list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
+    columns, *rows = list(csv.reader(text[: text.rfind("\n") + 1].splitlines())) or [[]]
     if not rows:
         return Progress()
-    values = [float(row[metric]) for row in rows if row.get(metric)] if metric else []
-    names = tuple(name for name in rows[0] if "/" in name)
-    return Progress(int(rows[-1]["step"]), names, tuple(value for value in values if math.isfinite(value)))
+    names = tuple(name for name in columns if name not in _NO_MEASURES)
+    # a list for each row, as there may be tens of thousands of them
+    place = columns.index(metric) if metric in columns else len(columns)
+    values = [float(row[place]) for row in rows if place < len(row) and row[place]]
+    history = tuple(value for value in values if math.isfinite(value))
+    value = values[-1] if values and math.isfinite(values[-1]) else None
+    return Progress(int(rows[-1][columns.index("step")]), names, history, value)
 
 
 def is_over(folder: Path) -> bool:
@@ -125,12 +151,13 @@ def total_steps(folder: Path) -> int | None:
     return record.total_steps if record else None
 
 
-def reason_of_failure(folder: Path, code: int) -> str:
+def reason_of_failure(folder: Path, code: int, log_start: int = 0) -> str:
     """Why the fit of a trial failed, in one line.
 
     Args:
         folder: of the trial.
         code: of its process; negative: the signal that ended it.
+        log_start: where in its log this process began to print; before are those that it goes on from.
     """
     if code == -9:
         return "killed by signal 9 (out of memory?)"
@@ -139,20 +166,24 @@ def reason_of_failure(folder: Path, code: int) -> str:
     record = read_record(folder / RECORD_FILE)
     if record is not None and record.status == "failed" and record.reason:
         return record.reason
-    return last_line(_text(folder / LOG_FILE)) or f"exit code {code}"
+    with (folder / LOG_FILE).open("rb") as log:
+        log.seek(log_start)
+        return last_line(log.read().decode("utf-8", errors="replace")) or f"exit code {code}"
 
 
 def last_line(log: str) -> str:
-    """What a process said last: its own last message or, where it has none, its last line.
+    """What a process said last: its own last message or, where it has none, its last line; of a traceback the error.
 
     Example:
         >>> last_line("orpo-lightning: --data.limit = 0 is out of range\\n(set X=1 to see where)\\n")
         '--data.limit = 0 is out of range'
+        >>> last_line("orpo-lightning: fine\\nTraceback (most recent call last):\\n  File x\\nKeyError: 'y'\\nbye\\n")
+        "KeyError: 'y'"
     """
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    ours = [line.removeprefix(_MARK) for line in lines if line.startswith(_MARK)]
-    return (ours or lines or [""])[-1][:_LONGEST_REASON]
-
-
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    before, traceback, after = log.rpartition(_TRACEBACK)
+    lines = [line for line in after.splitlines() if line.strip()]
+    ours = [line.strip().removeprefix(_MARK) for line in lines if line.strip().startswith(_MARK)]
+    errors = [line for line in lines if traceback and not line[0].isspace()]
+    if traceback and not lines:
+        return last_line(before)
+    return (ours[-1:] or errors[:1] or lines[-1:] or [""])[0].strip()[:_LONGEST_REASON]

@@ -15,6 +15,7 @@ from orpo_lightning.sweep.record import Trial
 from orpo_lightning.whole_file import whole_file
 
 RESULTS_FILE = "results.csv"
+REPEATS_FILE = "repeats.csv"
 SEED = "seed_everything"
 """The parameter whose values are repeats."""
 
@@ -42,6 +43,11 @@ class Repeats:
         return student_interval(self.values) if len(self.values) > 1 else None
 
 
+def are_repeated(sweep: Sweep, groups: Sequence[Repeats]) -> bool:
+    """Whether there are trials that differ by the seed alone, and something to compare them by."""
+    return SEED in sweep.parameters and sweep.metric is not None and any(len(each.values) > 1 for each in groups)
+
+
 def repeats_of(trials: Sequence[Trial]) -> list[Repeats]:
     """The complete trials by their parameters without the seed, in the order of their first.
 
@@ -67,7 +73,10 @@ def best_trial(trials: Sequence[Trial], metric: Metric | None) -> Trial | None:
 
 
 def write_results(folder: Path, sweep: Sweep, trials: Sequence[Trial]) -> None:
-    """Write ``results.csv``: the trials with their parameters, state, value, step and reason."""
+    """Write ``results.csv``: the trials with their parameters, state, value, step and reason.
+
+    Where seeds are repeated, ``repeats.csv`` beside it has the mean over them of each choice of the other parameters.
+    """
     metric = sweep.metric.name if sweep.metric else "value"
     with whole_file(folder / RESULTS_FILE) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
@@ -77,3 +86,17 @@ def write_results(folder: Path, sweep: Sweep, trials: Sequence[Trial]) -> None:
             parameters = [as_typed(trial.parameters.get(name)) for name in sweep.parameters]
             value = "" if trial.value is None else repr(trial.value)
             writer.writerow([trial.name, *parameters, each["state"], value, each["step"], each["reason"]])
+    groups = repeats_of(trials)
+    if are_repeated(sweep, groups):
+        _write_repeats(folder, sweep, groups)
+
+
+def _write_repeats(folder: Path, sweep: Sweep, groups: Sequence[Repeats]) -> None:
+    names = [name for name in sweep.parameters if name != SEED]
+    with whole_file(folder / REPEATS_FILE) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*names, "seeds", "mean", "low", "high"])
+        for each in groups:
+            ends = ("", "") if each.interval is None else (repr(each.interval.low), repr(each.interval.high))
+            parameters = [as_typed(each.parameters.get(name)) for name in names]
+            writer.writerow([*parameters, len(each.values), repr(each.mean), *ends])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import os
 import time
 from dataclasses import replace
 
-from orpo_lightning.signals import StopSignals
+from orpo_lightning.run_folder import METRICS_FILE
+from orpo_lightning.signals import StopSignals, was_stopped
 from orpo_lightning.sweep.file import Sweep
 from orpo_lightning.sweep.folder import SweepFolder
 from orpo_lightning.sweep.record import (
@@ -21,6 +23,7 @@ from orpo_lightning.sweep.record import (
     write_trial,
 )
 from orpo_lightning.sweep.results import write_results
+from orpo_lightning.sweep.share import cores_of_process, gpus_of_machine, share_of_worker
 from orpo_lightning.sweep.suggest import suggest
 from orpo_lightning.sweep.table import Row, View
 from orpo_lightning.sweep.trial_process import TrialProcess
@@ -38,6 +41,9 @@ class Runner:
         size: how many trials there are to be, those that were run before included.
         workers: how many run at once.
         signals: what asks it to stop.
+
+    Attributes:
+        stopped: a trial that others than the sweep have asked to stop, with which the sweep has ended.
     """
 
     def __init__(self, sweep: Sweep, folder: SweepFolder, size: int, workers: int, signals: StopSignals) -> None:
@@ -48,6 +54,8 @@ class Runner:
         self._signals = signals
         self._metric = sweep.metric.name if sweep.metric else None
         self._running: dict[int, TrialProcess] = {}
+        self._cores, self._gpus = cores_of_process(), gpus_of_machine()
+        self.stopped: Trial | None = None
         self._trials = {trial.number: trial for trial in read_trials(folder.trials)}
         self._progress = {
             number: read_progress(folder.trials / trial.name, self._metric) for number, trial in self._trials.items()
@@ -65,12 +73,14 @@ class Runner:
             view: shows what is known.
 
         Raises:
-            ValueError: a trial has come to its end and has not logged the metric; names the nearest measure.
+            ValueError: a trial does not log the metric; names the nearest measure.
         """
+        for trial in self.trials:
+            self._check_metric(trial.number, is_over=is_over(self._folder.trials / trial.name))
         self._take_what_ended_alone()
         try:
-            while self._running or (self._waiting() and not self._signals.received):
-                if self._signals.received:
+            while self._running or self._waiting():
+                if self._signals.received or self.stopped:
                     self._stop_all()
                     break
                 while len(self._running) < self._workers and self._waiting():
@@ -104,7 +114,10 @@ class Runner:
         trial = left[0] if left else self._next()
         folder = self._folder.trials / trial.name
         words = words_of_trial(self._sweep, trial, folder, self._folder.start.options)
-        self._running[trial.number] = TrialProcess(trial, folder, words)
+        taken = {process.worker for process in self._running.values()}
+        worker = next(each for each in range(self._workers) if each not in taken)
+        share = share_of_worker(worker, self._workers, os.environ, self._cores, self._gpus)
+        self._running[trial.number] = TrialProcess(trial, folder, words, worker, share)
 
     def _next(self) -> Trial:
         number = len(self._trials)
@@ -117,13 +130,16 @@ class Runner:
         """Take what has ended, and end what is behind."""
         for number, process in list(self._running.items()):
             code = process.code  # before what it has logged, which is then all of it
-            self._progress[number] = process.progress(self._metric)
+            before, self._progress[number] = self._progress[number], process.progress(self._metric)
             self._trials[number] = self._with_progress(self._trials[number])
             if code is not None:
                 del self._running[number]
                 self._take(process, code)
-            elif not process.is_pruned and self._is_behind(number):
-                process.prune()
+            else:
+                if self._progress[number] is before or self._progress[number].step > 0:  # its row is whole
+                    self._check_metric(number, is_over=False)
+                if not process.is_pruned and self._is_behind(number):
+                    process.prune()
 
     def _is_behind(self, number: int) -> bool:
         rule, metric = self._sweep.early_termination, self._sweep.metric
@@ -137,33 +153,39 @@ class Runner:
     def _take(self, process: TrialProcess, code: int) -> None:
         trial = self._trials[process.trial.number]
         if code == 0:
-            self._check_metric(self._progress[trial.number])
+            self._check_metric(trial.number, is_over=True)
             self._keep(self._ended(trial, "complete"))
-        elif process.is_pruned:
+        elif was_stopped(code) and is_over(process.folder):  # amid what follows the training
+            self._keep(self._ended(trial, "complete"))
+        elif was_stopped(code) and process.is_pruned:
             self._keep(self._ended(trial, "pruned"))
+        elif was_stopped(code):
+            self.stopped = trial
         else:
-            reason = reason_of_failure(process.folder, code)
+            reason = reason_of_failure(process.folder, code, process.log_start)
             self._keep(replace(self._ended(trial, "failed"), reason=reason, value=None))
 
-    def _check_metric(self, progress: Progress) -> None:
-        name = self._metric
-        if name is None or name in progress.names:
+    def _check_metric(self, number: int, is_over: bool) -> None:
+        """Insist that a trial logs the metric, as soon as it is plain that it does not: mostly before a step."""
+        name, progress = self._metric, self._progress[number]
+        if name is None or not (progress.lacks(name) or (is_over and name not in progress.names)):
             return
         near = difflib.get_close_matches(name, progress.names, n=3, cutoff=0)
+        hint = f"did you mean {', '.join(near)}? " if near else ""
         raise ValueError(
-            f"metric.name = {name} is not logged by the trials; did you mean {', '.join(near)}? accepted: a measure in "
-            f"metrics.csv of {self._folder.trials}"
+            f"metric.name = {name} is not logged by the trials; {hint}accepted: a measure in "
+            f"{self._folder.trials / self._trials[number].name / METRICS_FILE}"
         )
 
     def _ended(self, trial: Trial, state: State) -> Trial:
         trial = replace(self._with_progress(trial), state=state)
         if state == "complete" and self._metric and trial.value is None:
-            return replace(trial, state="failed", reason=f"{self._metric} was never finite")
+            return replace(trial, state="failed", reason=f"the last {self._metric} is not finite")
         return trial
 
     def _with_progress(self, trial: Trial) -> Trial:
-        progress, metric = self._progress[trial.number], self._sweep.metric
-        return replace(trial, value=metric.best(progress.history) if metric else None, step=max(0, progress.step))
+        progress = self._progress[trial.number]
+        return replace(trial, value=progress.value, step=max(0, progress.step))
 
     def _keep(self, trial: Trial) -> None:
         self._trials[trial.number] = trial

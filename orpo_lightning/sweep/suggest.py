@@ -71,8 +71,8 @@ def _random(sweep: Sweep, seed: int, number: int, trials: Sequence[Trial]) -> Su
 def _bayes(sweep: Sweep, seed: int, number: int, trials: Sequence[Trial]) -> Suggestion:
     """A Gaussian process, as in Weights & Biases.
 
-    Trials that failed or were pruned count as the worst that is known, which keeps the next ones away from there. Those
-    that run are told to the sampler, so that it looks elsewhere.
+    Trials that failed count as the worst that is known, which keeps the next ones away from there; one that was pruned
+    counts by the value that it had reached. Those that run are told to the sampler, so that it looks elsewhere.
     """
     import optuna
 
@@ -111,7 +111,7 @@ def _known(sweep: Sweep, trials: Sequence[Trial]) -> Iterator[FrozenTrial]:
     losses = {
         trial.number: sweep.metric.sign * trial.value
         for trial in trials
-        if trial.state == "complete" and trial.value is not None
+        if trial.state in ("complete", "pruned") and trial.value is not None
     }
     space = {name: each.in_optuna() for name, each in sweep.parameters.items()}
     for trial in trials:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -16,11 +16,13 @@ from rich.text import Text
 from orpo_lightning.sweep.command import as_typed
 from orpo_lightning.sweep.file import Sweep
 from orpo_lightning.sweep.record import Trial
-from orpo_lightning.sweep.results import SEED, best_trial, repeats_of
+from orpo_lightning.sweep.results import SEED, are_repeated, best_trial, repeats_of
 
 _STYLES = {"running": "cyan", "complete": "", "pruned": "dim", "failed": "red"}
 _BEST = "best"
 _DIGITS = 4
+_LINES_LEFT_FREE = 2
+"""Of a terminal, below the live table."""
 _LONGEST_REASON = 60
 """Of a cell; the whole of it is in results.csv."""
 
@@ -71,15 +73,30 @@ class View(AbstractContextManager["View"]):
     def show(self, rows: Sequence[Row]) -> None:
         """Show what is known now."""
         if self._live is not None:
-            shown = rows[-max(1, self._console.height - 6) :]
-            self._live.update(
-                trials_table(self._sweep, rows, shown, f"{len(rows)} of {self._size} trials"), refresh=True
-            )
+            self._live.update(self._fitting(rows), refresh=True)
             return
         for row in rows:
             if self._states.get(row.trial.number) != row.trial.state:
                 self._states[row.trial.number] = row.trial.state
                 self._console.print(Text(event_line(self._sweep, row.trial)), soft_wrap=True)
+
+    def _fitting(self, rows: Sequence[Row]) -> Group:
+        """The table of the latest trials and the best one, of as many as the terminal has room for."""
+        trials = [row.trial for row in rows]
+        best = best_trial(trials, self._sweep.metric)
+        title = f"{len(rows)} of {self._size} trials"
+        if best is not None:
+            title += f"; best: trial {best.name}, {number_text(best.value)}"
+        room = max(1, self._console.height - _LINES_LEFT_FREE)
+        number = max(1, min(len(rows), room))
+        while True:
+            first = len(rows) - number
+            shown = [row for place, row in enumerate(rows) if place >= first or row.trial is best]
+            table = trials_table(self._sweep, rows, shown, title)
+            lines = len(self._console.render_lines(table, pad=False))
+            if lines <= room or number == 1:
+                return table
+            number = max(1, min(number - 1, number * room // lines))  # a row may be folded to several lines
 
 
 def event_line(sweep: Sweep, trial: Trial) -> str:
@@ -131,17 +148,15 @@ def _shortened(reason: str) -> str:
 
 def repeats_table(sweep: Sweep, trials: Sequence[Trial]) -> Group | None:
     """The mean over the seeds of each choice of the other parameters; None where no seed is varied."""
-    if SEED not in sweep.parameters or sweep.metric is None:
-        return None
-    groups = repeats_of(trials)
-    if not any(len(each.values) > 1 for each in groups):
+    groups, metric = repeats_of(trials), sweep.metric
+    if metric is None or not are_repeated(sweep, groups):
         return None
     table = Table(box=None, pad_edge=False, header_style="bold")
     varied = [name for name in sweep.parameters if name != SEED]
     names = short_names(varied)
-    for column in (*names.values(), "seeds", sweep.metric.name, ""):
+    for column in (*names.values(), "seeds", metric.name, ""):
         table.add_column(column)
-    best = min(groups, key=lambda each: sweep.metric.sign * each.mean)  # type: ignore[union-attr]
+    best = min(groups, key=lambda each: metric.sign * each.mean)
     for each in groups:
         interval = each.interval
         spread = f" [{number_text(interval.low)}, {number_text(interval.high)}]" if interval else ""
@@ -167,7 +182,7 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
     return short
 
 
-def parameters_text(parameters: dict[str, Any] | Any) -> str:
+def parameters_text(parameters: Mapping[str, Any]) -> str:
     """Parameters in a line.
 
     Example:

@@ -6,12 +6,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from orpo_lightning.sweep.child import LOCK_VARIABLE
+from orpo_lightning.run_folder import METRICS_FILE
 from orpo_lightning.sweep.record import LOG_FILE, Progress, Trial, read_progress
 
+LOCK_VARIABLE = "ORPO_LIGHTNING_TRIAL_LOCK"
+"""Names the file that is locked as long as the process of a trial lives."""
+_PROGRAM = "orpo_lightning.trial"
 _LOCK_FILE = ".trial.lock"
 
 
@@ -22,20 +25,28 @@ class TrialProcess:
         trial: what is run.
         folder: of the trial.
         words: of the command line, from the verb on.
+        worker: which of those that run at once, from 0 on.
+        environment: what is for this worker alone.
     """
 
-    def __init__(self, trial: Trial, folder: Path, words: Sequence[str]) -> None:
+    def __init__(
+        self, trial: Trial, folder: Path, words: Sequence[str], worker: int, environment: Mapping[str, str]
+    ) -> None:
         self.trial = trial
         self.folder = folder
+        self.worker = worker
         self.is_pruned = False
+        self._seen: tuple[int, ...] = ()
+        self._progress = Progress()
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / LOG_FILE).open("ab") as log:
+            self.log_start = log.tell()
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "orpo_lightning.sweep.child", *words],
+                [sys.executable, "-m", _PROGRAM, *words],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, LOCK_VARIABLE: str((folder / _LOCK_FILE).resolve())},
+                env={**os.environ, **environment, LOCK_VARIABLE: str((folder / _LOCK_FILE).resolve())},
                 start_new_session=True,  # Ctrl-C is for the sweep, which passes it on
             )
 
@@ -45,8 +56,12 @@ class TrialProcess:
         return self._process.poll()
 
     def progress(self, metric: str | None) -> Progress:
-        """What it has logged."""
-        return read_progress(self.folder, metric)
+        """What it has logged; read again only where that may have changed."""
+        seen = _state_of(self.folder / METRICS_FILE)
+        if seen != self._seen:
+            self._progress = read_progress(self.folder, metric)
+            self._seen = seen
+        return self._progress
 
     def prune(self) -> None:
         """Have it save and end, as one that is behind the others."""
@@ -60,3 +75,11 @@ class TrialProcess:
     def wait(self) -> int:
         """Wait for its end."""
         return self._process.wait()
+
+
+def _state_of(path: Path) -> tuple[int, ...]:
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        return ()
+    return state.st_ino, state.st_size, state.st_mtime_ns

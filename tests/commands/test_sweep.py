@@ -108,10 +108,6 @@ def test_a_grid_runs_side_by_side_computes_what_is_shared_once_and_outlives_what
     logs = [log("runs/sweeps/mine", row["trial"]) for row in rows]
     assert sum("are computed now" in each for each in logs) == 1
     assert all("reference log-probabilities: 64 of 64 are in" in each for each in logs if "computed now" not in each)
-    tokenized = [path.stat().st_mtime for path in (own_cache / "data").glob("*.npz")]
-    assert len(tokenized) == 2
-    later = (Path("runs/sweeps/mine/trials") / "002" / "trial.log").stat()
-    assert max(tokenized) < later.st_mtime
 
     printed = capfd.readouterr().out
     assert f"best: trial {best['trial']}" in printed
@@ -123,6 +119,27 @@ def test_a_grid_runs_side_by_side_computes_what_is_shared_once_and_outlives_what
     before = {path: path.stat().st_mtime_ns for path in Path("runs").rglob("trial.log")}
     orpo_lightning("sweep", file, "--resume", *SHORT, "--model.reference.mode=cached")
     assert {path: path.stat().st_mtime_ns for path in Path("runs").rglob("trial.log")} == before
+
+
+def files_of(cache):
+    """What is kept, each with what changes when it is written anew; models are not made of the data."""
+    found = [path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    return {str(path.relative_to(cache)): (path.stat().st_ino, path.stat().st_mtime_ns) for path in found}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_trial_that_finds_its_data_in_the_cache_writes_nothing_there(orpo_lightning, own_cache, workers):
+    file = write_file({"model.objective.beta": {"values": [0.1, 0.5, 0.9][: 1 + workers]}}, config="dpo")
+    cached = [*SHORT, "--model.reference.mode=cached"]
+    orpo_lightning("sweep", file, "--count", 1, *cached)
+    before = files_of(own_cache)
+    kept = [Path(name).suffix for name in before]
+    assert kept.count(".npz") == 2
+    assert any(name.startswith("reference") for name in before)
+    orpo_lightning("sweep", file, "--resume", "--workers", workers, *cached)
+    assert [row["state"] for row in results("runs/sweeps/mine")] == ["complete"] * (1 + workers)
+    assert files_of(own_cache) == before
 
 
 @pytest.mark.slow
@@ -189,12 +206,13 @@ def test_ctrl_c_has_the_trials_save_and_says_how_to_go_on(tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
-def test_a_metric_that_is_not_logged_ends_the_sweep_after_the_first_trial(orpo_lightning):
+def test_a_metric_that_is_not_logged_ends_the_sweep_before_the_first_trial_has_gone_far(orpo_lightning):
     metric = "metric: {name: val/accuracies, goal: maximize}"
     file = write_file({"model.objective.lambda_": {"values": [0.1, 1.0]}}, metric=metric)
     with pytest.raises(ValueError, match=r"val/accuracies is not logged by the trials; did you mean val/pref/accurac"):
-        orpo_lightning("sweep", file, *SHORT)
+        orpo_lightning("sweep", file, *LONG, "--trainer.max_epochs=1000")
     assert [path.name for path in Path("runs/sweeps/mine/trials").iterdir()] == ["000"]
+    assert max(steps("runs/sweeps/mine", "000")) < 1000
 
 
 def test_a_setting_that_no_fit_has_is_refused_before_anything_runs(orpo_lightning):
@@ -289,6 +307,38 @@ class TestGoingOn:
         from orpo_lightning.sweep.folder import Start, new_folder
 
         assert new_folder(Path("runs/sweeps/mine"), Path(begun), Start(0, ())).path == Path("runs/sweeps/mine-2")
+
+    def test_damaged_files_are_named(self, begun, orpo_lightning):
+        start = Path("runs/sweeps/mine/start.json")
+        whole = start.read_text()
+        for text in ("{", "[]", '{"seed": "x", "options": []}'):
+            start.write_text(text)
+            with pytest.raises(
+                ValueError, match=r"--resume: runs/sweeps/mine/start.json is damaged .*; accepted: one th"
+            ):
+                orpo_lightning("sweep", begun, "--resume", "--data.limit=8")
+        start.write_text(whole)
+        Path("runs/sweeps/mine/sweep.yaml").unlink()
+        with pytest.raises(ValueError, match=r"runs/sweeps/mine/sweep.yaml is missing; put it back"):
+            orpo_lightning("sweep", begun, "--resume", "--data.limit=8")
+
+    def test_which_of_several_is_meant_has_to_be_said(self, begun, orpo_lightning):
+        from orpo_lightning.sweep.folder import Start, new_folder
+
+        new_folder(Path("runs/sweeps/mine"), Path(begun), Start(4, ("--data.limit=8",))).lock.release()
+        said = "there are 2 sweeps; say which, the latest last: .*--resume --data.limit=8 --out runs/sweeps/mine-2$"
+        with pytest.raises(ValueError, match=said):
+            orpo_lightning("sweep", begun, "--resume", "--data.limit=8")
+        with pytest.raises(ValueError, match=r"other settings: --data.limit=8 --data.limit=9"):
+            orpo_lightning("sweep", begun, "--resume", "--data.limit=9", "--out", "runs/sweeps/mine-2")
+
+    def test_a_file_is_no_folder(self, begun, orpo_lightning):
+        from orpo_lightning.sweep.folder import Start, new_folder
+
+        with pytest.raises(ValueError, match=r"--out mine.yaml is a file; accepted: a folder, which is made where"):
+            new_folder(Path("mine.yaml"), Path(begun), Start(0, ()))
+        with pytest.raises(ValueError, match=r"--out mine.yaml.x cannot be used: Not a directory; accepted: a folder"):
+            new_folder(Path("mine.yaml/x"), Path(begun), Start(0, ()))
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from orpo_lightning.sweep.results import best_trial, repeats_of, write_results
 from orpo_lightning.sweep.table import Row, View, repeats_table, trials_table
 
 LAMBDA = "model.objective.lambda_"
+TRACEBACK = "Traceback (most recent call last):\n"
 SWEEP = Sweep(
     "strength",
     "grid",
@@ -87,6 +88,7 @@ def test_in_a_terminal_the_table_is_live_and_elsewhere_each_event_is_a_line():
         view.show([Row(TRIALS[0]), Row(running, 20)])
         assert "2 of 4 trials" in live.file.getvalue()
         assert "3/20" in live.file.getvalue()
+    assert "best: trial 000, 0" in live.file.getvalue()
     plain = Console(file=io.StringIO(), width=120)
     with View(SWEEP, plain, 4) as view:
         for _ in range(3):
@@ -99,6 +101,24 @@ def test_in_a_terminal_the_table_is_live_and_elsewhere_each_event_is_a_line():
     ]
 
 
+@pytest.mark.parametrize("width", [100, 30])
+def test_the_best_trial_is_in_sight_however_many_there_are_and_however_narrow_the_terminal_is(width):
+    best = replace(TRIALS[0], value=5.0)
+    latest = [replace(TRIALS[1], number=number, state="running") for number in range(1, 40)]
+    live = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=width, height=24)
+    with View(SWEEP, live, 40) as view:
+        view.show([Row(trial) for trial in (best, *latest)])
+        shown = live.file.getvalue().splitlines()
+    assert len(shown) <= 24
+    text = "\n".join(shown)
+    assert "best: trial" in text
+    assert "000, 5" in text
+    rows = [line[:3] for line in shown if line[:3].isdecimal() and line[3:4] != ","]
+    assert rows[0] == "000"
+    assert rows[-1] == "039"
+    assert len(rows) > 1
+
+
 def test_the_results_are_a_file_for_programs(tmp_path):
     write_results(tmp_path, SWEEP, TRIALS)
     with (tmp_path / "results.csv").open(newline="") as file:
@@ -107,11 +127,26 @@ def test_the_results_are_a_file_for_programs(tmp_path):
     assert [float(row["val/pref/accuracies"]) for row in rows] == [0.0, 1.0, 0.25, 0.75]
 
 
+def test_means_over_seeds_are_a_file_for_programs_where_there_are_some(tmp_path):
+    write_results(tmp_path, SWEEP, TRIALS[::2])
+    assert not (tmp_path / "repeats.csv").exists()
+    write_results(tmp_path, SWEEP, TRIALS[:3])
+    with (tmp_path / "repeats.csv").open(newline="") as file:
+        weak, strong = csv.DictReader(file)
+    half = math.tan(0.95 * math.pi / 2) * 0.5
+    assert {name: weak[name] for name in (LAMBDA, "config", "seeds")} == {LAMBDA: "0.1", "config": "orpo", "seeds": "2"}
+    assert [float(weak[name]) for name in ("mean", "low", "high")] == pytest.approx([0.5, 0.5 - half, 0.5 + half])
+    assert (strong["seeds"], strong["mean"], strong["low"], strong["high"]) == ("1", "0.25", "", "")
+
+
 def test_a_row_that_is_being_written_and_values_that_are_not_finite_are_left_out(tmp_path):
     assert read_progress(tmp_path, "val/loss") == Progress()
     file = tmp_path / "metrics.csv"
     file.write_text("step,epoch,train/loss,val/loss\n0,0,1.0,2.5\n1,0,1.0,\n2,0,1.0,nan\n3,0,1.0,1.5\n4,0,1.0,1")
-    assert read_progress(tmp_path, "val/loss") == Progress(3, ("train/loss", "val/loss"), (2.5, 1.5))
+    assert read_progress(tmp_path, "val/loss") == Progress(3, ("train/loss", "val/loss"), (2.5, 1.5), 1.5)
+    assert read_progress(tmp_path, "train/loss").value == 1.0
+    file.write_text("step,epoch,val/loss\n0,0,1.0\n1,0,nan\n2,0,\n")
+    assert read_progress(tmp_path, "val/loss") == Progress(2, ("val/loss",), (1.0,), None)
     assert read_progress(tmp_path, "val/accuracy").history == ()
 
 
@@ -121,10 +156,21 @@ def test_a_row_that_is_being_written_and_values_that_are_not_finite_are_left_out
         (-9, "orpo-lightning: fine\n", "killed by signal 9 (out of memory?)"),
         (-11, "", "ended by signal 11"),
         (1, "a warning\norpo-lightning: data.limit = 0 is out of range\n(set X=1)\n", "data.limit = 0 is out of range"),
-        (1, "Traceback\nKeyError: 'x'\n", "KeyError: 'x'"),
+        (1, f"{TRACEBACK}  File x\nKeyError: 'x'\n", "KeyError: 'x'"),
+        (1, f"orpo-lightning: fine\n{TRACEBACK}  File x\nKeyError: 'x'\n\nbye\n", "KeyError: 'x'"),
+        (1, f"{TRACEBACK}  File x\nKeyError: 'x'\norpo-lightning: data.limit\n", "data.limit"),
+        (1, f"orpo-lightning: fine\n{TRACEBACK}", "fine"),
         (3, "", "exit code 3"),
     ],
 )
 def test_the_reason_of_a_failure_is_what_the_process_said_or_what_ended_it(tmp_path, code, log, reason):
     (tmp_path / "trial.log").write_text(log)
     assert reason_of_failure(tmp_path, code) == reason
+
+
+def test_what_a_trial_said_before_it_went_on_is_no_reason(tmp_path):
+    before = "orpo-lightning: stopped by SIGTERM after 3 steps; saved in last.ckpt\n"
+    (tmp_path / "trial.log").write_text(f"{before}{TRACEBACK}  File x\nIndexError: 3\n")
+    assert reason_of_failure(tmp_path, 1, len(before)) == "IndexError: 3"
+    (tmp_path / "trial.log").write_text(before)
+    assert reason_of_failure(tmp_path, 1, len(before)) == "exit code 1"

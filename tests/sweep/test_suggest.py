@@ -64,16 +64,20 @@ def test_a_grid_is_the_product_in_the_order_of_the_names_the_last_one_fastest():
     ]
 
 
+def check_kinds(values):
+    assert values["choice"] in ALL["choice"].values
+    assert values["constant"] == 7
+    assert 0.01 <= values["log"] <= 100
+    assert values["multiples"] in (0.1, 0.2, 0.3, 0.4, 0.5)
+    assert -1 <= values["numbers"] <= 2
+    assert values["whole"] in (3, 4, 5)
+    assert isinstance(values["whole"], int)
+
+
 @pytest.mark.parametrize("method", ["random", "bayes"])
 def test_what_is_drawn_lies_in_its_range_and_is_of_its_kind(method):
     for values in draws(method, ALL, 20):
-        assert values["choice"] in ALL["choice"].values
-        assert values["constant"] == 7
-        assert 0.01 <= values["log"] <= 100
-        assert values["multiples"] in (0.1, 0.2, 0.3, 0.4, 0.5)
-        assert -1 <= values["numbers"] <= 2
-        assert values["whole"] in (3, 4, 5)
-        assert isinstance(values["whole"], int)
+        check_kinds(values)
 
 
 def test_draws_are_spread_as_the_distributions_say():
@@ -123,14 +127,53 @@ def test_bayes_begins_at_random_and_then_depends_on_what_the_trials_have_shown()
     assert same == [True] * RANDOM_TRIALS + [False] * 2
 
 
-@pytest.mark.parametrize("state", ["failed", "pruned"])
-def test_bayes_keeps_away_from_where_trials_fail_or_are_pruned(state):
+def test_bayes_keeps_away_from_where_trials_fail():
+    state = "failed"
+
     def breaks_above_one(trial):
         return replace(trial, state=state) if trial.parameters["lambda_"] > 1 else hump(trial)
 
     later = [trial for seed in range(4) for trial in searched(breaks_above_one, 12, seed)[RANDOM_TRIALS:]]
     chance = [trial for seed in range(4) for trial in searched(breaks_above_one, 12, seed, "random")[RANDOM_TRIALS:]]
     assert sum(trial.state == state for trial in later) < 0.5 * sum(trial.state == state for trial in chance)
+
+
+def with_history(parameters, measure, count=RANDOM_TRIALS + 3, seed=0):
+    """A search whose last trials come of the Gaussian process."""
+    sweep, trials = sweep_of("bayes", parameters), []
+    for number in range(count):
+        found = suggest(sweep, seed, number, trials)
+        trials.append(measure(Trial(number, found.parameters, found.drawn)))
+    return trials
+
+
+def test_what_the_gaussian_process_draws_of_all_kinds_at_once_lies_in_its_range_and_is_of_its_kind():
+    def measure(trial):
+        values = trial.parameters
+        value = (values["choice"] == "a") + values["numbers"] + values["multiples"] - abs(math.log10(values["log"]))
+        return replace(trial, state="complete", value=value + values["whole"] / 5)
+
+    later = with_history(ALL, measure)[RANDOM_TRIALS:]
+    assert [trial.number for trial in later] == [5, 6, 7]
+    for trial in later:
+        check_kinds(trial.parameters)
+    random = draws("bayes", ALL, RANDOM_TRIALS + 3)[RANDOM_TRIALS:]
+    assert [trial.parameters for trial in later] != random
+
+
+def test_a_trial_that_was_pruned_counts_by_the_value_it_had_reached_and_one_that_failed_as_the_worst():
+    def last(state, value):
+        """The suggestion after a trial at the same place of each history."""
+        known = [hump(trial) for trial in searched(hump, RANDOM_TRIALS + 1, seed=2)]
+        known[-1] = replace(known[-1], state=state, value=value)
+        return suggest(sweep_of("bayes", {"lambda_": LogNumbers(0.01, 10.0)}), 2, len(known), known).parameters
+
+    trials = searched(hump, RANDOM_TRIALS + 1, seed=2)
+    worst = min(trial.value for trial in trials[:-1])
+    value = trials[-1].value
+    assert value > worst
+    assert last("pruned", value) == last("complete", value)
+    assert last("failed", None) == last("pruned", None) == last("complete", worst) != last("complete", value)
 
 
 def test_two_trials_that_run_at_once_are_not_the_same():

@@ -10,9 +10,7 @@ import threading
 from filelock import FileLock
 
 from orpo_lightning.__main__ import console
-
-LOCK_VARIABLE = "ORPO_LIGHTNING_TRIAL_LOCK"
-"""Names the file that is locked as long as the process lives."""
+from orpo_lightning.sweep.trial_process import LOCK_VARIABLE
 
 
 def main() -> None:
