@@ -44,7 +44,7 @@ def finished_run(tmp_path_factory):
 def folder(tmp_path, monkeypatch, request, finished_run, only_built_in_objectives):
     """A reader's folder: the configs, a finished run, data of their own and the files that the page has them write."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    for name in ("orpo", "sft", "dpo"):
+    for name in ("orpo", "sft", "dpo", "sweeps/strength/trials/000"):
         shutil.copytree(finished_run, tmp_path / "runs" / name)
     (tmp_path / "my_prompts.txt").write_text("Name a colour.\nWhat is 2 + 2?\n")
     for name, rows in ROWS.items():
