@@ -60,8 +60,8 @@ def check_options(sweep: Sweep, options: Sequence[str]) -> None:
     if found is not None:
         option, name = found
         raise ValueError(
-            f"{option} would set {name} in every trial, which {sweep.name} varies; leave it out, or take {name} out of "
-            "the parameters of the file"
+            f"{option} would set {name} in every trial, which is a parameter of {sweep.name}; leave it out, or take "
+            f"{name} out of the file"
         )
 
 
