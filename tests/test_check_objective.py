@@ -232,6 +232,14 @@ class NamesNoArgument(Good):
     strength_name = "beta"
 
 
+class NamesNoNumber(Good):
+    strength_name = "kind"
+
+    def __init__(self, kind: str = "mild", width: float = 0.5) -> None:
+        super().__init__(width)
+        self.kind = kind
+
+
 class ReducesUnpaired(GoodUnpaired):
     def loss(self, policy, reference):
         return super().loss(policy, reference).mean()
@@ -252,6 +260,7 @@ BROKEN = {
     ReadsTheRejected: "reads only what it declares.*needs_rejected = True",
     EditsItsInput: "rejected_tokens was changed in place",
     NamesNoArgument: "strength_name = 'beta' is no argument",
+    NamesNoNumber: "strength_name = 'kind' names no number but 'mild'",
     RenamesItsArgument: "'width' of __init__ is not stored",
     IgnoresItsArgument: "made with width = 0.45, it stores {'width': 0.5}",
     CannotBeConfigured: "survives a config file",

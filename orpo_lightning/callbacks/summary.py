@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lightning import LightningModule, Trainer
@@ -103,9 +103,9 @@ class Summary(Callback):
         )
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            draw_curves(folder, folder / CURVES_FILE)
-            if self.report:
-                _write_report(folder)
+            _draw(draw_curves, folder, CURVES_FILE)
+            if self.report and (folder / RECORD_FILE).exists():  # a trainer of somebody's own may leave no record
+                _draw(_write_report, folder, REPORT_FILE)
             summary = RunSummary.of_run(folder, outcome)
             write_markdown(summary, folder / SUMMARY_FILE)
         except OSError as error:  # the training itself is done, and its results are in the folder
@@ -134,13 +134,15 @@ class Summary(Callback):
         )
 
 
-def _write_report(folder: Path) -> None:
-    if not (folder / RECORD_FILE).exists():  # a trainer of somebody's own, without the callbacks of the command
-        return
+def _draw(write: Callable[[Path, Path], object], folder: Path, name: str) -> None:
     try:
-        write_page(build_report(read_runs([str(folder)])), folder / REPORT_FILE)
-    except (ImportError, OSError) as error:  # without plotly, or on a full disk
-        rank_zero_warn(f"{REPORT_FILE} could not be written: {error}")
+        write(folder, folder / name)
+    except Exception as error:  # whatever it is, a picture is no reason to end a run that is complete with a failure
+        rank_zero_warn(f"{name} could not be written ({type(error).__name__}: {error}); the run itself is complete")
+
+
+def _write_report(folder: Path, page: Path) -> None:
+    write_page(build_report(read_runs([str(folder)])), page)
 
 
 def _shared(prompts: int) -> Iterator[str]:

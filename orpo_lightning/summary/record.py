@@ -52,8 +52,9 @@ class RunRecord:
 
     @property
     def strength(self) -> float | None:
-        """How much the preference weighs; None where nothing says."""
-        return self.arguments.get(self.strength_name) if self.strength_name else None
+        """How much the preference weighs; None where no number says."""
+        value = self.arguments.get(self.strength_name) if self.strength_name else None
+        return value if isinstance(value, int | float) else None
 
 
 def read_record(path: Path) -> RunRecord | None:

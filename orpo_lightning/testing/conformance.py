@@ -262,6 +262,8 @@ def _arguments_are_stored(objective: Objective) -> None:
     for name in objective.argument_names():
         assert hasattr(objective, name), f"the argument {name!r} of __init__ is not stored as an attribute of that name"
     arguments = objective.arguments()
+    weight = arguments[strength] if strength else 0
+    assert isinstance(weight, int | float), f"strength_name = {strength!r} names no number but {weight!r}"
     for name, value in arguments.items():
         if isinstance(value, float) and value:
             changed = arguments | {name: 0.9 * value}

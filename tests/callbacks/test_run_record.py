@@ -138,3 +138,8 @@ def test_what_fails_after_the_end_of_the_training_does_not_undo_it(orpo_lightnin
     with pytest.raises(OSError, match="the disk is full"):
         orpo_lightning("fit", *SHORT, "--trainer.callbacks=failing.FailsAfterwards")
     assert record().status == "complete"
+
+
+@pytest.mark.parametrize("value", ["mild", [0.1, 0.2], None])
+def test_a_strength_that_is_no_number_is_none(value):
+    assert RunRecord("complete", arguments={"kind": value}, strength_name="kind").strength is None

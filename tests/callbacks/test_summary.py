@@ -272,6 +272,20 @@ def test_a_full_disk_does_not_fail_a_run_that_is_done(tmp_path, monkeypatch, rec
     assert any("the summary of the run could not be written: no space left" in str(each.message) for each in recwarn)
 
 
+@pytest.mark.parametrize(("writer", "file"), [("draw_curves", "curves.png"), ("write_page", "report.html")])
+def test_a_picture_that_cannot_be_drawn_does_not_fail_a_run_that_is_done(orpo_lightning, monkeypatch, writer, file):
+    def broken(*args):
+        raise TypeError("no such font")
+
+    monkeypatch.setattr(f"orpo_lightning.callbacks.summary.{writer}", broken)
+    with pytest.warns(
+        UserWarning, match=rf"{file} could not be written \(TypeError: no such font\); the run itself is"
+    ):
+        orpo_lightning("fit", "--config=orpo", "--trainer.max_steps=2", "--summary.prompts=0", "--trainer.logger=false")
+    assert not Path("runs/orpo", file).exists()
+    assert "## Validation" in Path("runs/orpo/summary.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("option", "sentence"),
     [
