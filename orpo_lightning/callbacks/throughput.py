@@ -29,6 +29,7 @@ class Done:
         flops: floating-point operations that the policy needed for them.
         unshared_flops: those it would have needed with a prompt for each response, where it ran with one for all.
         seconds_waited: time that a rank waited for data, summed over the ranks; NaN where that is not known.
+        reference_flops: floating-point operations of a reference that runs beside the policy.
     """
 
     pairs: float = 0.0
@@ -36,6 +37,7 @@ class Done:
     flops: float = 0.0
     unshared_flops: float = 0.0
     seconds_waited: float = 0.0
+    reference_flops: float = 0.0
 
     def __add__(self, other: Done) -> Done:
         return Done(*(one + more for one, more in zip(astuple(self), astuple(other), strict=True)))
@@ -100,7 +102,7 @@ class Totals:
         if self.done.tokens:
             found |= {"work/total_pairs": self.done.pairs, "work/total_tokens": self.done.tokens}
         if self.done.flops:
-            found["work/total_tflop"] = self.done.flops / 1e12
+            found["work/total_tflop"] = (self.done.flops + self.done.reference_flops) / 1e12
         return found
 
 
@@ -184,10 +186,12 @@ class Throughput(Callback):
         policy, prompt_logps = pl_module.policy, pl_module.objective.needs_prompt_logps
         if policy.size is None:
             return Done(batch.real_rows, batch.num_tokens)
-        needed = unshared = policy.size.flops(Counts.of(batch, prompt_logps))
+        counts, reference = Counts.of(batch, prompt_logps), pl_module.reference
+        needed = unshared = policy.size.flops(counts)
+        of_reference = reference.size.forward_flops(counts) if reference is not None and reference.size else 0
         if policy.shares_prompts(batch):
             unshared = policy.size.flops(Counts.without_sharing(batch, prompt_logps))
-        return Done(batch.real_rows, batch.num_tokens, needed, unshared)
+        return Done(batch.real_rows, batch.num_tokens, needed, unshared, reference_flops=of_reference)
 
     def _seconds_waited(self, trainer: Trainer) -> float:
         loader, (known, before) = trainer.train_dataloader, self._waited

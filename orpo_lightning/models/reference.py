@@ -25,6 +25,7 @@ from orpo_lightning.models.pretrained import identity_of
 from orpo_lightning.models.reference_cache import CachedReference, ReferenceRun, Scorer
 from orpo_lightning.models.reference_store import ReferenceStore, remembered
 from orpo_lightning.models.same_tokens import check_same_tokens
+from orpo_lightning.models.work import ModelSize
 from orpo_lightning.packing import PackedBatch
 from orpo_lightning.records import ResponseLogps
 
@@ -35,6 +36,10 @@ class Reference(Scorer, Protocol):
     @property
     def fingerprint(self) -> str:
         """Of the weights, as :func:`~orpo_lightning.models.identity.fingerprint` makes it; the same in every mode."""
+
+    @property
+    def size(self) -> ModelSize | None:
+        """What of it costs work in each step; None where nothing does, or where it is not known."""
 
     def prepare(self, run: ReferenceRun) -> None:
         """Do what has to be done before the first batch of a run."""
@@ -83,6 +88,7 @@ class AdapterOff:
     def __init__(self, policy: LogpModel, fingerprint: str) -> None:
         self._policy = policy
         self.fingerprint = fingerprint
+        self.size = policy.size
 
     @torch.no_grad()
     def __call__(self, batch: PackedBatch, prompt_logps: bool = False) -> ResponseLogps:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from orpo_lightning.models.host_to_device import to_device
 from orpo_lightning.models.reference_store import ReferenceStore
+from orpo_lightning.models.work import ModelSize
 from orpo_lightning.packing import PackedBatch, pack, response_key
 from orpo_lightning.records import HALF_PRECISION, ResponseLogps, StepInfo, TokenizedRow
 
@@ -104,6 +105,7 @@ class CachedReference:
         load: Callable[[], nn.Module],
     ) -> None:
         self.fingerprint = fingerprint
+        self.size: ModelSize | None = None  # what it took was taken once, before the first step, for all later runs too
         self._store = store
         self._dtype = dtype
         self._live = live

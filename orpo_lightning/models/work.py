@@ -151,3 +151,13 @@ class ModelSize:
             + (4 * self.head + 2 * self.trained_head) * counts.scored
             + 12 * self.attention * counts.attended
         )
+
+    def forward_flops(self, counts: Counts) -> int:
+        """Those of a forward pass alone, ``2 W N + 2 V M + 4 A S``: what a reference needs.
+
+        Example:
+            >>> ModelSize(linear=100, trained_linear=0, head=50, trained_head=0, attention=8).forward_flops(
+            ...     Counts(tokens=3, scored=2, attended=6))
+            992
+        """
+        return 2 * self.linear * counts.tokens + 2 * self.head * counts.scored + 4 * self.attention * counts.attended

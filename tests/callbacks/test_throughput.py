@@ -8,10 +8,11 @@ from helpers import run
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
-from orpo_lightning import DPO, ORPO, SFT
+from orpo_lightning import DPO, ORPO, SFT, PreferenceModule
 from orpo_lightning.callbacks import peak_rate as peak_rates
 from orpo_lightning.callbacks.peak_memory import peak_memory
 from orpo_lightning.callbacks.throughput import Throughput
+from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig
 from orpo_lightning.models.tiny import tiny_model
 from orpo_lightning.models.work import ModelSize
 from orpo_lightning.testing import make_rows
@@ -195,6 +196,20 @@ def test_what_the_run_took_so_far_is_logged_at_each_step():
     ):
         sums = [sum(of_step(each) for each in steps[: i + 1]) for i in range(len(steps))]
         assert [each[total] for each in steps] == pytest.approx(sums, rel=1e-5), total
+
+
+@pytest.mark.parametrize(("mode", "share"), [("copy", 1 / 3), ("cached", 0)])
+def test_the_work_of_the_run_has_the_forward_passes_of_a_live_reference_and_that_of_a_step_has_not(mode, share):
+    module = {"policy": PolicyConfig("tiny"), "reference": ReferenceConfig(mode=mode)}
+    steps, _ = measured(objective=DPO(), module_class=PreferenceModule, module=module)
+    policy = [sum(each["work/tflop"] for each in steps[: i + 1]) for i in range(len(steps))]
+    assert [each["work/total_tflop"] for each in steps] == pytest.approx([(1 + share) * each for each in policy])
+
+
+def test_a_checkpoint_of_before_references_were_counted_is_taken():
+    throughput = Throughput()
+    throughput.load_state_dict({"steps": 3, "seconds": 1.0, "done": [8.0, 100.0, 5.0, 6.0, 0.5]})
+    assert throughput.state_dict()["done"] == [8.0, 100.0, 5.0, 6.0, 0.5, 0.0]
 
 
 def test_a_run_that_goes_on_counts_on_and_another_one_from_nothing():
