@@ -66,15 +66,16 @@ def folder(tmp_path, monkeypatch, request, finished_run, only_built_in_objective
             del sys.modules[name]
 
 
-def slow_where_it_takes_minutes(page, command):
-    marks = (
-        pytest.mark.slow if any(each in command for each in ("smollm2", "orpo-lightning sweep", "--figures")) else ()
-    )
+TAKING_LONG = ("smollm2", "orpo-lightning sweep", "--figures", "compile_layers")
+
+
+def slow_where_it_takes_long(page, command):
+    marks = pytest.mark.slow if any(each in command for each in TAKING_LONG) else ()
     return pytest.param(page, command, marks=marks, id=f"{page.path.stem}: {command}")
 
 
 @pytest.mark.parametrize(
-    ("page", "command"), [slow_where_it_takes_minutes(page, each) for page in DOCS for each in page.commands]
+    ("page", "command"), [slow_where_it_takes_long(page, each) for page in DOCS for each in page.commands]
 )
 def test_command(folder, monkeypatch, page, command):
     program, *arguments = shlex.split(command)

@@ -20,7 +20,7 @@ README = PAGE.text
 COMMANDS = PAGE.commands
 SNIPPETS = PAGE.blocks("python")
 SHORT = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--trainer.limit_val_batches=1"]
-TAKING_MINUTES = ("--config quickstart", "orpo-lightning sweep")
+TAKING_MINUTES = ("--config quickstart", "orpo-lightning sweep", "--figures")
 MAKE = ["make quickstart", "make test"]
 
 

@@ -1,6 +1,7 @@
 """The main job: the four objectives of the paper on real pairs, in both formats, with a tiny and with a real model."""
 
 import csv
+import itertools
 import math
 import sys
 from pathlib import Path
@@ -22,6 +23,8 @@ ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 PAIRS = {"hh_rlhf": DATA / "hh_rlhf" / "test.jsonl.gz", "gpt4_pairs": DATA / "gpt4_pairs" / "test_prefs.parquet"}
 OBJECTIVES = ["orpo", "dpo", "ipo", "sft"]
+OFTEN = {("orpo", "hh_rlhf"), ("dpo", "gpt4_pairs"), ("ipo", "hh_rlhf"), ("sft", "hh_rlhf")}
+"""What every commit trains; the slow suite trains each objective on both."""
 
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"the real pairs are not at {DATA}")
 
@@ -41,8 +44,13 @@ def fit(monkeypatch, folder, objective, data, *options):
         return [row for row in csv.DictReader(file) if row["train/loss"]]
 
 
-@pytest.mark.parametrize("data", PAIRS)
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize(
+    ("objective", "data"),
+    [
+        pytest.param(*each, marks=() if each in OFTEN else pytest.mark.slow)
+        for each in itertools.product(OBJECTIVES, PAIRS)
+    ],
+)
 def test_a_tiny_model_learns_from_real_pairs(tmp_path, monkeypatch, objective, data):
     rows = fit(monkeypatch, tmp_path, objective, data, "--trainer.max_epochs=3", "--trainer.limit_val_batches=5")
     losses = [float(row["train/loss"]) for row in rows]
