@@ -1,5 +1,5 @@
 # make quickstart: sets up .venv where it is missing, then trains a language model on the sample.
-# make figures: the same, then the picture of the paper from a small model (some 20 minutes).
+# make figures: the same, then the picture of the paper from a small model (some 25 minutes).
 # make test: the same, then lint, types, doctests and tests, without network.
 
 PYTHON ?= python3.11

@@ -218,11 +218,12 @@ def draw(runs: dict[str, Run], out: Path) -> None:
         of_answers = (panels[0][0], panels[0][1], panels[1][1])
         for axes, title, run in (
             (panels[0][0], "(a) SFT (as figure 3)", sft),
-            (panels[0][1], "(b) ORPO, lambda 1.0 (as figure 7)", strong),
+            (panels[0][1], "(b) ORPO, lambda 1.0 (as figure 7); lines as in (a)", strong),
         ):
             for role, color in ROLES.items():
                 for of_set, style in SETS.items():
-                    plot(axes, run, f"val/{of_set}/logps_mean/{role}", f"{role}, {of_set} pairs", color, style)
+                    name = f"{role}, {of_set} pairs" if run is sft else ""  # once: the panel beside it has no room
+                    plot(axes, run, f"val/{of_set}/logps_mean/{role}", name, color, style)
             label(axes, title, "log-probability, nats/token")
         for name, color in (("orpo-1.0", BLACK), ("orpo-0.5", BLUE), ("orpo-0.1", SKY), ("sft", GREY)):
             run = runs[name]
@@ -261,7 +262,8 @@ def label(axes: Axes, title: str, unit: str) -> None:
     axes.set_xlabel("optimizer steps")
     axes.set_ylabel(unit)
     axes.grid(alpha=0.3, linewidth=0.4)
-    axes.legend(frameon=False, loc="best")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, loc="best")
 
 
 def page(runs: dict[str, Run], data: str, options: Sequence[str]) -> str:
