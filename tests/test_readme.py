@@ -21,7 +21,7 @@ COMMANDS = PAGE.commands
 SNIPPETS = PAGE.blocks("python")
 SHORT = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--trainer.limit_val_batches=1"]
 TAKING_MINUTES = ("--config quickstart", "orpo-lightning sweep", "--figures")
-MAKE = ["make quickstart", "make test"]
+MAKE = ["make quickstart", "make test", "make figures"]
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +54,8 @@ def folder(tmp_path, monkeypatch, runs, only_built_in_objectives):
 
 
 def test_the_readme_has_the_commands_and_snippets_that_are_tested_here():
-    assert COMMANDS[:2] == MAKE
-    assert len(COMMANDS) == 18
+    assert COMMANDS[:2] == MAKE[:2]
+    assert len(COMMANDS) == 19
     assert len(SNIPPETS) == 3
 
 
