@@ -69,7 +69,9 @@ def main() -> None:
         first = suggest(sweep, start.seed, 0, ())
         check_words(words_of_trial(sweep, Trial(0, first.parameters), out, options), file)
         folder = new_folder(out, file, start)
-    again = ["sweep", asked.file, "--resume", "--out", str(folder.path), *options]
+    numbers = {"--workers": asked.workers if asked.workers > 1 else None, "--count": asked.count}
+    given = [word for name, value in numbers.items() if value is not None for word in (name, str(value))]
+    again = ["sweep", asked.file, "--resume", "--out", str(folder.path), *given, *options]
     with folder.lock:
         _run(sweep, folder, size, asked.workers, again)
 
@@ -120,7 +122,7 @@ def _run(sweep: Sweep, folder: SweepFolder, size: int, workers: int, again: Sequ
 def _report(console: Console, sweep: Sweep, folder: SweepFolder, trials: Sequence[Trial]) -> None:
     from rich.text import Text
 
-    from orpo_lightning.sweep.results import RESULTS_FILE, best_trial
+    from orpo_lightning.sweep.results import RESULTS_FILE, best_trial, equals_of
     from orpo_lightning.sweep.table import Row, repeats_table, trials_table
     from orpo_lightning.sweep.words import words_of_fit
 
@@ -137,7 +139,9 @@ def _report(console: Console, sweep: Sweep, folder: SweepFolder, trials: Sequenc
         words = words_of_fit(sweep, best, folder.start.options)
         name = f"{folder.path.name}-best"
         repeat = shlex.join(["orpo-lightning", *words, f"--trainer.default_root_dir=runs/{name}"])
-        lines += [f"best: trial {best.name}, {folder.trials / best.name}", f"to repeat it: {repeat}"]
+        equal = len(equals_of(best, trials)) - 1
+        tie = f" ({equal} more have the same value)" if equal else ""
+        lines += [f"best: trial {best.name}, {folder.trials / best.name}{tie}", f"to repeat it: {repeat}"]
     for verb, what in (("compare", "compare the trials"), ("report", "a page of their curves")):
         lines.append(f"{what}: {shlex.join(['orpo-lightning', verb, str(folder.path)])}")
     for line in lines:

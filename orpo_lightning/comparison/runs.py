@@ -148,7 +148,11 @@ def read_runs(places: Sequence[str], leave_out: Callable[[str], object] | None =
     for place in places:
         here = list(_folders(place))
         if not here:
-            raise ValueError(f"{place}: no run is there; accepted: the folder of a fit, which holds {RECORD_FILE}")
+            there = "no run is in it" if Path(place).expanduser().exists() else "there is no such place"
+            raise ValueError(
+                f"{place}: {there}; accepted: the folder of a fit, which holds {RECORD_FILE}, a folder of such "
+                "folders, or a pattern such as 'runs/*'"
+            )
         for each in here:
             before = found.setdefault(each.folder.resolve(), each)
             found[each.folder.resolve()] = replace(before, is_named=before.is_named or each.is_named)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
+from orpo_lightning.sweep.command import options_of
 from orpo_lightning.sweep.file import Sweep, read_sweep
 from orpo_lightning.whole_file import whole_file
 
@@ -110,9 +111,8 @@ def resumed_folder(path: Path, file: Path, sweep: Sweep, options: Sequence[str],
     different = [f"{key} of {file}" for key in sweep.differences(before)]
     if seed not in (None, start.seed):
         different.append(f"--seed {seed} (it was {start.seed})")
-    ours, theirs = (set(words) for words in (options, start.options))
     if tuple(options) != start.options:
-        different.append(f"{' '.join(sorted(ours ^ theirs)) or 'the order of the options'}")
+        different += _changed_options(start.options, options) or ["the order of the options"]
     if different:
         raise ValueError(
             f"--resume: the sweep in {path} was started with other settings: {', '.join(different)}; set them back, or "
@@ -142,6 +142,13 @@ def only_folder(path: Path, again: Sequence[str]) -> Path:
         shlex.join([*again, "--out", str(each)]) for each in sorted(found, key=lambda each: each.stat().st_mtime)
     ]
     raise ValueError(f"--resume: there are {len(found)} sweeps; say which, the latest last: {' | '.join(commands)}")
+
+
+def _changed_options(before: Sequence[str], now: Sequence[str]) -> list[str]:
+    """Options that are others than a sweep was started with, in words."""
+    old, new = ({name: value for name, value in options_of(words)} for words in (before, now))
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return [f"{name} was {old.get(name, 'not given')}, is {new.get(name, 'not given')}" for name in names]
 
 
 def _read_start(path: Path) -> Start:

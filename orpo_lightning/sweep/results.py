@@ -72,6 +72,17 @@ def best_trial(trials: Sequence[Trial], metric: Metric | None) -> Trial | None:
     return min(valued, key=lambda trial: metric.sign * (trial.value or 0.0))
 
 
+def equals_of(best: Trial, trials: Sequence[Trial]) -> list[Trial]:
+    """The complete trials whose value is that of the best one, itself among them.
+
+    Example:
+        >>> trials = [Trial(i, {}, {}, "complete", value) for i, value in enumerate([0.5, 0.6, 0.6])]
+        >>> [trial.name for trial in equals_of(trials[1], trials)]
+        ['001', '002']
+    """
+    return [trial for trial in trials if trial.state == "complete" and trial.value == best.value]
+
+
 def write_results(folder: Path, sweep: Sweep, trials: Sequence[Trial]) -> None:
     """Write ``results.csv``: the trials with their parameters, state, value, step and reason.
 

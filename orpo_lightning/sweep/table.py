@@ -16,7 +16,7 @@ from rich.text import Text
 from orpo_lightning.sweep.command import as_typed
 from orpo_lightning.sweep.file import Sweep
 from orpo_lightning.sweep.record import Trial
-from orpo_lightning.sweep.results import SEED, are_repeated, best_trial, repeats_of
+from orpo_lightning.sweep.results import SEED, are_repeated, best_trial, equals_of, repeats_of
 
 _STYLES = {"running": "cyan", "complete": "", "pruned": "dim", "failed": "red"}
 _BEST = "best"
@@ -124,16 +124,18 @@ def trials_table(sweep: Sweep, rows: Sequence[Row], shown: Sequence[Row], title:
     names = short_names(varied)
     for column in ("trial", *names.values(), "state", "step", sweep.metric.name if sweep.metric else "", ""):
         table.add_column(column, justify="right" if column == "step" else "left", overflow="fold")
-    best = best_trial([row.trial for row in rows], sweep.metric)
+    trials = [row.trial for row in rows]
+    first = best_trial(trials, sweep.metric)
+    best = [] if first is None else equals_of(first, trials)
     for row in shown:
         trial = row.trial
         step = f"{trial.step}/{row.total}" if row.total else str(trial.step)
-        note = _BEST if trial is best else _shortened(trial.reason)
+        note = _BEST if trial in best else _shortened(trial.reason)
         table.add_row(
             trial.name,
             *(value_text(trial.parameters[name]) for name in names),
             *(trial.state, step, number_text(trial.value), Text(note)),
-            style="bold green" if trial is best else _STYLES[trial.state],
+            style="bold green" if trial in best else _STYLES[trial.state],
         )
     return _titled(title, table)
 

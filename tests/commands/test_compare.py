@@ -45,7 +45,7 @@ def test_two_objectives_and_a_run_of_another_length_are_compared(orpo_lightning,
 
 
 def test_mistakes_are_answered_in_a_sentence(orpo_lightning):
-    with pytest.raises(ValueError, match="nowhere: no run is there"):
+    with pytest.raises(ValueError, match="nowhere: there is no such place"):
         orpo_lightning("compare", "nowhere")
     with pytest.raises(ValueError, match=r"--csv no/rows\.csv: there is no folder no"):
         orpo_lightning("compare", "nowhere", "--csv", "no/rows.csv")

@@ -50,7 +50,7 @@ def test_figures_for_papers_are_written_where_they_are_asked_for(orpo_lightning,
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["nowhere"], "nowhere: no run is there"),
+        (["nowhere"], "nowhere: there is no such place"),
         (["nowhere", "--out", "no/report.html"], r"--out no/report\.html: there is no folder no"),
         (["nowhere", "--out", "."], r"--out \.: it is a folder"),
         (["nowhere", "--out", "/proc/report.html"], r"--out /proc/report\.html: nothing can be written there"),

@@ -194,12 +194,12 @@ def test_a_sweep_that_is_killed_goes_on_without_repeating_a_finished_trial(orpo_
 def test_ctrl_c_has_the_trials_save_and_says_how_to_go_on(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     file = write_file({"model.objective.lambda_": {"values": [0.1, 1.0]}})
-    sweep = started(file, "--out", "here", *LONG)
+    sweep = started(file, "--out", "here", "--count", "2", *LONG)
     wait_until(Path("here/trials/000/checkpoints/last.ckpt").exists, sweep)
     sweep.send_signal(signal.SIGINT)
     said, _ = sweep.communicate(timeout=60)
     assert sweep.returncode == 130
-    assert f"to go on: orpo-lightning sweep {file} --resume --out here {shlex.join(LONG)}" in said
+    assert f"to go on: orpo-lightning sweep {file} --resume --out here --count 2 {shlex.join(LONG)}" in said
     assert ended("here", "000")
     assert "saved in here/trials/000/checkpoints/last.ckpt" in log("here", "000")
     assert [row["state"] for row in results("here")] == ["running"]
@@ -279,10 +279,10 @@ class TestGoingOn:
     @pytest.mark.parametrize(
         ("text", "options", "said"),
         [
-            ("", ["--data.limit=9"], "other settings: --data.limit=8 --data.limit=9; set them back"),
+            ("", ["--data.limit=9"], "other settings: --data.limit was 8, is 9; set them back"),
             ("", ["--data.limit=8", "--seed=5"], r"--seed 5 \(it was 4\)"),
             (("0.01", "0.02"), ["--data.limit=8"], "parameters of mine.yaml"),
-            (("orpo-lightning", "orpo_lightning"), [], "--data.limit=8"),
+            (("orpo-lightning", "orpo_lightning"), [], "--data.limit was 8, is not given"),
             (("nll_response", "loss"), ["--data.limit=8"], "metric of mine.yaml"),
             (("random", "bayes"), ["--data.limit=8"], "method of mine.yaml"),
         ],
@@ -329,7 +329,7 @@ class TestGoingOn:
         said = "there are 2 sweeps; say which, the latest last: .*--resume --data.limit=8 --out runs/sweeps/mine-2$"
         with pytest.raises(ValueError, match=said):
             orpo_lightning("sweep", begun, "--resume", "--data.limit=8")
-        with pytest.raises(ValueError, match=r"other settings: --data.limit=8 --data.limit=9"):
+        with pytest.raises(ValueError, match=r"other settings: --data.limit was 8, is 9"):
             orpo_lightning("sweep", begun, "--resume", "--data.limit=9", "--out", "runs/sweeps/mine-2")
 
     def test_a_file_is_no_folder(self, begun, orpo_lightning):

@@ -1,5 +1,7 @@
 """Runs are found where they are, named apart, and read as they were written."""
 
+import re
+
 import pytest
 from comparison_runs import answer, config, make_run, pairs_of
 
@@ -24,12 +26,15 @@ def test_runs_of_one_name_are_told_apart_by_what_is_before_it(tmp_path):
     assert [run.name for run in read_runs([str(tmp_path)])] == ["dpo/first", "orpo/first"]
 
 
-@pytest.mark.parametrize("place", ["nothing", "empty", "nothing*"])
-def test_a_place_without_a_run_is_named(tmp_path, monkeypatch, place):
+@pytest.mark.parametrize(
+    ("place", "what"),
+    [("nothing", "there is no such place"), ("empty", "no run is in it"), ("nothing*", "there is no such place")],
+)
+def test_a_place_without_a_run_is_named(tmp_path, monkeypatch, place, what):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     make_run(tmp_path / "a")
-    with pytest.raises(ValueError, match=r"^(nothing|empty|nothing\*): no run is there; accepted: .*run\.json"):
+    with pytest.raises(ValueError, match=rf"^{re.escape(place)}: {what}; accepted: .*run\.json, a folder of such"):
         read_runs(["a", place])
 
 

@@ -174,3 +174,11 @@ def test_what_a_trial_said_before_it_went_on_is_no_reason(tmp_path):
     assert reason_of_failure(tmp_path, 1, len(before)) == "IndexError: 3"
     (tmp_path / "trial.log").write_text(before)
     assert reason_of_failure(tmp_path, 1, len(before)) == "exit code 1"
+
+
+def test_all_trials_with_the_best_value_are_marked():
+    tied = [replace(trial, value=0.5) for trial in TRIALS[:2]] + [replace(TRIALS[2], value=0.25)]
+    lines = printed(
+        trials_table(SWEEP, [Row(trial) for trial in tied], [Row(trial) for trial in tied], "")
+    ).splitlines()
+    assert [line.split()[0] for line in lines if line.rstrip().endswith("best")] == ["000", "001"]
