@@ -12,19 +12,37 @@ from orpo_lightning.comparison.runs import Run
 SEEDS = frozenset({"seed_everything", "data.seed"})
 """What differs between repeats of a run."""
 _PLACES = frozenset({"trainer.default_root_dir", "ckpt_path"})
+_BESIDE_TRAINING = (
+    *("summary.", "export.", "checkpoint.", "throughput.", "trainer.logger", "trainer.enable_"),
+    *("trainer.log_every_n_steps", "trainer.accelerator", "trainer.devices", "trainer.num_nodes"),
+    *("trainer.val_check_interval", "trainer.check_val_every_n_epoch"),
+)
+"""How the keys of settings begin that change no step of a training."""
 NOT_A_SETTING = "(not a setting)"
 """Stands for the value of a setting that a run does not have, such as an argument of another objective."""
 
 
 def differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
-    """The values of each setting that is not the same in all runs, in their order; where a run is kept does not count.
+    """The values of each setting that is not the same in all runs; where a run is kept does not count.
+
+    They are in the order of the runs, those that change no step of a training last.
 
     Args:
         runs: to compare.
     """
-    keys = dict.fromkeys(key for run in runs for key in run.settings)
+    keys = sorted(dict.fromkeys(key for run in runs for key in run.settings), key=is_beside_training)
     values = {key: [run.settings.get(key, NOT_A_SETTING) for run in runs] for key in keys if key not in _PLACES}
     return {key: each for key, each in values.items() if any(value != each[0] for value in each)}
+
+
+def is_beside_training(key: str) -> bool:
+    """Whether a setting changes no step of a training, but what is measured, kept or shown of it.
+
+    Example:
+        >>> is_beside_training("summary.report"), is_beside_training("model.optimizer.lr")
+        (True, False)
+    """
+    return key.startswith(_BESIDE_TRAINING)
 
 
 @dataclass(frozen=True)

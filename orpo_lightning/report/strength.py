@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from orpo_lightning.comparison.differences import SEEDS, Group, differing_settings, group_repeats
+from orpo_lightning.comparison.differences import SEEDS, Group, differing_settings, group_repeats, is_beside_training
 from orpo_lightning.comparison.estimates import estimate
 from orpo_lightning.comparison.measures import MEASURES
 from orpo_lightning.comparison.runs import Run, model_names
@@ -17,6 +18,8 @@ from orpo_lightning.report.plots import Axis, Plot, Trace
 
 _WIDE = 5.0
 """Ratio of the largest strength to the smallest from which the axis is logarithmic."""
+_LONGEST_LABEL = 60
+"""Letters in a legend."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ def _family(objective: str, name: str, groups: Sequence[Group], rows: Mapping[st
         lines = {}
         for point in points:
             lines.setdefault(point.model, []).append(point)
+    lines = _shortened(lines)
     kind: Literal["scatter", "line"] = "scatter" if is_scattered else "line"
     strengths = [_strength(group) for group in groups]
     is_log = min(strengths) > 0 and max(strengths) / min(strengths) >= _WIDE
@@ -94,6 +98,12 @@ def _family(objective: str, name: str, groups: Sequence[Group], rows: Mapping[st
                 measure.axis,
                 traces,
             )
+
+
+def _shortened(lines: dict[str, list[_Point]]) -> dict[str, list[_Point]]:
+    """The same by names that a legend has room for, where these tell them apart."""
+    short = {textwrap.shorten(label, _LONGEST_LABEL, placeholder=" …"): points for label, points in lines.items()}
+    return short if len(short) == len(lines) else lines
 
 
 def _line(
@@ -137,7 +147,7 @@ def _points(name: str, groups: Sequence[Group]) -> list[_Point]:
     others = {
         key: values
         for key, values in differing_settings(firsts).items()
-        if key not in SEEDS | follows_model | {f"model.objective.{name}"}
+        if key not in SEEDS | follows_model | {f"model.objective.{name}"} and not is_beside_training(key)
     }
     return [
         _Point(

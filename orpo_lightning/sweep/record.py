@@ -22,7 +22,7 @@ _LONGEST_REASON = 300
 _TRACEBACK = "Traceback (most recent call last):\n"
 _VALIDATION = "val/"
 _NO_MEASURES = ("step", "epoch")
-State = Literal["running", "complete", "pruned", "failed"]
+State = Literal["running", "stopped", "complete", "pruned", "failed"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Trial:
         number: from 0 on; names its folder.
         parameters: their values by name.
         drawn: what Optuna drew for them; empty in a grid.
-        state: ``running``, also of a sweep that was stopped; ``complete``; ``pruned`` by early termination; ``failed``.
+        state: ``running``, also of a sweep that was killed; ``stopped`` with its sweep, to go on with that;
+            ``complete``; ``pruned`` by early termination; ``failed``.
         value: the last value of the metric; None where there is none, or where it is not finite.
         step: optimizer steps that were done.
         reason: why it failed; empty where it has not.
@@ -46,6 +47,11 @@ class Trial:
     value: float | None = None
     step: int = 0
     reason: str = ""
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it has not come to an end."""
+        return self.state in ("running", "stopped")
 
     @property
     def name(self) -> str:

@@ -96,12 +96,12 @@ class Runner:
     def _take_what_ended_alone(self) -> None:
         """A sweep that was killed may not have seen the end of a trial."""
         for trial in self.trials:
-            if trial.state == "running" and is_over(self._folder.trials / trial.name):
+            if trial.goes_on and is_over(self._folder.trials / trial.name):
                 self._keep(self._ended(trial, "complete"))
 
     def _waiting(self) -> bool:
         """Whether a trial is to be started or to go on."""
-        if any(trial.state == "running" and trial.number not in self._running for trial in self.trials):
+        if any(trial.goes_on and trial.number not in self._running for trial in self.trials):
             return True
         metric = self._sweep.metric
         is_reached = metric is not None and any(
@@ -110,8 +110,9 @@ class Runner:
         return len(self._trials) < self._size and not is_reached
 
     def _start(self) -> None:
-        left = [trial for trial in self.trials if trial.state == "running" and trial.number not in self._running]
-        trial = left[0] if left else self._next()
+        left = [trial for trial in self.trials if trial.goes_on and trial.number not in self._running]
+        trial = replace(left[0], state="running") if left else self._next()
+        self._trials[trial.number] = trial
         folder = self._folder.trials / trial.name
         words = words_of_trial(self._sweep, trial, folder, self._folder.start.options)
         taken = {process.worker for process in self._running.values()}
@@ -161,6 +162,7 @@ class Runner:
             self._keep(self._ended(trial, "pruned"))
         elif was_stopped(code):
             self.stopped = trial
+            self._keep(self._ended(trial, "stopped"))
         else:
             reason = reason_of_failure(process.folder, code, process.log_start)
             self._keep(replace(self._ended(trial, "failed"), reason=reason, value=None))
@@ -197,8 +199,11 @@ class Runner:
         """Have those that run save and end; they are taken up again by a sweep that goes on."""
         for process in self._running.values():
             process.stop()
-        for process in self._running.values():
+        for number, process in self._running.items():
             process.wait()
+            self._progress[number] = process.progress(self._metric)
+            state: State = "complete" if is_over(process.folder) else "stopped"
+            self._keep(self._ended(self._trials[number], state))
         self._running.clear()
 
     def _rows(self) -> list[Row]:

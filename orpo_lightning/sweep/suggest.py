@@ -115,7 +115,7 @@ def _known(sweep: Sweep, trials: Sequence[Trial]) -> Iterator[FrozenTrial]:
     }
     space = {name: each.in_optuna() for name, each in sweep.parameters.items()}
     for trial in trials:
-        runs = trial.state == "running"
+        runs = trial.goes_on
         if runs or losses:
             yield create_trial(
                 state=TrialState.RUNNING if runs else TrialState.COMPLETE,

@@ -18,7 +18,7 @@ from orpo_lightning.sweep.file import Sweep
 from orpo_lightning.sweep.record import Trial
 from orpo_lightning.sweep.results import SEED, are_repeated, best_trial, equals_of, repeats_of
 
-_STYLES = {"running": "cyan", "complete": "", "pruned": "dim", "failed": "red"}
+_STYLES = {"running": "cyan", "stopped": "yellow", "complete": "", "pruned": "dim", "failed": "red"}
 _BEST = "best"
 _DIGITS = 4
 _LINES_LEFT_FREE = 2

@@ -123,3 +123,12 @@ def test_a_run_without_a_configuration_is_a_run(tmp_path):
     (tmp_path / "a" / "config.yaml").unlink()
     (run,) = read_runs([str(tmp_path / "a")])
     assert run.settings == {}
+
+
+def test_settings_that_change_no_step_come_last(tmp_path):
+    for name, rate, bar in (("a", 1e-3, True), ("b", 1e-4, False)):
+        settings = config(folder=name)
+        settings["trainer"] = {"enable_progress_bar": bar, "gradient_clip_val": rate, **settings["trainer"]}
+        make_run(tmp_path / name, configuration=settings)
+    found = differing_settings(read_runs([str(tmp_path)]))
+    assert list(found) == ["trainer.gradient_clip_val", "trainer.enable_progress_bar"]

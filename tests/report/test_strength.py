@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
+import yaml
 from comparison_runs import config, make_run, pairs_of
 
 from orpo_lightning.comparison.comparison import Comparison
@@ -152,3 +153,16 @@ def test_the_interval_of_a_single_run_that_is_always_right_is_called_what_it_is(
         "one seed, exact binomial interval over 12 pairs",
         "one seed, bootstrap interval over 12 pairs",
     )
+
+
+def test_what_changes_no_step_tells_no_lines_apart_and_long_names_are_cut(tmp_path):
+    for i, (strength, accelerator, data) in enumerate(((0.1, "cpu", "a"), (1.0, "auto", "a"), (0.1, "cpu", "b"))):
+        folder = tmp_path / str(i)
+        make(folder, strength, [1.0, 2.0])
+        settings = yaml.safe_load((folder / "config.yaml").read_text())
+        settings["trainer"]["accelerator"] = accelerator
+        settings["data"]["init_args"]["train"] = data + "/a long name of a folder" * 3
+        (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    labels = [trace.label for trace in plots_of(tmp_path)["orpo_lambda_accuracy"].traces]
+    assert len(labels) == 2
+    assert all(len(label) <= 60 and label.endswith("…") and "accelerator" not in label for label in labels)

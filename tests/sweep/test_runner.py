@@ -125,7 +125,7 @@ def test_a_trial_that_others_have_stopped_is_left_to_go_on_and_the_sweep_ends(ra
     script = Script({0: values(0.5, 0.4), 1: values(0.5)}, {0: code, 1: 0})
     ours = ran(script)
     assert ours.stopped.name == "000"
-    assert [trial.state for trial in read_trials(tmp_path / "trials")] == ["running"]
+    assert [trial.state for trial in read_trials(tmp_path / "trials")] == ["stopped"]
     script.codes[0] = 0
     ours = ran(script)
     assert ours.stopped is None
@@ -158,7 +158,7 @@ def test_a_metric_that_is_not_logged_is_told_at_the_first_validation_and_the_tri
     ((_, _, process),) = script.processes
     assert process.stopped
     assert process.looks <= 2
-    assert [trial.state for trial in read_trials(tmp_path / "trials")] == ["running"]
+    assert [trial.state for trial in read_trials(tmp_path / "trials")] == ["stopped"]
 
 
 def test_a_measure_of_a_users_own_may_come_late(ran):
