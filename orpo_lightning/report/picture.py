@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _COLUMNS = 3
 _WIDTH, _HEIGHT = 2.9, 2.1
 """Of a panel, inches."""
+_LEGEND = 0.25
+"""Above the panels, inches."""
 _LETTERS = 44
 """Of its title, on a line."""
 _DOTS_PER_INCH = 150
@@ -61,14 +63,18 @@ def curves_figure(run: Run) -> Figure | None:
 
     columns = min(len(plots), _COLUMNS)
     rows = -(-len(plots) // columns)
-    figure = Figure(figsize=(_WIDTH * columns, _HEIGHT * rows + 0.2), layout="constrained")
+    # places by hand: a layout that is found takes as long as all else
+    width, height = _WIDTH * columns, _HEIGHT * rows + _LEGEND
+    figure = Figure(figsize=(width, height))
+    top = 1 - (_LEGEND + 0.35) / height
+    figure.subplots_adjust(0.65 / width, 0.4 / height, 1 - 0.1 / width, top, wspace=0.32, hspace=0.62)
     FigureCanvasAgg(figure)
     for place, (plot, of_set) in enumerate(plots, start=1):
         axes = figure.add_subplot(rows, columns, place)
         draw_plot(axes, plot, {run.name: run.name})
         axes.set_title(textwrap.fill(": ".join(filter(None, (of_set, plot.title))), _LETTERS), loc="left", fontsize=7.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    figure.legend(handles=_legend(run, [plot for plot, _ in plots]), loc="outside upper left", ncols=4, **LEGEND)
+    figure.legend(handles=_legend(run, [plot for plot, _ in plots]), loc="upper left", ncols=4, **LEGEND)
     return figure
 
 
