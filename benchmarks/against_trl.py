@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from operations import both_sides, size_of
 from yardstick.comparison import Length, LossesDifferError, compare
-from yardstick.environment import NAMED, ROOT, commit, cores, installed, processor, python_with_trl
+from yardstick.environment import NAMED, ROOT, commit, installed, processor, python_with_trl
 from yardstick.job import Job, Setting
 from yardstick.report import markdown, time_ratios
 from yardstick.rows import FILES, Pool
@@ -39,6 +39,7 @@ from yardstick.rungs import OBJECTIVES
 from yardstick.worker import WorkerEndedError, WorkerKilledError
 
 from orpo_lightning.models.pretrained import resolve
+from orpo_lightning.sweep.share import cores
 
 FULL = Length(warm_up=1, timed=5, counted=2, rate_s=30)
 SEARCH = Length(warm_up=1, timed=1, counted=0, rate_s=0)

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from yardstick.environment import ROOT, conditions, cores
+from yardstick.environment import ROOT, conditions
 from yardstick.measures import spread
 from yardstick.rows import ABOUT_FILES, FILES, tokenized
 from yardstick.rungs import steps_of
@@ -26,6 +26,7 @@ from yardstick.rungs import steps_of
 from orpo_lightning.models.attention.blocks import BlockAttention
 from orpo_lightning.models.attention.segments import Segment, segments
 from orpo_lightning.packing import PackedBatch
+from orpo_lightning.sweep.share import cores
 
 HEADS, KEY_HEADS, HEAD_SIZE = 9, 3, 64
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -18,11 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import LinearCrossEntropyOptions, Parameter
-from yardstick.environment import conditions, cores
+from yardstick.environment import conditions
 from yardstick.measures import peak_memory, spread
 
 from orpo_lightning.models.head import OutputHead, target_logps
 from orpo_lightning.models.linear_logps import linear_logps
+from orpo_lightning.sweep.share import cores
 
 WIDTH, VOCABULARY = 576, 49152
 CHUNK = 512

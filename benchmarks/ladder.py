@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from counting import CONVENTION, count_flops
-from yardstick.environment import ROOT, conditions, cores
+from yardstick.environment import ROOT, conditions
 from yardstick.measures import matmul_rate, peak_memory, spread
 from yardstick.rows import ABOUT_FILES, FILES, tokenized
 from yardstick.rungs import OBJECTIVES, RUNGS, Step, steps_of, train
@@ -30,6 +30,7 @@ from orpo_lightning import PolicyConfig
 from orpo_lightning.models.compilation import compile_layers
 from orpo_lightning.models.loading import load_causal_lm
 from orpo_lightning.models.logp_model import LogpModel
+from orpo_lightning.sweep.share import cores
 
 TOLERANCE = 1e-4
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from counting import count_flops
 from torch.profiler import ProfilerActivity, profile
-from yardstick.environment import ROOT, conditions, cores
+from yardstick.environment import ROOT, conditions
 from yardstick.measures import matmul_rate
 from yardstick.rows import ABOUT_FILES, FILES, tokenized
 from yardstick.rungs import OBJECTIVES, Step, as_a_run, steps_of, train
@@ -26,6 +26,7 @@ from orpo_lightning import PolicyConfig
 from orpo_lightning.models.loading import load_causal_lm
 from orpo_lightning.models.logp_model import LogpModel
 from orpo_lightning.models.work import Counts
+from orpo_lightning.sweep.share import cores
 
 PRODUCTS = "products of matrices"
 OTHER = "other: autograd, calls"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import subprocess
 import sys
 from datetime import date
 from pathlib import Path
+
+from orpo_lightning.sweep.share import cores
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / ".venv-trl"
@@ -52,11 +53,6 @@ def wrong_versions(found: dict[str, str]) -> list[str]:
 
 def _key(name: str) -> str:
     return name.strip().lower().replace("_", "-")
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor() -> str:

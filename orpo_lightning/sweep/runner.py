@@ -23,7 +23,7 @@ from orpo_lightning.sweep.record import (
     write_trial,
 )
 from orpo_lightning.sweep.results import write_results
-from orpo_lightning.sweep.share import cores_of_process, gpus_of_machine, share_of_worker
+from orpo_lightning.sweep.share import cores, gpus_of_machine, share_of_worker
 from orpo_lightning.sweep.suggest import suggest
 from orpo_lightning.sweep.table import Row, View
 from orpo_lightning.sweep.trial_process import TrialProcess
@@ -54,7 +54,7 @@ class Runner:
         self._signals = signals
         self._metric = sweep.metric.name if sweep.metric else None
         self._running: dict[int, TrialProcess] = {}
-        self._cores, self._gpus = cores_of_process(), gpus_of_machine()
+        self._cores, self._gpus = cores(), gpus_of_machine()
         self.stopped: Trial | None = None
         self._trials = {trial.number: trial for trial in read_trials(folder.trials)}
         self._progress = {

@@ -43,7 +43,7 @@ def _visible(named: str) -> list[str]:
     return list(itertools.takewhile(lambda word: word and not word.startswith("-"), words))
 
 
-def cores_of_process() -> int:
+def cores() -> int:
     """Those that it may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
