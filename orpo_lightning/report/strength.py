@@ -46,10 +46,16 @@ def strength_plots(runs: Sequence[Run], rows: Mapping[str, Row]) -> list[Plot]:
     """Accuracy, margin and likelihood over the strength, for each objective that was trained at two of them or more.
 
     Args:
-        runs: to draw; those that are not compared are left out.
+        runs: to draw; those that are not compared, or were never validated, are left out.
         rows: what they measured, by name of the run.
     """
-    ended = [run for run in runs if rows[run.name].why_not_compared is None and run.record.strength is not None]
+    ended = [
+        run
+        for run in runs
+        if run.record.strength is not None
+        and rows[run.name].why_not_compared is None
+        and rows[run.name].nll_response is not None
+    ]
     families: dict[tuple[str, str], list[Group]] = {}
     for repeats in group_repeats(ended):
         record = repeats.runs[0].record
@@ -169,7 +175,9 @@ def log_ticks(low: float, high: float) -> list[float]:
     Example:
         >>> log_ticks(0.05, 1.0)
         [0.05, 0.1, 0.2, 0.5, 1.0]
+        >>> log_ticks(0.21, 0.21)
+        [0.21]
     """
     powers = np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
     values = [float(f"{step * 10.0**power:.6g}") for power in powers for step in (1, 2, 5)]
-    return [value for value in values if low * 0.999 <= value <= high * 1.001]
+    return [value for value in values if low * 0.999 <= value <= high * 1.001] or sorted({low, high})

@@ -166,3 +166,9 @@ def test_what_changes_no_step_tells_no_lines_apart_and_long_names_are_cut(tmp_pa
     labels = [trace.label for trace in plots_of(tmp_path)["orpo_lambda_accuracy"].traces]
     assert len(labels) == 2
     assert all(len(label) <= 60 and label.endswith("…") and "accelerator" not in label for label in labels)
+
+
+def test_a_run_that_was_stopped_before_any_validation_is_no_strength(tmp_path):
+    make(tmp_path / "a", 0.2, [1.0, 2.0])
+    make(tmp_path / "b", 2.5, [], status="stopped")
+    assert plots_of(tmp_path) == {}
