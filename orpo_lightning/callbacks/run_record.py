@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,19 @@ class RunRecordFile(Callback):
 
     def __init__(self) -> None:
         self._record: RunRecord | None = None
+        self._started = time.perf_counter()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Start the clock."""
+        self._started = time.perf_counter()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the run took up to a checkpoint, so that one that goes on from there counts on."""
+        return {"wall_seconds": self._wall_seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it back."""
+        self._started -= state_dict["wall_seconds"]
 
     @rank_zero_only
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -69,9 +83,20 @@ class RunRecordFile(Callback):
         else:  # a signal, or somebody at the keyboard
             self._write(trainer, "stopped", planned)
 
+    @property
+    def _wall_seconds(self) -> float:
+        return time.perf_counter() - self._started
+
     def _write(self, trainer: Trainer, status: Status, planned: int | None, reason: str | None = None) -> None:
         assert self._record is not None
-        record = replace(self._record, status=status, reason=reason, steps=trainer.global_step, total_steps=planned)
+        record = replace(
+            self._record,
+            status=status,
+            reason=reason,
+            steps=trainer.global_step,
+            total_steps=planned,
+            wall_seconds=self._wall_seconds,
+        )
         self._record = record
         write_record(Path(trainer.default_root_dir) / RECORD_FILE, record)
         fields = {name: getattr(record, name) for name in ("objective", "strength", "model", "parameters", "status")}

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 from typing import NoReturn
+
+_LIKENESS = 0.75
+"""Of a name to one that is meant."""
 
 
 class VerbParser(argparse.ArgumentParser):
@@ -16,6 +20,10 @@ class VerbParser(argparse.ArgumentParser):
 
     def __init__(self, verb: str, description: str) -> None:
         super().__init__(prog=f"orpo-lightning {verb}", description=description, allow_abbrev=False)
+
+    def nearest(self, option: str) -> str | None:
+        """The option that is nearly spelled so; None where none is."""
+        return next(iter(difflib.get_close_matches(option, self._option_string_actions, n=1, cutoff=_LIKENESS)), None)
 
     def error(self, message: str) -> NoReturn:
         """End with the message alone."""

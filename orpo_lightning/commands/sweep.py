@@ -45,8 +45,17 @@ def main() -> None:
     asked, options = parser.parse_known_args(sys.argv[2:])
 
     from orpo_lightning.command_line.config_files import find_sweep
+    from orpo_lightning.sweep.command import options_of
     from orpo_lightning.sweep.file import read_sweep
-    from orpo_lightning.sweep.folder import DEFAULT_SWEEPS, Start, new_folder, only_folder, resumed_folder
+    from orpo_lightning.sweep.folder import (
+        DEFAULT_SWEEPS,
+        Start,
+        folder_of,
+        new_folder,
+        only_folder,
+        own_file,
+        resumed_folder,
+    )
     from orpo_lightning.sweep.record import Trial
     from orpo_lightning.sweep.suggest import suggest
     from orpo_lightning.sweep.words import check_options, check_words, words_of_trial
@@ -54,7 +63,12 @@ def main() -> None:
     for name, value, least in (("workers", asked.workers, 1), ("count", asked.count, 1), ("seed", asked.seed, 0)):
         if value is not None and value < least:
             raise ValueError(f"--{name} = {value} is out of range; accepted: {least} or more")
-    file = find_sweep(asked.file)
+    for option, _ in options_of(options):
+        meant = parser.nearest(option)
+        if meant is not None:
+            raise ValueError(f"{option} is an option neither of sweep nor of fit; did you mean {meant}?")
+    file = own_file(asked.file) if asked.resume else None
+    file = file or find_sweep(asked.file)
     sweep = read_sweep(file)
     check_options(sweep, options)
     _check_optuna(sweep)
@@ -62,7 +76,7 @@ def main() -> None:
     out = (asked.out or DEFAULT_SWEEPS / sweep.name).expanduser()
     if asked.resume:
         if asked.out is None:
-            out = only_folder(out, ["orpo-lightning", "sweep", asked.file, "--resume", *options])
+            out = folder_of(file) or only_folder(out, ["orpo-lightning", "sweep", asked.file, "--resume", *options])
         folder = resumed_folder(out, file, sweep, options, asked.seed)
     else:
         start = Start(asked.seed or 0, tuple(options))
@@ -116,7 +130,18 @@ def _run(sweep: Sweep, folder: SweepFolder, size: int, workers: int, again: Sequ
         say(f"trial {runner.stopped.name} was asked to stop, by others than the sweep, which ends with it; {go_on}")
         raise SystemExit(AGAIN)
     if all(trial.state == "failed" for trial in runner.trials):
-        raise ValueError(f"all trials of {folder.path} failed; the first: {runner.trials[0].reason}")
+        alike = " for one reason, whatever was varied, so that no other was started" if runner.is_refused else ""
+        raise ValueError(f"all trials of {folder.path} failed{alike}; the first: {runner.trials[0].reason}")
+
+
+def _lost_rows(folder: SweepFolder, trials: Sequence[Trial]) -> list[str]:
+    """What became of the rows of data that lost some, a line for each that is different."""
+    from orpo_lightning.data.report import read_reports
+    from orpo_lightning.run_folder import DATA_REPORT_FILE
+
+    reports = [read_reports(folder.trials / trial.name / DATA_REPORT_FILE) for trial in trials]
+    lost = [split for each in reports for split in each.values() if split.dropped or split.truncated]
+    return list(dict.fromkeys(f"data: {split}" for split in lost))
 
 
 def _report(console: Console, sweep: Sweep, folder: SweepFolder, trials: Sequence[Trial]) -> None:
@@ -133,7 +158,7 @@ def _report(console: Console, sweep: Sweep, folder: SweepFolder, trials: Sequenc
     if repeats is not None:
         console.print()
         console.print(repeats)
-    lines = ["", f"table: {folder.path / RESULTS_FILE}"]
+    lines = ["", *_lost_rows(folder, trials), f"table: {folder.path / RESULTS_FILE}"]
     best = best_trial(trials, sweep.metric)
     if best is not None:
         words = words_of_fit(sweep, best, folder.start.options)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orpo_lightning.comparison.comparison import Comparison
 from orpo_lightning.comparison.differences import NOT_A_SETTING
 from orpo_lightning.comparison.measures import MEASURES, Measure
 from orpo_lightning.comparison.runs import strength_in_words
@@ -14,6 +15,7 @@ from orpo_lightning.summary.intervals import Interval
 from orpo_lightning.summary.words import duration
 
 _LONGEST_SETTING = 60
+_TRAINED = ("objective", "strength")
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,23 @@ def filled(fields: Sequence[Field], rows: Sequence[Row]) -> list[Field]:
     return [each for i, each in enumerate(fields) if i == 0 or any(each.show(row).text for row in rows)]
 
 
+def trained(comparison: Comparison, names: Sequence[str]) -> list[Field]:
+    """Of the columns that say what a run trained, objective and strength, those in which some runs differ.
+
+    Args:
+        comparison: that the runs are of.
+        names: of the runs.
+    """
+    rows = [row for row in comparison.rows if row.run in names]
+    return [each for each in QUALITY if each.title in _TRAINED and len({each.show(row).text for row in rows}) > 1]
+
+
+def name_with(fields: Sequence[Field], row: Row) -> str:
+    """The name of a run, and in brackets what some columns show of it."""
+    what = " ".join(text for field in fields if (text := field.show(row).text))
+    return f"{row.run} ({what})" if what else row.run
+
+
 def measured(value: Interval | float | None, measure: Measure, sign: str = "") -> Cell:
     """The cell of a measure, with its interval where it has one.
 
@@ -88,6 +107,10 @@ def setting_text(value: Any) -> str:
     """
     text = "-" if value == NOT_A_SETTING else str(value).removeprefix("orpo_lightning.")
     return text if len(text) <= _LONGEST_SETTING else f"{text[: _LONGEST_SETTING - 1]}…"
+
+
+def _time(seconds: float | None) -> Cell:
+    return Cell() if seconds is None else Cell(duration(seconds), "", seconds)
 
 
 def _strength(row: Row) -> Cell:
@@ -131,9 +154,8 @@ WORK = (
     Field("pairs", lambda row: number(row.pairs_seen, ",.0f")),
     Field("tokens", lambda row: number(row.tokens_seen, ",.0f")),
     Field("operations", lambda row: number(row.tflop, ",.4g"), unit="10^12"),
-    Field(
-        "time of the steps", lambda row: Cell() if row.seconds is None else Cell(duration(row.seconds), "", row.seconds)
-    ),
+    Field("wall time", lambda row: _time(row.wall_seconds)),
+    Field("time of the steps", lambda row: _time(row.seconds)),
     Field("peak memory", lambda row: number(row.peak_gb, ".2f"), unit="GB"),
 )
 """What the training took."""

@@ -130,7 +130,7 @@ def strength_in_words(name: str | None, value: float | None) -> str:
         >>> strength_in_words("lambda_", 0.10)
         'lambda 0.1'
     """
-    return "" if name is None or value is None else f"{name.rstrip('_')} {value:g}"
+    return "" if name is None or value is None else f"{name.rstrip('_')} {value:.4g}"
 
 
 def read_runs(places: Sequence[str], leave_out: Callable[[str], object] | None = None) -> list[Run]:

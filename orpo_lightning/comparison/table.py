@@ -28,7 +28,8 @@ class Row:
         pairs_seen: rows trained on, each as often as it was.
         tokens_seen: tokens that the policy ran on in training, each prompt counted once.
         tflop: floating-point operations that the policy needed in training, in 10^12.
-        seconds: time of the training steps, without validation.
+        wall_seconds: time of the run, with loading and validation.
+        seconds: time of the training steps alone.
         peak_gb: largest memory, in 10^9 bytes.
         validation_pairs: pairs of the validation set.
         accuracy: share of them whose chosen response is the likelier one per token.
@@ -53,6 +54,7 @@ class Row:
     pairs_seen: float | None
     tokens_seen: float | None
     tflop: float | None
+    wall_seconds: float | None
     seconds: float | None
     peak_gb: float | None
     validation_pairs: int
@@ -92,6 +94,8 @@ class Row:
             pairs_seen=run.last("work/total_pairs"),
             tokens_seen=run.last("work/total_tokens"),
             tflop=run.last("work/total_tflop"),
+            # of one that runs, or was killed, it was written as it began
+            wall_seconds=None if record.status == "running" else record.wall_seconds,
             seconds=run.last("time/total_s"),
             peak_gb=None if memory is None else float(memory.values.max()),
             validation_pairs=len(pairs),

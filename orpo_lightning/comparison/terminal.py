@@ -7,7 +7,17 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.text import Text
 
-from orpo_lightning.comparison.columns import QUALITY, WORK, Cell, Field, filled, measured, setting_text
+from orpo_lightning.comparison.columns import (
+    QUALITY,
+    WORK,
+    Cell,
+    Field,
+    filled,
+    measured,
+    name_with,
+    setting_text,
+    trained,
+)
 from orpo_lightning.comparison.comparison import Comparison
 from orpo_lightning.comparison.differences import NOT_A_SETTING
 from orpo_lightning.comparison.layout import tables_of
@@ -69,26 +79,37 @@ def _text(cell: Cell) -> str:
 
 
 def _print_repeats(comparison: Comparison, console: Console) -> None:
+    by_name = {row.run: row for row in comparison.rows}
+    fields = trained(comparison, [each.runs[0] for each in comparison.repeats])
     rows = [
         [
-            *(", ".join(each.runs), f"{len(each.runs)}"),
+            ", ".join(each.runs),
+            *(_text(field.show(by_name[each.runs[0]])) for field in fields),
+            f"{len(each.runs)}",
             *(_text(measured(each.means.get(name), measure)) for name, measure in MEASURES.items()),
         ]
         for each in comparison.repeats
     ]
-    _print(console, "Mean over seeds", ["runs", "seeds", "accuracy, %", "margin", "nll"], rows)
+    header = ["runs", *(field.title for field in fields), "seeds", "accuracy, %", "margin", "nll"]
+    _print(console, "Mean over seeds", header, rows)
 
 
 def _print_tests(comparison: Comparison, console: Console) -> None:
+    by_name = {row.run: row for row in comparison.rows}
+    baseline = comparison.tests[0].baseline
+    fields = trained(comparison, [baseline, *(each.run for each in comparison.tests)])
     rows = [
         [
-            *(each.run, each.measure, _text(measured(each.difference, MEASURES[each.measure], "+"))),
+            each.run,
+            *(_text(field.show(by_name[each.run])) for field in fields),
+            *(each.measure, _text(measured(each.difference, MEASURES[each.measure], "+"))),
             *(f"{each.p:.2g}", f"{each.p_unadjusted:.2g}", f"{each.pairs:,}"),
         ]
         for each in comparison.tests
     ]
-    title = f"Difference from {comparison.tests[0].baseline} on the same pairs"
-    _print(console, title, ["run", "measure", "difference", "p, adjusted", "p, not adjusted", "pairs"], rows)
+    title = f"Difference from {name_with(fields, by_name[baseline])} on the same pairs"
+    titles = [field.title for field in fields]
+    _print(console, title, ["run", *titles, "measure", "difference", "p, adjusted", "p, not adjusted", "pairs"], rows)
 
 
 def _print_differences(comparison: Comparison, console: Console) -> None:

@@ -50,6 +50,8 @@ _LOOKS: dict[Kind, _Look] = {
     "steps": _Look("lines", 1.6, shape="hv", is_told=True, has_values=False),
     "front": _Look("lines", is_answering=False),
 }
+_BUTTONS = 26
+"""Pixels above a plot, where its buttons do not lie over points."""
 _HIGHEST_LEGEND = 0.2
 """Share of the height of a plot that its legend may take; the rest is scrolled to."""
 
@@ -140,7 +142,7 @@ def _layout(plot: Plot) -> dict[str, Any]:
         "shapes": [
             line | {"layer": "below", "line": {"color": "#808080", "width": 1, "dash": "dot"}} for line in lines
         ],
-        "margin": {"l": 56, "r": 8, "t": 8, "b": 44},
+        "margin": {"l": 56, "r": 8, "t": _BUTTONS, "b": 44},
         "hovermode": "closest",
         "dragmode": "zoom",
         "paper_bgcolor": "rgba(0,0,0,0)",

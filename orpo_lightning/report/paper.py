@@ -39,6 +39,7 @@ STYLE: dict[Any, Any] = {
 _SYMBOLS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "cross": "P"}
 _LINES: dict[str, Any] = {"": "-", "chosen": "-", "rejected": "--", "before": "--"}
 LEGEND: dict[str, Any] = {"frameon": False, "handlelength": 2.0, "columnspacing": 1.0, "labelspacing": 0.3}
+_CAPTIONS = "captions.md"
 _LETTER, _SAMPLE = 0.05, 0.4
 """Inches that a letter of a legend takes, and the line before it."""
 
@@ -50,8 +51,10 @@ def write_figures(report: Report, folder: Path) -> list[Path]:
         report: whose plots.
         folder: where to; made if it is not there.
 
+    What each shows, and what its bars are over, is in ``captions.md`` beside them.
+
     Returns:
-        The files, such as ``margin.one_column.pdf``.
+        The figures, such as ``margin.one_column.pdf``.
     """
     import matplotlib
 
@@ -68,6 +71,9 @@ def write_figures(report: Report, folder: Path) -> list[Path]:
                 with matplotlib.rc_context(STYLE), whole_file(path) as unfinished:
                     figure.savefig(unfinished, format=kind, dpi=_DOTS_PER_INCH, metadata=metadata)
                 written.append(path)
+    captions = [f"## {plot.key}\n\n{plot.title}. {plot.reading}\n" for plot in report.plots]
+    with whole_file(folder / _CAPTIONS) as unfinished:
+        unfinished.write_text("\n".join(captions), encoding="utf-8")
     return written
 
 

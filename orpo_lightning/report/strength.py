@@ -99,11 +99,24 @@ def _family(objective: str, name: str, groups: Sequence[Group], rows: Mapping[st
             yield Plot(
                 f"{objective.lower()}_{word}_{measure.name}",
                 f"{objective}: {word} against {measure.title}",
-                f"{measure.reading} Bars are 95% intervals; hovering tells whether over seeds or over pairs.{more}",
+                f"{measure.reading} {_bars(groups)}{more}",
                 (Axis(word, is_log=is_log),),
                 measure.axis,
                 traces,
             )
+
+
+def _bars(groups: Sequence[Group]) -> str:
+    """What the points and their intervals are over."""
+    are_many = {len(group.runs) > 1 for group in groups}
+    if are_many == {False}:
+        return "Each point is of one seed; bars are 95% intervals over the validation pairs."
+    if are_many == {True}:
+        return "Points are means over seeds; bars are Student's 95% intervals over these."
+    return (
+        "A point of several seeds is their mean, with Student's 95% interval over them; one of a single seed has that "
+        "over the validation pairs."
+    )
 
 
 def _shortened(lines: dict[str, list[_Point]]) -> dict[str, list[_Point]]:

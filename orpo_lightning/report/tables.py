@@ -6,7 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orpo_lightning.comparison.columns import QUALITY, WORK, Cell, Field, filled, measured, number, setting_text
+from orpo_lightning.comparison.columns import (
+    QUALITY,
+    WORK,
+    Cell,
+    Field,
+    filled,
+    measured,
+    name_with,
+    number,
+    setting_text,
+    trained,
+)
 from orpo_lightning.comparison.measures import MEASURES
 from orpo_lightning.comparison.runs import Run
 from orpo_lightning.comparison.significance import PairedTest
@@ -93,31 +104,39 @@ def quality_table(report: Report) -> Table:
 
 def work_table(report: Report) -> Table:
     """A row of each run: how it ended, and what it took."""
-    text = "With what came before a resumption. The time is that of the training steps alone."
+    text = (
+        "With what came before a resumption. Wall time is from before the model and the data are loaded to the end of "
+        "the training, validation included; beside it the time of the training steps alone."
+    )
     return _of_rows(report, "work", "Cost of the training", text, WORK)
 
 
 def repeats_table(report: Report) -> Table | None:
     """The means over seeds; None where no run was repeated."""
-    if not report.comparison.repeats:
+    comparison = report.comparison
+    if not comparison.repeats:
         return None
+    by_name = {row.run: row for row in comparison.rows}
+    fields = trained(comparison, [each.runs[0] for each in comparison.repeats])
     return Table(
         "repeats",
         "Mean over seeds",
         "Of runs that differ by nothing but their seed, with Student's 95% intervals; without one where all are equal.",
         (
-            *(Column("runs", False), Column("seeds"), Column("accuracy", unit="%")),
+            *(Column("runs", False), *_columns(fields), Column("seeds"), Column("accuracy", unit="%")),
             *(Column("margin", unit="nats/token"), Column("nll", unit="nats/token")),
         ),
         tuple(
             TableRow(
                 each.runs,
                 (
-                    *(Cell(", ".join(each.runs)), number(len(each.runs), "")),
+                    Cell(", ".join(each.runs)),
+                    *(field.show(by_name[each.runs[0]]) for field in fields),
+                    number(len(each.runs), ""),
                     *(measured(each.means.get(name), measure) for name, measure in MEASURES.items()),
                 ),
             )
-            for each in report.comparison.repeats
+            for each in comparison.repeats
         ),
     )
 
@@ -127,6 +146,8 @@ def tests_table(report: Report) -> Table | None:
     tests = report.comparison.tests
     if not tests:
         return None
+    by_name = {row.run: row for row in report.comparison.rows}
+    fields = trained(report.comparison, [tests[0].baseline, *(test.run for test in tests)])
     by_run: dict[str, dict[str, PairedTest]] = {}
     for test in tests:
         by_run.setdefault(test.run, {})[test.measure] = test
@@ -135,6 +156,7 @@ def tests_table(report: Report) -> Table | None:
             (name,),
             (
                 Cell(name),
+                *(field.show(by_name[name]) for field in fields),
                 *(cell for measure in MEASURES for cell in _test_cells(found[measure])),
                 number(found["accuracy"].pairs, ",.0f"),
             ),
@@ -143,12 +165,13 @@ def tests_table(report: Report) -> Table | None:
     )
     return Table(
         "tests",
-        f"Difference from {tests[0].baseline}",
+        f"Difference from {name_with(fields, by_name[tests[0].baseline])}",
         "On the same validation pairs. p: how often signs by the toss of a coin give a difference as large, adjusted "
         "by Holm for the number of runs, and below it not adjusted. The paired bootstrap intervals are not adjusted: "
         "each is that of one comparison alone.",
         (
-            *(Column("run", False), Column("accuracy", unit="percentage points"), Column("p", unit="of accuracy")),
+            *(Column("run", False), *_columns(fields)),
+            *(Column("accuracy", unit="percentage points"), Column("p", unit="of accuracy")),
             *(Column("margin", unit="nats/token"), Column("p", unit="of margin")),
             *(Column("nll", unit="nats/token"), Column("p", unit="of nll"), Column("pairs")),
         ),
@@ -238,9 +261,13 @@ def _of_rows(report: Report, key: str, title: str, text: str, fields: Sequence[F
         key,
         title,
         text,
-        tuple(Column(field.title, field.is_number, field.unit) for field in shown),
+        _columns(shown),
         tuple(TableRow((row.run,), tuple(field.show(row) for field in shown)) for row in rows),
     )
+
+
+def _columns(fields: Sequence[Field]) -> tuple[Column, ...]:
+    return tuple(Column(field.title, field.is_number, field.unit) for field in fields)
 
 
 def _data_cells(name: str, split: Mapping[str, Any], runs: Sequence[str], are_many: bool) -> Iterator[Cell]:

@@ -28,6 +28,8 @@ class RunRecord:
         trained_parameters: those of them that are trained.
         steps: optimizer steps done when this was written.
         total_steps: those that were planned; None where that is not known.
+        wall_seconds: time that it took until then, from before the model and the data are loaded; of a run that went
+            on, with the time up to the checkpoint that it went on from. None where that is not known.
         device: what it ran on.
         versions: of the packages that it ran with.
 
@@ -47,6 +49,7 @@ class RunRecord:
     trained_parameters: int | None = None
     steps: int = 0
     total_steps: int | None = None
+    wall_seconds: float | None = None
     device: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
 

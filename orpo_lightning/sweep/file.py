@@ -24,6 +24,8 @@ _KEYS = (
     *("program", "command", "method", "metric", "parameters", "early_terminate", "run_cap"),
     *("name", "description", "project", "entity"),
 )
+_PARTNERS = ("pref/accuracies", "nll_response")
+"""Measures of which each misleads without the other."""
 _REFUSED = ("apiVersion", "kind", "controller", "job", "image_uri", "scheduler", "metrics")
 
 
@@ -72,6 +74,20 @@ class Sweep:
     metric: Metric | None = None
     early_termination: EarlyTermination | None = None
     run_cap: int | None = None
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """What is recorded beside the metric: accuracy and likelihood, as either alone is bought with the other.
+
+        Example:
+            >>> Sweep("a", "grid", {}, Command(()), Metric("val/pref/accuracies")).beside
+            ('val/nll_response',)
+            >>> Sweep("a", "grid", {}, Command(()), None).beside
+            ('val/pref/accuracies', 'val/nll_response')
+        """
+        name = self.metric.name if self.metric else ""
+        of_set = next((name.removesuffix(each) for each in _PARTNERS if name.endswith(f"/{each}")), "val/")
+        return tuple(f"{of_set}{each}" for each in _PARTNERS if f"{of_set}{each}" != name)
 
     @property
     def grid_size(self) -> int | None:

@@ -124,6 +124,21 @@ def resumed_folder(path: Path, file: Path, sweep: Sweep, options: Sequence[str],
     return SweepFolder(path, start, lock)
 
 
+def own_file(name: str) -> Path | None:
+    """The file that a sweep was started from, in its folder; None where there is no sweep.
+
+    Args:
+        name: perhaps of such a folder.
+    """
+    folder = Path(name).expanduser()
+    return folder / _FILE if (folder / _START).is_file() else None
+
+
+def folder_of(file: Path) -> Path | None:
+    """The folder of the sweep whose own file this is; None where it is that of none."""
+    return file.parent if file.name == _FILE and (file.parent / _START).is_file() else None
+
+
 def only_folder(path: Path, again: Sequence[str]) -> Path:
     """The folder of a sweep that goes on and does not say which: there may be no numbered sibling.
 

@@ -6,7 +6,7 @@ import csv
 import difflib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +36,7 @@ class Trial:
         state: ``running``, also of a sweep that was killed; ``stopped`` with its sweep, to go on with that;
             ``complete``; ``pruned`` by early termination; ``failed``.
         value: the last value of the metric; None where there is none, or where it is not finite.
+        beside: the last values of the measures that are recorded beside it, by name.
         step: optimizer steps that were done.
         reason: why it failed; empty where it has not.
     """
@@ -45,6 +46,7 @@ class Trial:
     drawn: Mapping[str, int | float] = field(default_factory=dict)
     state: State = "running"
     value: float | None = None
+    beside: Mapping[str, float] = field(default_factory=dict)
     step: int = 0
     reason: str = ""
 
@@ -98,12 +100,14 @@ class Progress:
         names: the measures that were logged.
         history: the finite values of the metric, in their order.
         value: the last one; None where there is none, or where it is not finite.
+        beside: the last values of other measures, those that are finite.
     """
 
     step: int = -1
     names: tuple[str, ...] = ()
     history: tuple[float, ...] = ()
     value: float | None = None
+    beside: Mapping[str, float] = field(default_factory=dict)
 
     def lacks(self, metric: str) -> bool:
         """Whether it is plain already that a measure is never logged: one of validation before the first step.
@@ -122,12 +126,13 @@ class Progress:
         return self.step > 1 and bool(difflib.get_close_matches(metric, self.names, n=1))
 
 
-def read_progress(folder: Path, metric: str | None) -> Progress:
+def read_progress(folder: Path, metric: str | None, beside: Sequence[str] = ()) -> Progress:
     """The measures of a trial that may be running: a row that is being written is left for later.
 
     Args:
         folder: of the trial.
         metric: the measure to follow; None: none.
+        beside: those of which the last value is wanted.
     """
     try:
         text = (folder / METRICS_FILE).read_text(encoding="utf-8")
@@ -139,10 +144,19 @@ def read_progress(folder: Path, metric: str | None) -> Progress:
     names = tuple(name for name in columns if name not in _NO_MEASURES)
     # a list for each row, as there may be tens of thousands of them
     place = columns.index(metric) if metric in columns else len(columns)
-    values = [float(row[place]) for row in rows if place < len(row) and row[place]]
+    values = _values(rows, place)
     history = tuple(value for value in values if math.isfinite(value))
-    value = values[-1] if values and math.isfinite(values[-1]) else None
-    return Progress(int(rows[-1][columns.index("step")]), names, history, value)
+    last = {name: _last(_values(rows, columns.index(name))) for name in beside if name in columns}
+    known = {name: value for name, value in last.items() if value is not None}
+    return Progress(int(rows[-1][columns.index("step")]), names, history, _last(values), known)
+
+
+def _values(rows: Sequence[Sequence[str]], place: int) -> list[float]:
+    return [float(row[place]) for row in rows if place < len(row) and row[place]]
+
+
+def _last(values: Sequence[float]) -> float | None:
+    return values[-1] if values and math.isfinite(values[-1]) else None
 
 
 def is_over(folder: Path) -> bool:
@@ -172,9 +186,25 @@ def reason_of_failure(folder: Path, code: int, log_start: int = 0) -> str:
     record = read_record(folder / RECORD_FILE)
     if record is not None and record.status == "failed" and record.reason:
         return record.reason
+    return last_line(_log(folder, log_start)) or f"exit code {code}"
+
+
+def was_refused(folder: Path, log_start: int) -> bool:
+    """Whether the program itself refused the settings or the data of a trial, before its fit began.
+
+    Args:
+        folder: of the trial.
+        log_start: where in its log this process began to print.
+    """
+    log = _log(folder, log_start)
+    said = any(line.startswith(_MARK) for line in log.splitlines())
+    return said and _TRACEBACK not in log and not (folder / RECORD_FILE).exists()
+
+
+def _log(folder: Path, start: int) -> str:
     with (folder / LOG_FILE).open("rb") as log:
-        log.seek(log_start)
-        return last_line(log.read().decode("utf-8", errors="replace")) or f"exit code {code}"
+        log.seek(start)
+        return log.read().decode("utf-8", errors="replace")
 
 
 def last_line(log: str) -> str:

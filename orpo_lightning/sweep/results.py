@@ -84,19 +84,21 @@ def equals_of(best: Trial, trials: Sequence[Trial]) -> list[Trial]:
 
 
 def write_results(folder: Path, sweep: Sweep, trials: Sequence[Trial]) -> None:
-    """Write ``results.csv``: the trials with their parameters, state, value, step and reason.
+    """Write ``results.csv``: the trials with their parameters, state, values, step and reason.
 
     Where seeds are repeated, ``repeats.csv`` beside it has the mean over them of each choice of the other parameters.
     """
     metric = sweep.metric.name if sweep.metric else "value"
     with whole_file(folder / RESULTS_FILE) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["trial", *sweep.parameters, "state", metric, "step", "reason"])
+        writer.writerow(["trial", *sweep.parameters, "state", metric, *sweep.beside, "step", "reason"])
         for trial in trials:
             each = asdict(trial)
             parameters = [as_typed(trial.parameters.get(name)) for name in sweep.parameters]
-            value = "" if trial.value is None else repr(trial.value)
-            writer.writerow([trial.name, *parameters, each["state"], value, each["step"], each["reason"]])
+            values = [
+                "" if value is None else repr(value) for value in (trial.value, *map(trial.beside.get, sweep.beside))
+            ]
+            writer.writerow([trial.name, *parameters, each["state"], *values, each["step"], each["reason"]])
     groups = repeats_of(trials)
     if are_repeated(sweep, groups):
         _write_repeats(folder, sweep, groups)

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from orpo_lightning.run_folder import METRICS_FILE
 from orpo_lightning.signals import StopSignals, was_stopped
+from orpo_lightning.sweep.command import as_typed
 from orpo_lightning.sweep.file import Sweep
 from orpo_lightning.sweep.folder import SweepFolder
 from orpo_lightning.sweep.record import (
@@ -20,6 +21,7 @@ from orpo_lightning.sweep.record import (
     read_trials,
     reason_of_failure,
     total_steps,
+    was_refused,
     write_trial,
 )
 from orpo_lightning.sweep.results import write_results
@@ -58,8 +60,10 @@ class Runner:
         self.stopped: Trial | None = None
         self._trials = {trial.number: trial for trial in read_trials(folder.trials)}
         self._progress = {
-            number: read_progress(folder.trials / trial.name, self._metric) for number, trial in self._trials.items()
+            number: read_progress(folder.trials / trial.name, self._metric, sweep.beside)
+            for number, trial in self._trials.items()
         }
+        self._refused: dict[int, str] = {}
 
     @property
     def trials(self) -> list[Trial]:
@@ -107,7 +111,17 @@ class Runner:
         is_reached = metric is not None and any(
             metric.is_reached(trial.value) for trial in self.trials if trial.state == "complete"
         )
-        return len(self._trials) < self._size and not is_reached
+        return len(self._trials) < self._size and not is_reached and not self.is_refused
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether all trials were refused for one reason, whatever was varied, as any further one would be."""
+        may_go = any(not trial.goes_on and trial.number not in self._refused for trial in self.trials)
+        if may_go or len(set(self._refused.values())) != 1 or any(each.step >= 0 for each in self._progress.values()):
+            return False
+        refused = [self._trials[number].parameters for number in self._refused]
+        varied = [name for name, each in self._sweep.parameters.items() if each.is_varied]
+        return all(len({as_typed(parameters[name]) for parameters in refused}) > 1 for name in varied)
 
     def _start(self) -> None:
         left = [trial for trial in self.trials if trial.goes_on and trial.number not in self._running]
@@ -131,7 +145,7 @@ class Runner:
         """Take what has ended, and end what is behind."""
         for number, process in list(self._running.items()):
             code = process.code  # before what it has logged, which is then all of it
-            before, self._progress[number] = self._progress[number], process.progress(self._metric)
+            before, self._progress[number] = self._progress[number], self._progress_of(process)
             self._trials[number] = self._with_progress(self._trials[number])
             if code is not None:
                 del self._running[number]
@@ -165,7 +179,9 @@ class Runner:
             self._keep(self._ended(trial, "stopped"))
         else:
             reason = reason_of_failure(process.folder, code, process.log_start)
-            self._keep(replace(self._ended(trial, "failed"), reason=reason, value=None))
+            self._keep(replace(self._ended(trial, "failed"), reason=reason, value=None, beside={}))
+            if was_refused(process.folder, process.log_start):
+                self._refused[trial.number] = reason
 
     def _check_metric(self, number: int, is_over: bool) -> None:
         """Insist that a trial logs the metric, as soon as it is plain that it does not: mostly before a step."""
@@ -182,12 +198,15 @@ class Runner:
     def _ended(self, trial: Trial, state: State) -> Trial:
         trial = replace(self._with_progress(trial), state=state)
         if state == "complete" and self._metric and trial.value is None:
-            return replace(trial, state="failed", reason=f"the last {self._metric} is not finite")
+            return replace(trial, state="failed", beside={}, reason=f"the last {self._metric} is not finite")
         return trial
 
     def _with_progress(self, trial: Trial) -> Trial:
         progress = self._progress[trial.number]
-        return replace(trial, value=progress.value, step=max(0, progress.step))
+        return replace(trial, value=progress.value, beside=progress.beside, step=max(0, progress.step))
+
+    def _progress_of(self, process: TrialProcess) -> Progress:
+        return process.progress(self._metric, self._sweep.beside)
 
     def _keep(self, trial: Trial) -> None:
         self._trials[trial.number] = trial
@@ -201,7 +220,7 @@ class Runner:
             process.stop()
         for number, process in self._running.items():
             process.wait()
-            self._progress[number] = process.progress(self._metric)
+            self._progress[number] = self._progress_of(process)
             state: State = "complete" if is_over(process.folder) else "stopped"
             self._keep(self._ended(self._trials[number], state))
         self._running.clear()

@@ -107,7 +107,8 @@ def event_line(sweep: Sweep, trial: Trial) -> str:
     if trial.state == "failed":
         return f"{said}: {trial.reason}"
     metric = f", {sweep.metric.name} {number_text(trial.value)}" if sweep.metric else ""
-    return f"{said}{metric} after {trial.step} steps"
+    beside = "".join(f", {name} {number_text(value)}" for name, value in trial.beside.items())
+    return f"{said}{metric}{beside} after {trial.step} steps"
 
 
 def trials_table(sweep: Sweep, rows: Sequence[Row], shown: Sequence[Row], title: str) -> Group:
@@ -122,7 +123,9 @@ def trials_table(sweep: Sweep, rows: Sequence[Row], shown: Sequence[Row], title:
     table = Table(box=None, pad_edge=False, header_style="bold")
     varied = [name for name, each in sweep.parameters.items() if each.is_varied]
     names = short_names(varied)
-    for column in ("trial", *names.values(), "state", "step", sweep.metric.name if sweep.metric else "", ""):
+    beside = [name for name in sweep.beside if any(name in row.trial.beside for row in rows)]
+    metric = [sweep.metric.name] if sweep.metric else []
+    for column in ("trial", *names.values(), "state", "step", *metric, *beside, ""):
         table.add_column(column, justify="right" if column == "step" else "left", overflow="fold")
     trials = [row.trial for row in rows]
     first = best_trial(trials, sweep.metric)
@@ -134,7 +137,9 @@ def trials_table(sweep: Sweep, rows: Sequence[Row], shown: Sequence[Row], title:
         table.add_row(
             trial.name,
             *(value_text(trial.parameters[name]) for name in names),
-            *(trial.state, step, number_text(trial.value), Text(note)),
+            *(trial.state, step, *([number_text(trial.value)] if metric else [])),
+            *(number_text(trial.beside.get(name)) for name in beside),
+            Text(note),
             style="bold green" if trial in best else _STYLES[trial.state],
         )
     return _titled(title, table)

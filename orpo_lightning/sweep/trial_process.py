@@ -55,11 +55,11 @@ class TrialProcess:
         """Of the process that has ended; None as long as it runs."""
         return self._process.poll()
 
-    def progress(self, metric: str | None) -> Progress:
+    def progress(self, metric: str | None, beside: Sequence[str] = ()) -> Progress:
         """What it has logged; read again only where that may have changed."""
         seen = _state_of(self.folder / METRICS_FILE)
         if seen != self._seen:
-            self._progress = read_progress(self.folder, metric)
+            self._progress = read_progress(self.folder, metric, beside)
             self._seen = seen
         return self._progress
 

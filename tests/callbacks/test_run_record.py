@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,8 +14,9 @@ from lightning.pytorch.loggers import WandbLogger
 
 from orpo_lightning import NonFiniteError
 from orpo_lightning.callbacks.run_record import RunRecordFile
-from orpo_lightning.run_folder import RECORD_FILE
+from orpo_lightning.run_folder import METRICS_FILE, RECORD_FILE
 from orpo_lightning.summary.record import RunRecord, read_record, write_record
+from orpo_lightning.summary.series import read_series
 
 RUN = Path("runs/orpo")
 SHORT = ["--config", "orpo", "--trainer.max_steps=3", "--trainer.enable_progress_bar=false", "--summary.enabled=false"]
@@ -35,8 +37,12 @@ def record():
 
 
 def test_a_run_that_came_to_its_end_says_what_it_was(orpo_lightning):
+    before = time.perf_counter()
     orpo_lightning("fit", *SHORT, "--model.objective.lambda_=0.3")
     found = record()
+    assert (
+        read_series(RUN / METRICS_FILE)["time/total_s"].values[-1] < found.wall_seconds < time.perf_counter() - before
+    )
     assert (found.status, found.reason, found.steps, found.total_steps) == ("complete", None, 3, 3)
     assert (found.objective, found.strength_name, found.strength) == ("ORPO", "lambda_", 0.3)
     assert found.arguments == {"lambda_": 0.3, "nll_over": "prompt_and_response", "nll_mean": "tokens"}
@@ -76,9 +82,17 @@ def test_the_reason_of_a_failure_does_not_stay_where_the_run_went_on_to_its_end(
 def test_a_run_that_was_stopped_says_so_and_is_complete_when_it_has_gone_on(orpo_lightning):
     with pytest.raises(SystemExit):
         orpo_lightning("fit", *SHORT, "--trainer.callbacks=interrupting.SignalAt", "--trainer.callbacks.step=2")
-    assert (record().status, record().steps, record().total_steps) == ("stopped", 2, 3)
+    stopped = record()
+    assert (stopped.status, stopped.steps, stopped.total_steps) == ("stopped", 2, 3)
+    checkpoint = RUN / "checkpoints" / "last.ckpt"
+    saved = torch.load(checkpoint, weights_only=True)
+    until_then = saved["callbacks"]["RunRecordFile"]
+    assert 0 < until_then["wall_seconds"] < stopped.wall_seconds
+    until_then["wall_seconds"] = 1e6  # as if it had taken so long
+    torch.save(saved, checkpoint)
     orpo_lightning("fit", *SHORT, "--ckpt_path=last")
     assert (record().status, record().steps) == ("complete", 3)
+    assert record().wall_seconds > 1e6
 
 
 def test_a_run_that_diverged_failed_and_says_why(orpo_lightning):

@@ -224,9 +224,19 @@ def test_a_setting_that_no_fit_has_is_refused_before_anything_runs(orpo_lightnin
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
+def test_a_mistake_that_every_trial_has_is_not_made_by_each(orpo_lightning):
+    file = write_file({"model.objective.lambda_": {"values": [0.1, 0.2, 0.3, 0.4]}})
+    said = r"all trials of runs/sweeps/mine failed for one reason, whatever was varied, .*; the first: .*missing.jsonl"
+    with pytest.raises(ValueError, match=said):
+        orpo_lightning("sweep", file, *SHORT, "--data.train=missing.jsonl")
+    assert [row["state"] for row in results("runs/sweeps/mine")] == ["failed", "failed"]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (["--wokers=2"], "--wokers is an option neither of sweep nor of fit; did you mean --workers?"),
         (["--workers=0"], "--workers = 0 is out of range; accepted: 1 or more"),
         (["--count=0"], "--count = 0 is out of range"),
         ([], "nothing says how many trials mine has: add --count N, or run_cap: N to the file"),
@@ -333,6 +343,16 @@ class TestGoingOn:
             orpo_lightning("sweep", begun, "--resume", "--data.limit=8")
         with pytest.raises(ValueError, match=r"other settings: --data.limit was 8, is 9"):
             orpo_lightning("sweep", begun, "--resume", "--data.limit=9", "--out", "runs/sweeps/mine-2")
+
+    @pytest.mark.parametrize("name", ["runs/sweeps/mine", "runs/sweeps/mine/sweep.yaml"])
+    def test_the_folder_or_its_file_say_which_is_meant(self, begun, orpo_lightning, name):
+        from orpo_lightning.sweep.folder import Start, new_folder
+
+        new_folder(Path("runs/sweeps/mine"), Path(begun), Start(4, ("--data.limit=8",))).lock.release()
+        with pytest.raises(
+            ValueError, match=r"sweep in runs/sweeps/mine was .*other settings: --data.limit was 8, is 9"
+        ):
+            orpo_lightning("sweep", name, "--resume", "--data.limit=9")
 
     def test_a_file_is_no_folder(self, begun, orpo_lightning):
         from orpo_lightning.sweep.folder import Start, new_folder

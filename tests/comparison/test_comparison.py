@@ -59,6 +59,12 @@ def test_a_row_tells_the_cost_and_the_quality_of_a_run(compared):
     assert (row.answer_tokens, row.answers, row.answers_cut) == (15, 2, 1)
 
 
+def test_the_wall_time_is_that_of_a_run_that_has_ended(compared):
+    records = {name: replace(of(status), wall_seconds=9.0) for name, status in (("a", "stopped"), ("b", "running"))}
+    runs = {name: {"record": record} for name, record in records.items()}
+    assert [row.wall_seconds for row in compared(runs).rows] == [9.0, None]  # else as it was when the run began
+
+
 def test_weights_count(compared):
     pairs = pairs_of([1.0] * 10 + [-1.0] * 2, weight=[1.0] * 10 + [5.0] * 2)
     assert compared({"a": {"pairs": pairs}}).rows[0].accuracy.value == pytest.approx(0.5)
@@ -395,6 +401,28 @@ def test_everything_is_printed_in_80_columns(compared):
         *("not done equally much: c 1.12 times the pairs", "Student's", "Holm", "95% intervals"),
     ):
         assert part in text, part
+
+
+def test_means_and_differences_say_what_their_runs_trained(compared):
+    runs = {
+        name: {
+            "pairs": pairs_of([each + strength for each in MARGINS]),
+            "configuration": config(lambda_=strength, seed=seed),
+            "record": replace(of(), arguments={"lambda_": strength}),
+        }
+        for name, strength, seed in (("a", 0.1, 0), ("b", 0.1, 1), ("c", 0.5, 0), ("d", 0.5, 1))
+    }
+    console = Console(width=120, record=True, color_system=None)
+    print_comparison(compared(runs), console)
+    text = console.export_text()
+    assert "Difference from a (lambda 0.1) on the same pairs" in text
+    assert re.search(r"^a, b +lambda 0.1 +2 ", text, re.M)
+    assert re.search(r"^c, d +lambda 0.5 +2 ", text, re.M)
+    assert re.search(r"^d +lambda 0.5 +margin +\+0.400", text, re.M)
+    del runs["c"], runs["d"]
+    console = Console(width=120, record=True, color_system=None)
+    print_comparison(compared(runs), console)
+    assert "Difference from a on the same pairs" in console.export_text()  # where all are alike there is nothing to say
 
 
 def test_control_characters_of_a_run_are_not_obeyed(compared):

@@ -139,6 +139,10 @@ def test_paired_tests_and_settings_that_differ_are_there(page):
     header, *rows = page.rows("tests")
     assert [row[0].split()[-1] for row in rows] == ["b"]  # the failed one is not tested
     assert header[-1] == "pairs"
+    assert dict(zip(header, rows[0], strict=True))["strength"] == "lambda 0.5"
+    assert any(
+        "(lambda 0.1)" in each["text"] for each in page.all("h2") + page.all("h3") if "Difference" in each["text"]
+    )
     assert {row[-1] for row in rows} == {"20"}
     header, *rows = page.rows("settings")
     assert header == ["run", "model.objective.lambda_"]

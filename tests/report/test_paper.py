@@ -35,12 +35,19 @@ def folder(report, tmp_path_factory):
 
 
 def test_the_names_tell_plot_and_width(folder):
-    assert sorted(path.name for path in folder.iterdir()) == sorted(
+    assert sorted(path.name for path in folder.iterdir() if path.suffix != ".md") == sorted(
         f"{key}.{width}.{kind}"
         for key in ("log_probabilities", "margin_histogram", "orpo_lambda_accuracy")
         for width in ("one_column", "two_columns")
         for kind in ("pdf", "png")
     )
+
+
+def test_the_captions_say_what_each_figure_shows_and_what_its_bars_are_over(folder):
+    captions = (folder / "captions.md").read_text().split("## ")[1:]
+    assert [each.split()[0] for each in captions] == ["log_probabilities", "margin_histogram", "orpo_lambda_accuracy"]
+    assert "Solid: chosen answers, dashed: rejected ones." in captions[0]
+    assert "bars are 95% intervals over the validation pairs" in captions[2]
 
 
 @pytest.mark.parametrize(("width", "inches"), [("one_column", 3.25), ("two_columns", 6.75)])

@@ -44,7 +44,9 @@ def test_seeds_are_one_point_with_students_interval_and_a_single_run_has_that_of
     make(tmp_path / "a", 0.1, one, seed=0)
     make(tmp_path / "b", 0.1, other, seed=1)
     make(tmp_path / "c", 1.0, one)
-    (trace,) = plots_of(tmp_path)["orpo_lambda_accuracy"].traces
+    plot = plots_of(tmp_path)["orpo_lambda_accuracy"]
+    assert plot.reading.endswith("one of a single seed has that over the validation pairs.")
+    (trace,) = plot.traces
     expected = student_interval([0.8, 0.6])
     alone = bootstrap([1.0] * 8 + [0.0] * 2)
     assert trace.x == ((0.1, 1.0),)

@@ -76,6 +76,30 @@ def test_the_table_names_what_is_varied_marks_the_best_and_says_why_one_failed()
     assert lines[5].split() == ["003", "1", "1", "failed", "8/20", "-", "out", "of", "memory"]
 
 
+def test_accuracy_and_likelihood_stand_beside_each_other(tmp_path):
+    trials = [replace(TRIALS[0], beside={"val/nll_response": 2.5}), *TRIALS[1:]]
+    lines = printed(
+        trials_table(SWEEP, [Row(each) for each in trials], [Row(each) for each in trials], "")
+    ).splitlines()
+    assert lines[1].split()[-2:] == ["val/pref/accuracies", "val/nll_response"]
+    assert [line.split()[5:7] for line in lines[2:4]] == [["0", "2.5"], ["1", "-"]]
+    write_results(tmp_path, SWEEP, trials)
+    with (tmp_path / "results.csv").open(newline="") as file:
+        assert [row["val/nll_response"] for row in csv.DictReader(file)] == ["2.5", "", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("metric", "beside"),
+    [
+        ("val/nll_response", ("val/pref/accuracies",)),
+        ("val/helpful/pref/accuracies", ("val/helpful/nll_response",)),
+        ("val/loss", ("val/pref/accuracies", "val/nll_response")),
+    ],
+)
+def test_beside_the_metric_stands_what_is_bought_with_it(metric, beside):
+    assert replace(SWEEP, metric=Metric(metric)).beside == beside
+
+
 def test_means_over_seeds_are_shown_where_there_are_some():
     assert "0.5 [-5.853, 6.853]" in printed(repeats_table(SWEEP, TRIALS))
     assert repeats_table(SWEEP, TRIALS[::2]) is None
@@ -148,6 +172,8 @@ def test_a_row_that_is_being_written_and_values_that_are_not_finite_are_left_out
     file.write_text("step,epoch,val/loss\n0,0,1.0\n1,0,nan\n2,0,\n")
     assert read_progress(tmp_path, "val/loss") == Progress(2, ("val/loss",), (1.0,), None)
     assert read_progress(tmp_path, "val/accuracy").history == ()
+    file.write_text("step,epoch,a,b,c\n0,0,1.0,2.0,nan\n1,0,3.0,,\n")
+    assert read_progress(tmp_path, None, ("a", "b", "c", "d")).beside == {"a": 3.0, "b": 2.0}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from orpo_lightning.sweep.distributions import Choice
 from orpo_lightning.sweep.early import EarlyTermination
 from orpo_lightning.sweep.file import Metric, Sweep
 from orpo_lightning.sweep.folder import Start, SweepFolder
-from orpo_lightning.sweep.record import Trial, read_progress, read_trials, write_trial
+from orpo_lightning.sweep.record import Trial, read_progress, read_trials, was_refused, write_trial
 
 NAME = "val/nll"
 SWEEP = Sweep("s", "grid", {"x": Choice((0, 1))}, Command(("fit", "${args}")), Metric(NAME))
@@ -33,7 +33,7 @@ class Script:
     Args:
         rows: of the measures, by the number of the trial; one more is there at each look.
         codes: of their ends, by that number; None: it runs until it is stopped.
-        status: that a trial leaves in run.json when it ends, by that number.
+        status: that a trial leaves in run.json when it ends, by that number; None: it leaves none.
     """
 
     def __init__(self, rows, codes, status=None):
@@ -63,20 +63,23 @@ class Process:
     def code(self):
         self.looks += 1
         rows, code = self.script.rows[self.trial.number], self.script.codes[self.trial.number]
-        with (self.folder / "metrics.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, ["step", "epoch", *rows[0]])
-            writer.writeheader()
-            for step, row in enumerate(rows[: self.looks]):
-                writer.writerow({"step": step, "epoch": 0, **row})
+        if rows:
+            with (self.folder / "metrics.csv").open("w", newline="") as file:
+                writer = csv.DictWriter(file, ["step", "epoch", *rows[0]])
+                writer.writeheader()
+                for step, row in enumerate(rows[: self.looks]):
+                    writer.writerow({"step": step, "epoch": 0, **row})
         if code is None:
             return AGAIN if self.stopped else None
         if self.looks <= len(rows):
             return None
-        write_record(self.folder / "run.json", RunRecord(self.script.status.get(self.trial.number, "running")))
+        status = self.script.status.get(self.trial.number, "running")
+        if status is not None:
+            write_record(self.folder / "run.json", RunRecord(status))
         return code
 
-    def progress(self, metric):
-        return read_progress(self.folder, metric)
+    def progress(self, metric, beside=()):
+        return read_progress(self.folder, metric, beside)
 
     def prune(self):
         self.is_pruned = True
@@ -96,7 +99,8 @@ def ran(tmp_path, monkeypatch):
 
     def run(script, sweep=SWEEP, workers=1):
         monkeypatch.setattr(runner, "TrialProcess", script.start)
-        ours = runner.Runner(sweep, SweepFolder(tmp_path, Start(0, ()), None), 2, workers, StopSignals())
+        size = sweep.grid_size
+        ours = runner.Runner(sweep, SweepFolder(tmp_path, Start(0, ()), None), size, workers, StopSignals())
         ours.run(NoView())
         return ours
 
@@ -186,3 +190,55 @@ def test_a_trial_that_ended_when_nobody_was_there_is_not_run_again(ran, tmp_path
     script = Script({1: values(0.5)}, {1: 0})
     assert [trial.value for trial in ran(script).trials] == [0.7, 0.5]
     assert Path(folder / "trial.json").exists()
+
+
+def test_what_is_recorded_beside_the_metric_is_the_last_of_it_too(ran, tmp_path):
+    sweep = replace(SWEEP, metric=Metric("val/pref/accuracies", "maximize"))
+    rows = [{"val/pref/accuracies": 0.5, "val/nll_response": nll} for nll in (2.0, 3.0)]
+    ran(Script({0: rows, 1: values(0.5, name="val/pref/accuracies")}, {0: 0, 1: 0}), sweep)
+    first, second = read_trials(tmp_path / "trials")
+    assert (first.value, first.beside, second.beside) == (0.5, {"val/nll_response": 3.0}, {})
+
+
+def refused(*numbers, **others):
+    """A script in which trials end with the same message before their fits begin."""
+    rows, codes, status = dict.fromkeys(numbers, ()), dict.fromkeys(numbers, 1), dict.fromkeys(numbers)
+    return Script(rows | others.get("rows", {}), codes | others.get("codes", {}), status | others.get("status", {}))
+
+
+GRID = replace(SWEEP, parameters={"seed": Choice((0, 1)), "x": Choice((0, 1)), "y": Choice((5,))})
+"""The last one fastest; the last one is not varied."""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_no_trial_is_started_after_all_were_refused_for_one_reason_whatever_was_varied(ran, workers):
+    ours = ran(refused(0, 1, 2, 3), GRID, workers)
+    assert ours.is_refused
+    # 0 and 1 have one seed alone, which may be the reason
+    assert {trial.number for trial in ours.trials} - {3} == {0, 1, 2}
+    assert {trial.reason for trial in ours.trials} == {"what went wrong"}
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        refused(0, 1, 2, rows={3: values(0.5)}, codes={3: 0}, status={0: "failed"}),  # the fit had begun
+        refused(1, 2, 3, rows={0: values(0.5)}, codes={0: 1}, status={0: "failed"}),  # and had measured
+        refused(1, 2, 3, codes={0: -9}, rows={0: ()}, status={0: None}),
+    ],
+)
+def test_after_any_other_failure_all_trials_are_run(ran, script):
+    ours = ran(script, GRID)
+    assert not ours.is_refused
+    assert [trial.number for trial in ours.trials] == [0, 1, 2, 3]
+
+
+def test_an_error_that_the_program_does_not_know_is_no_refusal(tmp_path):
+    (tmp_path / "trial.log").write_text("orpo-lightning: before\norpo-lightning: no such file\n")
+    assert was_refused(tmp_path, 0)
+    assert was_refused(tmp_path, 23)
+    assert not was_refused(tmp_path, 40)
+    (tmp_path / "trial.log").write_text(
+        "orpo-lightning: fine\nTraceback (most recent call last):\nRuntimeError: memory\n"
+    )
+    assert not was_refused(tmp_path, 0)
