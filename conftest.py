@@ -25,6 +25,16 @@ def pytest_configure(config):
     os.environ[CACHE_VARIABLE] = str(config.cache_of_session)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Tests that share a fixture of their module go to one process, which makes it once."""
+    for item in items:
+        found = item._fixtureinfo.name2fixturedefs if isinstance(item, pytest.Function) else {}
+        shared = any(definition.scope == "module" for each in found.values() for definition in each)
+        if shared and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.location[0]))
+
+
 def pytest_unconfigure(config):
     shutil.rmtree(config.cache_of_session, ignore_errors=True)
 

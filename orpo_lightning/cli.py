@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,7 @@ class CLI(LightningCLI):
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # neither a user's own nor an accelerator's
             trainer.strategy.checkpoint_io = SafeCheckpointIO()
         fast_dev_run = trainer.fast_dev_run  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
-        callbacks += [DescribeRun(yaml.safe_load(self._configuration())), FirstLine()]
+        callbacks += [DescribeRun(self._configuration), FirstLine()]
         if self.subcommand == "fit" and not fast_dev_run:
             file = MetricsFile(trainer.default_root_dir)
             trainer.loggers = [file, *trainer.loggers]
@@ -190,12 +191,15 @@ class CLI(LightningCLI):
 
     def _criteria(self) -> list[Any]:
         """What may stop a run early."""
-        trainer = yaml.safe_load(self._configuration())["trainer"]
+        trainer = self._configuration["trainer"]
         own = trainer["callbacks"] or []
         return [*(own if isinstance(own, list) else [own]), {"max_time": trainer["max_time"]}]
 
-    def _configuration(self) -> str:
-        return str(self._parser(self.subcommand).dump(self.config.get(self.subcommand), skip_unset=False))
+    @cached_property
+    def _configuration(self) -> dict[str, Any]:
+        """All settings as plain data, from when the trainer is made."""
+        text = self._parser(self.subcommand).dump(self.config.get(self.subcommand), skip_unset=False)
+        return dict(yaml.safe_load(text))
 
     def _set_seed(self) -> None:
         seed = self._get(self.config, "seed_everything")
@@ -208,9 +212,10 @@ class CLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """The verbs of the trainer that are offered."""
+        """The verb that is asked for, as a parser for each takes its time; where none is asked for all of them."""
         skipped = LightningCLI.subcommands()
-        return {verb: skipped[verb] for verb in TRAINER_VERBS}
+        asked = [verb for verb in TRAINER_VERBS if verb in sys.argv[1:2]]
+        return {verb: skipped[verb] for verb in asked or TRAINER_VERBS}
 
 
 def _check_length(trainer: Namespace) -> None:

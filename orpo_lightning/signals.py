@@ -14,6 +14,8 @@ AGAIN = 75
 """Exit code of a fit that was stopped and saved (EX_TEMPFAIL): the same command with ``--ckpt_path last`` goes on."""
 
 _MOMENT_S = 0.05
+_PATIENCE_S = 5.0
+"""After which a signal that has not ended the process comes again."""
 _STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
@@ -101,10 +103,22 @@ class StopSignals:
 @contextmanager
 def ending_at_once() -> Iterator[None]:
     """Within it, a signal ends the process with a line and its ordinary exit code."""
-    before = _set(dict.fromkeys(_STOPPING, _where_it_counts(_end)))
+    again: list[threading.Timer] = []
+
+    def end(number: int) -> None:
+        # what is raised amid an import may be dropped by whoever imports
+        timer = threading.Timer(_PATIENCE_S, os.kill, (os.getpid(), number))
+        timer.daemon = True
+        again.append(timer)
+        timer.start()
+        _end(number)
+
+    before = _set(dict.fromkeys(_STOPPING, _where_it_counts(end)))
     try:
         yield
     finally:
+        for timer in again:
+            timer.cancel()
         _set(before)
 
 

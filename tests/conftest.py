@@ -1,10 +1,13 @@
 """The command, as a user types it, in a folder of their own."""
 
 import sys
+from importlib.resources import files
 
 import pytest
 
 from orpo_lightning.__main__ import main
+from orpo_lightning.callbacks import summary
+from orpo_lightning.data import sources
 
 
 @pytest.fixture
@@ -16,3 +19,22 @@ def orpo_lightning(tmp_path, monkeypatch, only_built_in_objectives):
         main()
 
     return run
+
+
+@pytest.fixture
+def short_sample(tmp_path_factory, monkeypatch):
+    """The sample of the package, a fifth of it, for commands of which only that they run counts."""
+    folder = tmp_path_factory.mktemp("sample")
+    (folder / "data" / "samples").mkdir(parents=True)
+    for split, rows in (("train", 48), ("validation", 12)):
+        name = f"data/samples/{split}.jsonl"
+        lines = files("orpo_lightning").joinpath(name).read_text(encoding="utf-8").splitlines(keepends=True)
+        (folder / name).write_text("".join(lines[:rows]), encoding="utf-8")
+    monkeypatch.setattr(sources, "files", lambda package: folder)
+
+
+@pytest.fixture(autouse=True)
+def _without_pictures(request, monkeypatch):
+    """Fits draw no curves, which take a quarter of the time of a short one, but for tests marked with `pictures`."""
+    if request.node.get_closest_marker("pictures") is None:
+        monkeypatch.setattr(summary, "draw_curves", lambda folder, path: None)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
@@ -182,6 +183,11 @@ def with_random_trained_weights(net: torch.nn.Module) -> torch.nn.Module:
             if parameter.requires_grad:
                 parameter.normal_(std=0.2)
     return net
+
+
+def slow(*values: Any) -> Any:
+    """The values of a test that the slow suite alone runs."""
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def environment_with_tests() -> dict[str, str]:

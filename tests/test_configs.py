@@ -10,10 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from helpers import slow
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
-TINY = [path for path in sorted(CONFIGS.glob("*.yaml")) if path.stem != "quickstart"]
+TRAINED = [
+    pytest.param(path, marks=() if path.stem in ("orpo", "dpo", "kto") else pytest.mark.slow, id=path.stem)
+    for path in sorted(CONFIGS.glob("*.yaml"))
+    if path.stem != "quickstart"
+]
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 KEYS = {
     *("seed_everything", "trainer.max_epochs", "trainer.accumulate_grad_batches", "trainer.precision"),
@@ -189,7 +194,7 @@ def test_a_layer_adds_a_callback_to_those_of_a_configuration(printed, tmp_path):
     assert printed("fit", "--config", path_of("dpo"), "--trainer.callbacks=null")["trainer"]["callbacks"] is None
 
 
-@pytest.mark.parametrize("path", TINY, ids=name_of)
+@pytest.mark.parametrize("path", TRAINED)
 def test_each_runs_to_its_end_as_it_is(orpo_lightning, path):
     orpo_lightning("fit", "--config", path, *QUIET)
     folder = Path("runs") / path.stem
@@ -218,7 +223,7 @@ def test_dpo_goes_on_with_a_warning_where_there_are_several_validation_sets(orpo
     assert metrics("runs/dpo")[-1]["val/second/pref/accuracies"]
 
 
-@pytest.mark.parametrize("path", TINY, ids=name_of)
+@pytest.mark.parametrize("path", TRAINED)
 def test_the_layers_that_need_no_hub_go_over_each(orpo_lightning, path):
     layers = layered("model/lora", "data/sample", "trainer/cpu")
     short = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--model.policy.lora.r=2"]
@@ -273,10 +278,10 @@ def hub_rows(tmp_path):
     ("model", "data"),
     [
         ("model/opt-125m", "data/hh_rlhf"),
-        ("model/opt-350m", "data/hh_rlhf"),
-        ("model/opt-1.3b", "data/ultrafeedback"),
-        ("model/phi-2", "data/ultrafeedback"),
-        ("model/llama-2-7b", "data/ultrafeedback"),
+        slow("model/opt-350m", "data/hh_rlhf"),
+        slow("model/opt-1.3b", "data/ultrafeedback"),
+        slow("model/phi-2", "data/ultrafeedback"),
+        slow("model/llama-2-7b", "data/ultrafeedback"),
         ("model/mistral-7b", "data/ultrafeedback"),
     ],
 )

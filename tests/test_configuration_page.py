@@ -37,6 +37,7 @@ def test_the_short_names_on_the_page_are_those_of_the_shipped_configurations():
     assert sorted(re.findall(r"`([\w./-]+)`", layers)) == sorted(map(str, shipped))
 
 
+@pytest.mark.pictures
 def test_a_run_folder_holds_what_the_page_says_and_nothing_else(orpo_lightning):
     orpo_lightning("fit", "--config", ROOT / "configs" / "orpo.yaml", "--trainer.max_epochs=1", *QUIET)
     names = {name for cells in PAGE.rows("file | holds") for name in re.findall(r"`([\w.]+)/?`", cells[0])}

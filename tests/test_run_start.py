@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import slow
 from killed_runs import rows_of
 
 from orpo_lightning.run_folder import WRITTEN_BY_FITS
@@ -329,7 +330,7 @@ def test_the_newest_checkpoint_of_a_run_goes_on_there_whatever_its_name(fit):
     assert steps("runs/a") == list(range(8))
 
 
-@pytest.mark.parametrize(("interval", "step"), [(2, 2), (2, 4), (4, 4)])
+@pytest.mark.parametrize(("interval", "step"), [slow(2, 2), (2, 4), slow(4, 4)])
 def test_a_file_of_a_users_own_callback_saved_before_a_validation_goes_on_with_that(fit, interval, step):
     options = [
         *("--data.val=sample", "--data.limit=32", "--trainer.max_epochs=2", f"--trainer.val_check_interval={interval}"),
@@ -438,7 +439,7 @@ def test_a_run_that_has_ended_says_so_and_exports_what_a_kill_kept_it_from(fit, 
     assert Path("runs/a/model/model.safetensors").exists()
 
 
-@pytest.mark.parametrize("epochs", [1, 2])
+@pytest.mark.parametrize("epochs", [1, slow(2)])
 def test_a_run_that_had_ended_is_made_longer_in_its_folder(fit, epochs):
     options = [
         "--data.val=sample",

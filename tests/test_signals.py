@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import environment_with_tests
+from helpers import environment_with_tests, slow
 from test_kill import assert_equal_runs
 
+from orpo_lightning.__main__ import main
 from orpo_lightning.signals import StopSignals
 
 BASE = [
@@ -31,11 +32,14 @@ def send(hook, step, number="SIGTERM", **options):
     ]
 
 
-@pytest.fixture
-def straight(tmp_path_factory, orpo_lightning):
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
     """The run that nothing stops."""
-    orpo_lightning(*BASE, "--trainer.default_root_dir=straight")
-    return Path("straight")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(tmp_path_factory.mktemp("straight"))
+        patched.setattr(sys, "argv", ["orpo-lightning", *BASE, "--trainer.default_root_dir=straight"])
+        main()
+        return Path("straight").resolve()
 
 
 @pytest.fixture
@@ -55,13 +59,14 @@ PLACES = {
     "after a micro-batch, amid an accumulation": (send("on_train_batch_end", 3, skip=1), 4),
     "before a step": (send("on_before_optimizer_step", 3), 4),
     "in a validation within an epoch": (send("on_validation_batch_start", 2, skip=1), 2),
-    "in the first batch of a validation": (send("on_validation_batch_start", 4), 4),
-    "between epochs": (send("on_train_epoch_end", 5), 5),
-    "in the last step": (send("on_before_optimizer_step", 9), 10),
+    "in the first batch of a validation": slow(send("on_validation_batch_start", 4), 4),
+    "between epochs": slow(send("on_train_epoch_end", 5), 5),
+    "in the last step": slow(send("on_before_optimizer_step", 9), 10),
     "when the training is over and the model is not written yet": (send("on_fit_end", 10), 10),
 }
 
 
+@pytest.mark.pictures
 @pytest.mark.parametrize(("options", "steps"), PLACES.values(), ids=PLACES)
 def test_a_run_that_is_stopped_and_goes_on_ends_bit_for_bit_where_it_would_have(
     orpo_lightning, straight, stopped, capfd, options, steps
@@ -90,7 +95,7 @@ def test_the_validation_after_the_last_step_is_made_up_for(orpo_lightning, stopp
 
 @pytest.mark.parametrize(
     ("interval", "step"),
-    [(4, 2), (10, 5), (3, 1)],
+    [slow(4, 2), slow(10, 5), (3, 1)],
     ids=["within an epoch", "the last one of all", "amid an accumulation"],
 )
 def test_a_validation_that_is_stopped_and_repeated_decides_about_the_best_checkpoint(
@@ -174,6 +179,24 @@ def test_while_it_loads_a_signal_ends_the_process_at_once_with_a_line(tmp_path, 
     assert "Traceback" not in said
 
 
+def test_a_signal_whose_exception_is_dropped_comes_again():
+    program = """
+import os, signal, time
+from orpo_lightning import signals
+
+signals._PATIENCE_S = 0.2
+with signals.ending_at_once():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    except SystemExit:
+        pass
+    time.sleep(60)
+"""
+    done = subprocess.run([sys.executable, "-c", program], env=environment_with_tests(), capture_output=True, text=True)
+    assert done.returncode == 143
+
+
 def test_a_signal_amid_a_finalizer_ends_the_process_too():
     program = """
 import os, signal, time
@@ -193,7 +216,7 @@ with ending_at_once():
     assert done.stderr.strip() == "orpo-lightning: stopped by SIGTERM outside of training: there was nothing to save"
 
 
-@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 75), ("SIGINT", 130)])
+@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 75), slow("SIGINT", 130)])
 def test_processes_that_pack_batches_leave_a_signal_to_all_of_them_to_the_run(tmp_path, number, code):
     options = [
         *BASE,

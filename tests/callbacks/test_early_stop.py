@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from helpers import slow
 from lightning.pytorch.callbacks import Callback
 
 BASE = [
@@ -71,12 +72,12 @@ def early(**settings):
 HERE = "tests.callbacks.test_early_stop"
 STOPS = {
     "threshold": ([early(stopping_threshold=100.0)], [early(stopping_threshold=0.001)]),
-    "divergence": ([early(divergence_threshold=0.001)], [early(divergence_threshold=100.0)]),
-    "not finite": (
+    "divergence": slow([early(divergence_threshold=0.001)], [early(divergence_threshold=100.0)]),
+    "not finite": slow(
         [callback(f"{HERE}.NotANumber"), early(monitor="val/odd")],
         [callback(f"{HERE}.NotANumber"), early(monitor="val/odd", check_finite=False)],
     ),
-    "another callback": ([callback(f"{HERE}.StopAt", step=2)], [callback(f"{HERE}.StopAt", step=90)]),
+    "another callback": slow([callback(f"{HERE}.StopAt", step=2)], [callback(f"{HERE}.StopAt", step=90)]),
     "no longer there": ([callback(f"{HERE}.StopAt", step=2)], []),
 }
 

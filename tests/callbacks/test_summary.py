@@ -27,6 +27,8 @@ from orpo_lightning.testing import make_rows
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 QUIET = ["--trainer.enable_model_summary=false"]
+
+pytestmark = pytest.mark.pictures
 FEW = ["--trainer.max_epochs=1", "--summary.max_new_tokens=5", *QUIET]
 
 

@@ -101,6 +101,7 @@ def traced_only(monkeypatch):
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("traced_only")
 def test_more_variants_than_torch_compiles_of_one_function_are_no_error():
     limit, before = torch._dynamo.config.recompile_limit, counters["stats"]["unique_graphs"]

@@ -314,6 +314,7 @@ def read_demo(count):
     return rows
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not DEMO.is_file(), reason=f"the real unpaired rows are not at {DEMO}")
 def test_a_tiny_model_learns_from_real_unpaired_rows():
     rows = read_demo(300)

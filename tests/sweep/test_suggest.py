@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+from helpers import slow
 
 from orpo_lightning.sweep.command import Command
 from orpo_lightning.sweep.distributions import Choice, LogNumbers, Multiples, Numbers, WholeNumbers
@@ -104,8 +105,9 @@ def test_bayes_goes_on_from_its_records_as_if_it_had_not_been_stopped(tmp_path):
     assert again.parameters == whole[7].parameters
 
 
-@pytest.mark.parametrize("goal", ["maximize", "minimize"])
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("goal", "workers"), [("maximize", 1), slow("minimize", 1), slow("maximize", 2), slow("minimize", 2)]
+)
 def test_bayes_uses_the_history_and_comes_nearer_to_the_best_than_chance(goal, workers):
     def measure(trial):
         complete = hump(trial)
