@@ -14,8 +14,6 @@ AGAIN = 75
 """Exit code of a fit that was stopped and saved (EX_TEMPFAIL): the same command with ``--ckpt_path last`` goes on."""
 
 _MOMENT_S = 0.05
-_PATIENCE_S = 5.0
-"""After which a signal that has not ended the process comes again."""
 _STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
@@ -75,7 +73,8 @@ class StopSignals:
         self._before: dict[signal.Signals, Any] = {}
 
     def listen(self) -> None:
-        """Note signals from now on."""
+        """Note signals from now on; one that should have ended the process before does so now."""
+        _end_if_dropped()
         self.received = 0
         self._before = _set(dict.fromkeys(_STOPPING, self._note))
 
@@ -103,22 +102,12 @@ class StopSignals:
 @contextmanager
 def ending_at_once() -> Iterator[None]:
     """Within it, a signal ends the process with a line and its ordinary exit code."""
-    again: list[threading.Timer] = []
-
-    def end(number: int) -> None:
-        # what is raised amid an import may be dropped by whoever imports
-        timer = threading.Timer(_PATIENCE_S, os.kill, (os.getpid(), number))
-        timer.daemon = True
-        again.append(timer)
-        timer.start()
-        _end(number)
-
-    before = _set(dict.fromkeys(_STOPPING, _where_it_counts(end)))
+    _dropped.clear()
+    before = _set(dict.fromkeys(_STOPPING, _where_it_counts(_end)))
     try:
         yield
+        _end_if_dropped()
     finally:
-        for timer in again:
-            timer.cancel()
         _set(before)
 
 
@@ -137,8 +126,18 @@ def _where_it_counts(end: Callable[[int], None]) -> Callable[[int, FrameType | N
 
 
 def _end(number: int) -> NoReturn:
+    _dropped.append(number)
     say(f"stopped by {name_of(number)} outside of training: there was nothing to save")
     raise SystemExit(unsaved_exit_code(number))
+
+
+_dropped: list[int] = []
+"""Signals that should have ended the process: whoever imports a module may drop what is raised amid the import."""
+
+
+def _end_if_dropped() -> None:
+    if _dropped:
+        raise SystemExit(unsaved_exit_code(_dropped[0]))
 
 
 def _set(handlers: Mapping[signal.Signals, Any]) -> dict[signal.Signals, Any]:

@@ -21,16 +21,18 @@ def orpo_lightning(tmp_path, monkeypatch, only_built_in_objectives):
     return run
 
 
-@pytest.fixture
-def short_sample(tmp_path_factory, monkeypatch):
-    """The sample of the package, a fifth of it, for commands of which only that they run counts."""
+@pytest.fixture(scope="module")
+def short_sample(tmp_path_factory):
+    """The sample of the package is a fifth of it, for commands of which only that they run counts."""
     folder = tmp_path_factory.mktemp("sample")
     (folder / "data" / "samples").mkdir(parents=True)
     for split, rows in (("train", 48), ("validation", 12)):
         name = f"data/samples/{split}.jsonl"
         lines = files("orpo_lightning").joinpath(name).read_text(encoding="utf-8").splitlines(keepends=True)
         (folder / name).write_text("".join(lines[:rows]), encoding="utf-8")
-    monkeypatch.setattr(sources, "files", lambda package: folder)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sources, "files", lambda package: folder)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -228,6 +228,7 @@ SafeCheckpointIO().save_checkpoint({"step": 2, "weights": torch.zeros(100_000)},
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_older_file_whole_and_says_what_is_needed(tmp_path):
     path, io = tmp_path / "last.ckpt", SafeCheckpointIO()
     io.save_checkpoint(OLDER, path)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers import slow
 
 from orpo_lightning.__main__ import console
 from orpo_lightning.modules import preference
@@ -203,7 +204,9 @@ def test_errors_are_of_one_line(orpo_lightning, monkeypatch, arguments, sentence
         console()
 
 
-@pytest.mark.parametrize("command", [["-m", "orpo_lightning"], [str(Path(sys.executable).parent / "orpo-lightning")]])
+@pytest.mark.parametrize(
+    "command", [slow(["-m", "orpo_lightning"]), [str(Path(sys.executable).parent / "orpo-lightning")]]
+)
 def test_a_users_loss_in_a_file_of_their_own_folder_runs(tmp_path, command):
     (tmp_path / "my_losses.py").write_text(USERS_LOSS)
     options = ["--model.objective", "my_losses.SquaredMargin", "--model.objective.width", "0.7"]

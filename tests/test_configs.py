@@ -216,6 +216,7 @@ def test_dpo_stops_early_where_the_accuracy_does_not_rise(orpo_lightning):
     assert int(metrics("to-its-end")[-1]["step"]) == 32
 
 
+@pytest.mark.slow
 def test_dpo_goes_on_with_a_warning_where_there_are_several_validation_sets(orpo_lightning):
     sets = ["--data.val", "{first: sample, second: sample}"]
     with pytest.warns(RuntimeWarning, match="metric `val/pref/accuracies` which is not available"):

@@ -30,7 +30,7 @@ ROWS = {
 
 
 @pytest.fixture(scope="module")
-def finished_run(tmp_path_factory):
+def finished_run(tmp_path_factory, short_sample):
     """A run that commands look at or go on with."""
     folder = tmp_path_factory.mktemp("runs") / "orpo"
     arguments = ["fit", "--config", str(ROOT / "configs" / "orpo.yaml"), "--trainer.max_epochs=1"]
@@ -77,7 +77,7 @@ def slow_where_it_takes_long(page, command):
 @pytest.mark.parametrize(
     ("page", "command"), [slow_where_it_takes_long(page, each) for page in DOCS for each in page.commands]
 )
-def test_command(folder, short_sample, monkeypatch, page, command):
+def test_command(folder, monkeypatch, page, command):
     program, *arguments = shlex.split(command)
     assert program == "orpo-lightning"
     monkeypatch.setattr(sys, "argv", [program, *arguments])

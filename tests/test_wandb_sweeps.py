@@ -240,6 +240,7 @@ def test_a_trial_that_is_behind_is_ended_early_and_keeps_what_it_has(swept):
     assert (swept.folder_of(run) / "checkpoints" / "last.ckpt").exists()
 
 
+@pytest.mark.slow
 @of_one_sweep
 def test_a_trial_that_is_started_again_goes_on_as_the_same_run(swept):
     run = swept.trial(**{LAMBDA: FEW[LAMBDA]})

@@ -20,7 +20,7 @@ from orpo_lightning.models.loading import PolicyConfig
 from orpo_lightning.models.logp_model import LogpModel
 from orpo_lightning.objectives import Objective
 from orpo_lightning.run_folder import RECORD_FILE
-from orpo_lightning.summary.record import RunRecord, Status, write_record
+from orpo_lightning.summary.record import RunRecord, Status, read_record, write_record
 
 _LONGEST_REASON = 500
 
@@ -46,10 +46,7 @@ class RunRecordFile(Callback):
     def __init__(self) -> None:
         self._record: RunRecord | None = None
         self._started = time.perf_counter()
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Start the clock."""
-        self._started = time.perf_counter()
+        self._ended: float | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """What the run took up to a checkpoint, so that one that goes on from there counts on."""
@@ -65,6 +62,10 @@ class RunRecordFile(Callback):
         self._record = _what(trainer, pl_module)
         self._write(trainer, "running", _planned_steps(trainer))
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock: a model folder, answers and pictures are not what a training took."""
+        self._ended = time.perf_counter()
+
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note that it came to its end."""
@@ -74,6 +75,9 @@ class RunRecordFile(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Note why it failed, or that it was stopped."""
         if self._record is None:
+            before = read_record(Path(trainer.default_root_dir) / RECORD_FILE)
+            if before is not None and (before.status != "failed" or before.steps):
+                return  # of a run that was refused to go on, as it was
             self._record = _what(trainer, pl_module)
         if self._record.status == "complete":  # the training is done, whatever comes of what follows it
             return
@@ -85,7 +89,7 @@ class RunRecordFile(Callback):
 
     @property
     def _wall_seconds(self) -> float:
-        return time.perf_counter() - self._started
+        return (time.perf_counter() if self._ended is None else self._ended) - self._started
 
     def _write(self, trainer: Trainer, status: Status, planned: int | None, reason: str | None = None) -> None:
         assert self._record is not None

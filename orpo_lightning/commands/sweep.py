@@ -6,6 +6,7 @@ import importlib.util
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,13 +71,16 @@ def main() -> None:
     file = own_file(asked.file) if asked.resume else None
     file = file or find_sweep(asked.file)
     sweep = read_sweep(file)
+    own = folder_of(file)
+    if own is not None:  # the copy there has another name than its file
+        sweep = replace(sweep, name=own.name)
     check_options(sweep, options)
     _check_optuna(sweep)
     size = _size(sweep, asked.count)
     out = (asked.out or DEFAULT_SWEEPS / sweep.name).expanduser()
     if asked.resume:
         if asked.out is None:
-            out = folder_of(file) or only_folder(out, ["orpo-lightning", "sweep", asked.file, "--resume", *options])
+            out = own or only_folder(out, ["orpo-lightning", "sweep", asked.file, "--resume", *options])
         folder = resumed_folder(out, file, sweep, options, asked.seed)
     else:
         start = Start(asked.seed or 0, tuple(options))
@@ -129,9 +133,13 @@ def _run(sweep: Sweep, folder: SweepFolder, size: int, workers: int, again: Sequ
     if runner.stopped is not None:
         say(f"trial {runner.stopped.name} was asked to stop, by others than the sweep, which ends with it; {go_on}")
         raise SystemExit(AGAIN)
+    if runner.refused is not None:
+        raise ValueError(
+            f"trials were refused alike before they began, as all others would be: {runner.refused.reason}; set it "
+            f"right, and {go_on}"
+        )
     if all(trial.state == "failed" for trial in runner.trials):
-        alike = " for one reason, whatever was varied, so that no other was started" if runner.is_refused else ""
-        raise ValueError(f"all trials of {folder.path} failed{alike}; the first: {runner.trials[0].reason}")
+        raise ValueError(f"all trials of {folder.path} failed; the first: {runner.trials[0].reason}")
 
 
 def _lost_rows(folder: SweepFolder, trials: Sequence[Trial]) -> list[str]:

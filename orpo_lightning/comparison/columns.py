@@ -15,7 +15,6 @@ from orpo_lightning.summary.intervals import Interval
 from orpo_lightning.summary.words import duration
 
 _LONGEST_SETTING = 60
-_TRAINED = ("objective", "strength")
 
 
 @dataclass(frozen=True)
@@ -61,14 +60,14 @@ def filled(fields: Sequence[Field], rows: Sequence[Row]) -> list[Field]:
 
 
 def trained(comparison: Comparison, names: Sequence[str]) -> list[Field]:
-    """Of the columns that say what a run trained, objective and strength, those in which some runs differ.
+    """Of the columns that say what a run trained, those in which some runs differ.
 
     Args:
         comparison: that the runs are of.
         names: of the runs.
     """
     rows = [row for row in comparison.rows if row.run in names]
-    return [each for each in QUALITY if each.title in _TRAINED and len({each.show(row).text for row in rows}) > 1]
+    return [each for each in TRAINED if len({each.show(row).text for row in rows}) > 1]
 
 
 def name_with(fields: Sequence[Field], row: Row) -> str:
@@ -135,11 +134,15 @@ def _answers(row: Row) -> Cell:
     return Cell(f"{at_least}{row.answer_tokens:.0f}", many, row.answer_tokens)
 
 
-QUALITY = (
-    Field("run", lambda row: Cell(row.run), is_number=False),
+TRAINED = (
     Field("objective", lambda row: Cell(row.objective), is_number=False),
     Field("strength", _strength),
     Field("model", _model, is_number=False),
+)
+"""What was trained."""
+QUALITY = (
+    Field("run", lambda row: Cell(row.run), is_number=False),
+    *TRAINED,
     Field("validated at", _validated_at, unit="step"),
     Field("accuracy", lambda row: measured(row.accuracy, MEASURES["accuracy"]), unit="%"),
     Field("margin", lambda row: measured(row.margin, MEASURES["margin"]), unit="nats/token"),

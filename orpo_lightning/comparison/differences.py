@@ -59,7 +59,7 @@ class Group:
 
 
 def group_repeats(runs: Sequence[Run]) -> list[Group]:
-    """The runs in groups that differ by nothing but their seed, in the order of their first runs.
+    """The runs in groups that differ in training by nothing but their seed, in the order of their first runs.
 
     Their data is the same too, and they ended in the same way: a run that was stopped is no repeat of one that went to
     its end. A run that kept no settings is in a group of its own.
@@ -88,9 +88,8 @@ def changed_data(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def _without_seed(run: Run) -> list[tuple[str, Any]]:
-    return sorted(
-        ((key, value) for key, value in run.settings.items() if key not in SEEDS | _PLACES), key=itemgetter(0)
-    )
+    kept = (item for item in run.settings.items() if item[0] not in SEEDS | _PLACES and not is_beside_training(item[0]))
+    return sorted(kept, key=itemgetter(0))
 
 
 def _group(runs: Sequence[Run]) -> Group:

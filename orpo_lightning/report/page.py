@@ -20,6 +20,7 @@ from orpo_lightning.comparison.runs import Run
 from orpo_lightning.report.contents import Report, Section
 from orpo_lightning.report.interactive import figure_of
 from orpo_lightning.report.palette import styles_of
+from orpo_lightning.report.plots import Plot
 from orpo_lightning.report.tables import (
     Column,
     Table,
@@ -143,7 +144,7 @@ def _mark(name: str, names: Sequence[str]) -> str:
 def _plots(section: Section) -> _Part:
     plots = "\n".join(
         f'<figure id="plot-{plot.key}">\n<h3>{escape(plot.title)}</h3>\n<div class="canvas" role="img" '
-        f'aria-label="{escape(plot.title)}"></div>\n<figcaption><p>{escape(plot.reading)}</p></figcaption>\n</figure>'
+        f'aria-label="{escape(plot.title)}"></div>\n<figcaption><p>{escape(_reading(plot))}</p></figcaption>\n</figure>'
         for plot in section.plots
     )
     return _part(section.key, section.title, section.text, f'<div class="plots">\n{plots}\n</div>')
@@ -191,6 +192,10 @@ def _heading(column: Column) -> str:
 
 def _of_runs(runs: Sequence[str], numbers: Mapping[str, int]) -> str:
     return f' data-runs="{" ".join(str(numbers[name]) for name in runs)}"'
+
+
+def _reading(plot: Plot) -> str:
+    return " ".join(filter(None, (plot.reading, plot.on_hovering)))
 
 
 def _answers(runs: Sequence[Run], numbers: Mapping[str, int]) -> Iterator[str]:

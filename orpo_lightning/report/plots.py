@@ -95,6 +95,7 @@ class Plot:
         x: the x axes that it can be drawn over; the first where nothing else is asked for.
         y: the y axis.
         traces: what is drawn.
+        on_hovering: what a page tells besides, where one points at it, a sentence; empty for nothing.
     """
 
     key: str
@@ -103,6 +104,7 @@ class Plot:
     x: tuple[Axis, ...]
     y: Axis
     traces: tuple[Trace, ...]
+    on_hovering: str = ""
 
     @property
     def groups(self) -> tuple[str, ...]:

@@ -92,17 +92,18 @@ def _family(objective: str, name: str, groups: Sequence[Group], rows: Mapping[st
     strengths = [_strength(group) for group in groups]
     is_log = min(strengths) > 0 and max(strengths) / min(strengths) >= _WIDE
     word = name.rstrip("_")
-    more = " Other settings differ too: hovering tells which." if is_scattered and len(lines) < len(points) else ""
+    differ = is_scattered and len(lines) < len(points)
     for measure in _MEASURES:
         traces = tuple(filter(None, (_line(label, each, rows, measure.name, kind) for label, each in lines.items())))
         if traces:
             yield Plot(
                 f"{objective.lower()}_{word}_{measure.name}",
                 f"{objective}: {word} against {measure.title}",
-                f"{measure.reading} {_bars(groups)}{more}",
+                f"{measure.reading} {_bars(groups)}{' Other settings differ too.' if differ else ''}",
                 (Axis(word, is_log=is_log),),
                 measure.axis,
                 traces,
+                "Hovering tells which." if differ else "",
             )
 
 
@@ -110,12 +111,12 @@ def _bars(groups: Sequence[Group]) -> str:
     """What the points and their intervals are over."""
     are_many = {len(group.runs) > 1 for group in groups}
     if are_many == {False}:
-        return "Each point is of one seed; bars are 95% intervals over the validation pairs."
+        return "Each point is of one seed; bars, where there are some, are 95% intervals over the validation pairs."
     if are_many == {True}:
-        return "Points are means over seeds; bars are Student's 95% intervals over these."
+        return "Points are means over seeds; bars, where there are some, are Student's 95% intervals over these."
     return (
-        "A point of several seeds is their mean, with Student's 95% interval over them; one of a single seed has that "
-        "over the validation pairs."
+        "A point of several seeds is their mean, its bar Student's 95% interval over them; the bar of a single seed is "
+        "that over the validation pairs."
     )
 
 

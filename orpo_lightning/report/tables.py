@@ -105,7 +105,7 @@ def quality_table(report: Report) -> Table:
 def work_table(report: Report) -> Table:
     """A row of each run: how it ended, and what it took."""
     text = (
-        "With what came before a resumption. Wall time is from before the model and the data are loaded to the end of "
+        "With what came before a resumption. Wall time is from before the data and the model are loaded to the end of "
         "the training, validation included; beside it the time of the training steps alone."
     )
     return _of_rows(report, "work", "Cost of the training", text, WORK)

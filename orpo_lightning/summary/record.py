@@ -28,7 +28,7 @@ class RunRecord:
         trained_parameters: those of them that are trained.
         steps: optimizer steps done when this was written.
         total_steps: those that were planned; None where that is not known.
-        wall_seconds: time that it took until then, from before the model and the data are loaded; of a run that went
+        wall_seconds: time that it took until then, from before the data and the model are loaded; of a run that went
             on, with the time up to the checkpoint that it went on from. None where that is not known.
         device: what it ran on.
         versions: of the packages that it ran with.

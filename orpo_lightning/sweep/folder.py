@@ -161,9 +161,20 @@ def only_folder(path: Path, again: Sequence[str]) -> Path:
 
 def _changed_options(before: Sequence[str], now: Sequence[str]) -> list[str]:
     """Options that are others than a sweep was started with, in words."""
-    old, new = ({name: value for name, value in options_of(words)} for words in (before, now))
+    old, new = _values(before), _values(now)
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    return [f"{name} was {old.get(name, 'not given')}, is {new.get(name, 'not given')}" for name in names]
+    return [f"{name} was {_said(old.get(name))}, is {_said(new.get(name))}" for name in names]
+
+
+def _values(words: Sequence[str]) -> dict[str, list[str]]:
+    values: dict[str, list[str]] = {}
+    for name, value in options_of(words):
+        values.setdefault(name, []).append(value)
+    return values
+
+
+def _said(values: Sequence[str] | None) -> str:
+    return "not given" if values is None else " and ".join(values)
 
 
 def _read_start(path: Path) -> Start:

@@ -190,7 +190,7 @@ def reason_of_failure(folder: Path, code: int, log_start: int = 0) -> str:
 
 
 def was_refused(folder: Path, log_start: int) -> bool:
-    """Whether the program itself refused the settings or the data of a trial, before its fit began.
+    """Whether the program itself refused the settings, data or model of a trial, before its fit began.
 
     Args:
         folder: of the trial.
@@ -198,7 +198,9 @@ def was_refused(folder: Path, log_start: int) -> bool:
     """
     log = _log(folder, log_start)
     said = any(line.startswith(_MARK) for line in log.splitlines())
-    return said and _TRACEBACK not in log and not (folder / RECORD_FILE).exists()
+    record = read_record(folder / RECORD_FILE)
+    has_begun = record is not None and record.status == "failed" and record.parameters is not None
+    return said and _TRACEBACK not in log and not has_begun
 
 
 def _log(folder: Path, start: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,21 +27,30 @@ class Repeats:
 
     Args:
         parameters: the others, by name.
-        values: of the metric, one for each complete trial.
+        trials: complete, with a value of the metric.
     """
 
     parameters: Mapping[str, Any]
-    values: tuple[float, ...]
+    trials: tuple[Trial, ...]
 
     @property
-    def mean(self) -> float:
-        """Of the values."""
-        return sum(self.values) / len(self.values)
+    def values(self) -> tuple[float, ...]:
+        """Of the metric, one for each trial."""
+        return tuple(trial.value for trial in self.trials if trial.value is not None)
 
-    @property
-    def interval(self) -> Interval | None:
-        """The 95% interval of the mean over all seeds there might be; None of a single trial."""
-        return student_interval(self.values) if len(self.values) > 1 else None
+    def beside(self, name: str) -> tuple[float, ...]:
+        """Those of a measure that is recorded beside it."""
+        return tuple(trial.beside[name] for trial in self.trials if name in trial.beside)
+
+
+def mean_of(values: Sequence[float]) -> Interval:
+    """The mean with its 95% interval over all seeds there might be, whose ends are NaN for a single value.
+
+    Example:
+        >>> mean_of([0.5])
+        Interval(value=0.5, low=nan, high=nan)
+    """
+    return student_interval(values) if len(values) > 1 else Interval(sum(values) / len(values), math.nan, math.nan)
 
 
 def are_repeated(sweep: Sweep, groups: Sequence[Repeats]) -> bool:
@@ -56,12 +66,17 @@ def repeats_of(trials: Sequence[Trial]) -> list[Repeats]:
         >>> [(each.parameters, each.values) for each in repeats_of(trials)]
         [({'lambda_': 0}, (0, 1)), ({'lambda_': 1}, (2, 3))]
     """
-    groups: dict[str, tuple[Mapping[str, Any], list[float]]] = {}
+    groups: dict[str, tuple[Mapping[str, Any], list[Trial]]] = {}
     for trial in trials:
         if trial.state == "complete" and trial.value is not None:
             others = {name: value for name, value in trial.parameters.items() if name != SEED}
-            groups.setdefault(as_typed(others), (others, []))[1].append(trial.value)
-    return [Repeats(parameters, tuple(values)) for parameters, values in groups.values()]
+            groups.setdefault(as_typed(others), (others, []))[1].append(trial)
+    return [Repeats(parameters, tuple(alike)) for parameters, alike in groups.values()]
+
+
+def beside_of(sweep: Sweep, trials: Sequence[Trial]) -> list[str]:
+    """The measures beside the metric that any trial has logged."""
+    return [name for name in sweep.beside if any(name in trial.beside for trial in trials)]
 
 
 def best_trial(trials: Sequence[Trial], metric: Metric | None) -> Trial | None:
@@ -88,28 +103,34 @@ def write_results(folder: Path, sweep: Sweep, trials: Sequence[Trial]) -> None:
 
     Where seeds are repeated, ``repeats.csv`` beside it has the mean over them of each choice of the other parameters.
     """
-    metric = sweep.metric.name if sweep.metric else "value"
+    metric = [sweep.metric.name] if sweep.metric else []
+    beside = beside_of(sweep, trials)
     with whole_file(folder / RESULTS_FILE) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["trial", *sweep.parameters, "state", metric, *sweep.beside, "step", "reason"])
+        writer.writerow(["trial", *sweep.parameters, "state", *metric, *beside, "step", "reason"])
         for trial in trials:
             each = asdict(trial)
             parameters = [as_typed(trial.parameters.get(name)) for name in sweep.parameters]
-            values = [
-                "" if value is None else repr(value) for value in (trial.value, *map(trial.beside.get, sweep.beside))
-            ]
-            writer.writerow([trial.name, *parameters, each["state"], *values, each["step"], each["reason"]])
+            values = [*([trial.value] if metric else []), *map(trial.beside.get, beside)]
+            writer.writerow([trial.name, *parameters, each["state"], *map(_cell, values), each["step"], each["reason"]])
     groups = repeats_of(trials)
     if are_repeated(sweep, groups):
-        _write_repeats(folder, sweep, groups)
+        _write_repeats(folder, sweep, groups, beside)
 
 
-def _write_repeats(folder: Path, sweep: Sweep, groups: Sequence[Repeats]) -> None:
+def _write_repeats(folder: Path, sweep: Sweep, groups: Sequence[Repeats], beside: Sequence[str]) -> None:
+    assert sweep.metric is not None
     names = [name for name in sweep.parameters if name != SEED]
     with whole_file(folder / REPEATS_FILE) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow([*names, "seeds", "mean", "low", "high"])
+        measures = [f"{name}{end}" for name in (sweep.metric.name, *beside) for end in ("", "_low", "_high")]
+        writer.writerow([*names, "seeds", *measures])
         for each in groups:
-            ends = ("", "") if each.interval is None else (repr(each.interval.low), repr(each.interval.high))
             parameters = [as_typed(each.parameters.get(name)) for name in names]
-            writer.writerow([*parameters, len(each.values), repr(each.mean), *ends])
+            means = [mean_of(values) if values else None for values in (each.values, *map(each.beside, beside))]
+            ends = [end for mean in means for end in ((mean.value, mean.low, mean.high) if mean else (None,) * 3)]
+            writer.writerow([*parameters, len(each.values), *map(_cell, ends)])
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None or math.isnan(value) else repr(value)

@@ -9,7 +9,6 @@ from dataclasses import replace
 
 from orpo_lightning.run_folder import METRICS_FILE
 from orpo_lightning.signals import StopSignals, was_stopped
-from orpo_lightning.sweep.command import as_typed
 from orpo_lightning.sweep.file import Sweep
 from orpo_lightning.sweep.folder import SweepFolder
 from orpo_lightning.sweep.record import (
@@ -32,6 +31,10 @@ from orpo_lightning.sweep.trial_process import TrialProcess
 from orpo_lightning.sweep.words import words_of_trial
 
 _POLL_S = 0.5
+_REFUSED_ALIKE = 2
+"""Trials from which on what was refused is taken for no mistake of one of them."""
+_OF_TRAINING = ("model.objective.", "model.optimizer.", "model.schedule.", "seed_everything")
+"""How the names of parameters begin that have no part in whether data and model are there."""
 
 
 class Runner:
@@ -46,6 +49,7 @@ class Runner:
 
     Attributes:
         stopped: a trial that others than the sweep have asked to stop, with which the sweep has ended.
+        refused: one of the first trials, which were refused alike before their fits began, so that the sweep has ended.
     """
 
     def __init__(self, sweep: Sweep, folder: SweepFolder, size: int, workers: int, signals: StopSignals) -> None:
@@ -58,12 +62,14 @@ class Runner:
         self._running: dict[int, TrialProcess] = {}
         self._cores, self._gpus = cores(), gpus_of_machine()
         self.stopped: Trial | None = None
+        self.refused: Trial | None = None
         self._trials = {trial.number: trial for trial in read_trials(folder.trials)}
         self._progress = {
             number: read_progress(folder.trials / trial.name, self._metric, sweep.beside)
             for number, trial in self._trials.items()
         }
         self._refused: dict[int, str] = {}
+        self._ended_now: set[int] = set()
 
     @property
     def trials(self) -> list[Trial]:
@@ -83,9 +89,12 @@ class Runner:
             self._check_metric(trial.number, is_over=is_over(self._folder.trials / trial.name))
         self._take_what_ended_alone()
         try:
-            while self._running or self._waiting():
-                if self._signals.received or self.stopped:
+            while True:
+                is_refused = self._is_refused
+                if self._signals.received or self.stopped or is_refused or not (self._running or self._waiting()):
                     self._stop_all()
+                    if is_refused:
+                        self._set_back()
                     break
                 while len(self._running) < self._workers and self._waiting():
                     self._start()
@@ -111,22 +120,23 @@ class Runner:
         is_reached = metric is not None and any(
             metric.is_reached(trial.value) for trial in self.trials if trial.state == "complete"
         )
-        return len(self._trials) < self._size and not is_reached and not self.is_refused
+        return len(self._trials) < self._size and not is_reached
 
     @property
-    def is_refused(self) -> bool:
-        """Whether all trials were refused for one reason, whatever was varied, as any further one would be."""
-        may_go = any(not trial.goes_on and trial.number not in self._refused for trial in self.trials)
-        if may_go or len(set(self._refused.values())) != 1 or any(each.step >= 0 for each in self._progress.values()):
-            return False
-        refused = [self._trials[number].parameters for number in self._refused]
+    def _is_refused(self) -> bool:
+        """Whether all further trials would be refused, as those before were that varied how they train alone."""
         varied = [name for name, each in self._sweep.parameters.items() if each.is_varied]
-        return all(len({as_typed(parameters[name]) for parameters in refused}) > 1 for name in varied)
+        return (
+            len(self._refused) >= _REFUSED_ALIKE
+            and set(self._refused) == self._ended_now
+            and len(set(self._refused.values())) == 1
+            and all(name.startswith(_OF_TRAINING) for name in varied)
+        )
 
     def _start(self) -> None:
         left = [trial for trial in self.trials if trial.goes_on and trial.number not in self._running]
-        trial = replace(left[0], state="running") if left else self._next()
-        self._trials[trial.number] = trial
+        trial = replace(left[0], state="running", reason="") if left else self._next()
+        self._keep(trial)
         folder = self._folder.trials / trial.name
         words = words_of_trial(self._sweep, trial, folder, self._folder.start.options)
         taken = {process.worker for process in self._running.values()}
@@ -137,9 +147,7 @@ class Runner:
     def _next(self) -> Trial:
         number = len(self._trials)
         suggestion = suggest(self._sweep, self._folder.start.seed, number, self.trials)
-        trial = Trial(number, suggestion.parameters, suggestion.drawn)
-        self._keep(trial)
-        return trial
+        return Trial(number, suggestion.parameters, suggestion.drawn)
 
     def _look(self) -> None:
         """Take what has ended, and end what is behind."""
@@ -166,22 +174,34 @@ class Runner:
         return rule.stops(histories.pop(number), list(histories.values()))
 
     def _take(self, process: TrialProcess, code: int) -> None:
-        trial = self._trials[process.trial.number]
         if code == 0:
-            self._check_metric(trial.number, is_over=True)
-            self._keep(self._ended(trial, "complete"))
-        elif was_stopped(code) and is_over(process.folder):  # amid what follows the training
-            self._keep(self._ended(trial, "complete"))
-        elif was_stopped(code) and process.is_pruned:
-            self._keep(self._ended(trial, "pruned"))
-        elif was_stopped(code):
+            self._check_metric(process.trial.number, is_over=True)
+        trial = self._settle(process, code)
+        if trial.state == "stopped":
             self.stopped = trial
-            self._keep(self._ended(trial, "stopped"))
-        else:
-            reason = reason_of_failure(process.folder, code, process.log_start)
-            self._keep(replace(self._ended(trial, "failed"), reason=reason, value=None, beside={}))
-            if was_refused(process.folder, process.log_start):
-                self._refused[trial.number] = reason
+
+    def _settle(self, process: TrialProcess, code: int) -> Trial:
+        trial = self._outcome(process, code)
+        self._keep(trial)
+        self._ended_now.add(trial.number)
+        if trial.state == "failed" and was_refused(process.folder, process.log_start):
+            self._refused[trial.number] = trial.reason
+        return trial
+
+    def _outcome(self, process: TrialProcess, code: int) -> Trial:
+        trial = self._trials[process.trial.number]
+        if code == 0 or (was_stopped(code) and is_over(process.folder)):  # amid what follows the training
+            return self._ended(trial, "complete")
+        if was_stopped(code):
+            return self._ended(trial, "pruned" if process.is_pruned else "stopped")
+        reason = reason_of_failure(process.folder, code, process.log_start)
+        return replace(self._ended(trial, "failed"), reason=reason, value=None, beside={})
+
+    def _set_back(self) -> None:
+        """Leave trials that were refused to a sweep that goes on: none of them has begun."""
+        for number, reason in self._refused.items():
+            self.refused = replace(self._trials[number], state="stopped", reason=reason)
+            self._keep(self.refused)
 
     def _check_metric(self, number: int, is_over: bool) -> None:
         """Insist that a trial logs the metric, as soon as it is plain that it does not: mostly before a step."""
@@ -219,10 +239,9 @@ class Runner:
         for process in self._running.values():
             process.stop()
         for number, process in self._running.items():
-            process.wait()
+            code = process.wait()
             self._progress[number] = self._progress_of(process)
-            state: State = "complete" if is_over(process.folder) else "stopped"
-            self._keep(self._ended(self._trials[number], state))
+            self._settle(process, code)
         self._running.clear()
 
     def _rows(self) -> list[Row]:

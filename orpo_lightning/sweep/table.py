@@ -16,7 +16,7 @@ from rich.text import Text
 from orpo_lightning.sweep.command import as_typed
 from orpo_lightning.sweep.file import Sweep
 from orpo_lightning.sweep.record import Trial
-from orpo_lightning.sweep.results import SEED, are_repeated, best_trial, equals_of, repeats_of
+from orpo_lightning.sweep.results import SEED, are_repeated, beside_of, best_trial, equals_of, mean_of, repeats_of
 
 _STYLES = {"running": "cyan", "stopped": "yellow", "complete": "", "pruned": "dim", "failed": "red"}
 _BEST = "best"
@@ -123,7 +123,7 @@ def trials_table(sweep: Sweep, rows: Sequence[Row], shown: Sequence[Row], title:
     table = Table(box=None, pad_edge=False, header_style="bold")
     varied = [name for name, each in sweep.parameters.items() if each.is_varied]
     names = short_names(varied)
-    beside = [name for name in sweep.beside if any(name in row.trial.beside for row in rows)]
+    beside = beside_of(sweep, [row.trial for row in rows])
     metric = [sweep.metric.name] if sweep.metric else []
     for column in ("trial", *names.values(), "state", "step", *metric, *beside, ""):
         table.add_column(column, justify="right" if column == "step" else "left", overflow="fold")
@@ -161,16 +161,23 @@ def repeats_table(sweep: Sweep, trials: Sequence[Trial]) -> Group | None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     varied = [name for name in sweep.parameters if name != SEED]
     names = short_names(varied)
-    for column in (*names.values(), "seeds", metric.name, ""):
-        table.add_column(column)
-    best = min(groups, key=lambda each: metric.sign * each.mean)
+    beside = beside_of(sweep, trials)
+    for column in (*names.values(), "seeds", metric.name, *beside, ""):
+        table.add_column(column, overflow="fold")
+    best = min(groups, key=lambda each: metric.sign * mean_of(each.values).value)
     for each in groups:
-        interval = each.interval
-        spread = f" [{number_text(interval.low)}, {number_text(interval.high)}]" if interval else ""
-        values = (value_text(each.parameters[name]) for name in names)
-        mark = _BEST if each is best else ""
-        table.add_row(*values, str(len(each.values)), f"{number_text(each.mean)}{spread}", mark)
+        parameters = (value_text(each.parameters[name]) for name in names)
+        means = map(_mean_text, (each.values, *map(each.beside, beside)))
+        table.add_row(*parameters, str(len(each.values)), *means, _BEST if each is best else "")
     return _titled("mean over seeds, with its 95% interval (Student's t)", table)
+
+
+def _mean_text(values: Sequence[float]) -> str:
+    if not values:
+        return number_text(None)
+    mean = mean_of(values)
+    ends = f" [{number_text(mean.low)}, {number_text(mean.high)}]" if len(values) > 1 else ""
+    return f"{number_text(mean.value)}{ends}"
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 
 from orpo_lightning import NonFiniteError
+from orpo_lightning.callbacks import run_record
 from orpo_lightning.callbacks.run_record import RunRecordFile
 from orpo_lightning.run_folder import METRICS_FILE, RECORD_FILE
 from orpo_lightning.summary.record import RunRecord, read_record, write_record
@@ -93,6 +94,28 @@ def test_a_run_that_was_stopped_says_so_and_is_complete_when_it_has_gone_on(orpo
     orpo_lightning("fit", *SHORT, "--ckpt_path=last")
     assert (record().status, record().steps) == ("complete", 3)
     assert record().wall_seconds > 1e6
+
+
+@pytest.mark.parametrize("refused", ["--data.train=missing.jsonl", "--data.global_batch_size=4"])
+def test_a_run_that_is_refused_to_go_on_is_what_it_was(orpo_lightning, refused):
+    orpo_lightning("fit", *SHORT, "--data.val=null", "--export.enabled=false")
+    before = record()
+    with pytest.raises((ValueError, FileNotFoundError)):
+        orpo_lightning("fit", *SHORT, "--data.val=null", "--export.enabled=false", "--ckpt_path=last", refused)
+    assert record() == before
+
+
+def test_the_wall_time_begins_with_the_data_and_ends_with_the_training(tmp_path, monkeypatch):
+    clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
+    monkeypatch.setattr(run_record, "time", clock)
+    trainer = SimpleNamespace(loggers=[], global_step=3, default_root_dir=tmp_path)
+    callback = RunRecordFile()  # made with the trainer, before anything is loaded
+    callback._record = RunRecord("running")
+    clock.now = 5.0
+    callback.on_train_end(trainer, None)
+    clock.now = 9.0  # a model folder has been written
+    callback._write(trainer, "complete", 3)
+    assert read_record(tmp_path / RECORD_FILE).wall_seconds == 5.0
 
 
 def test_a_run_that_diverged_failed_and_says_why(orpo_lightning):

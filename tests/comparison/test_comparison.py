@@ -419,6 +419,10 @@ def test_means_and_differences_say_what_their_runs_trained(compared):
     assert re.search(r"^a, b +lambda 0.1 +2 ", text, re.M)
     assert re.search(r"^c, d +lambda 0.5 +2 ", text, re.M)
     assert re.search(r"^d +lambda 0.5 +margin +\+0.400", text, re.M)
+    runs["d"]["record"] = replace(runs["d"]["record"], model="other")
+    console = Console(width=120, record=True, color_system=None)
+    print_comparison(compared(runs), console)
+    assert "Difference from a (lambda 0.1 tiny) on the same pairs" in console.export_text()
     del runs["c"], runs["d"]
     console = Console(width=120, record=True, color_system=None)
     print_comparison(compared(runs), console)

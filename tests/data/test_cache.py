@@ -166,7 +166,7 @@ def test_of_processes_that_ask_at_once_one_prepares_and_all_get_the_same(tmp_pat
     path = write_rows(tmp_path / "a.jsonl", *({**GOOD, "chosen": f"{i}."} for i in range(2000)))
     processes = [
         subprocess.Popen([sys.executable, "-c", SCRIPT, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for _ in range(3)
+        for _ in range(2)
     ]
     for process in processes:
         assert process.stdout.readline() == "ready\n"
@@ -174,7 +174,7 @@ def test_of_processes_that_ask_at_once_one_prepares_and_all_get_the_same(tmp_pat
         process.stdin.write("\n")
         process.stdin.flush()
     found = [process.communicate()[0].split() for process in processes]
-    assert sorted(int(passes) for passes, *_ in found) == [0, 0, 1]
+    assert sorted(int(passes) for passes, *_ in found) == [0, 1]
     assert len({tuple(rest) for _, *rest in found}) == 1
     assert found[0][1] == "2000"
 

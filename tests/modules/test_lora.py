@@ -3,7 +3,7 @@
 import peft
 import pytest
 import torch
-from helpers import run
+from helpers import run, slow
 from lightning.pytorch.callbacks import ModelCheckpoint
 from reference_runs import StopAt, StoppedError
 
@@ -95,7 +95,7 @@ def test_a_checkpoint_goes_on_only_with_the_base_it_was_trained_on(base, tmp_pat
 
 
 @pytest.mark.parametrize("reference", ["adapter", "copy", "cached"])
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("dropout", [slow(0.0), 0.3])
 def test_an_interrupted_run_ends_bit_for_bit_where_an_uninterrupted_one_does(base, tmp_path, reference, dropout):
     def once(folder, *callbacks, **options):
         saver = ModelCheckpoint(folder, "last", every_n_train_steps=1, save_top_k=1, enable_version_counter=False)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import run
+from helpers import run, slow
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from orpo_lightning import DPO, ORPO, OptimizerConfig, ScheduleConfig
@@ -58,7 +58,7 @@ def run_to_the_end(objective, callbacks, ckpt_path, accumulate, **options):
     )
 
 
-@pytest.mark.parametrize("objective", [ORPO, DPO])
+@pytest.mark.parametrize("objective", [ORPO, slow(DPO)])
 @pytest.mark.parametrize("stop", [2, 5, 6, 7, 13])
 def test_an_interrupted_run_ends_bit_for_bit_where_an_uninterrupted_one_does(tmp_path, objective, stop):
     options = {"accumulate": 2, "module": {"optimizer": OptimizerConfig(lr=1e-2)}}

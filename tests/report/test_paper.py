@@ -47,7 +47,7 @@ def test_the_captions_say_what_each_figure_shows_and_what_its_bars_are_over(fold
     captions = (folder / "captions.md").read_text().split("## ")[1:]
     assert [each.split()[0] for each in captions] == ["log_probabilities", "margin_histogram", "orpo_lambda_accuracy"]
     assert "Solid: chosen answers, dashed: rejected ones." in captions[0]
-    assert "bars are 95% intervals over the validation pairs" in captions[2]
+    assert "bars, where there are some, are 95% intervals over the validation pairs" in captions[2]
 
 
 @pytest.mark.parametrize(("width", "inches"), [("one_column", 3.25), ("two_columns", 6.75)])

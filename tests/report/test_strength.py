@@ -45,7 +45,7 @@ def test_seeds_are_one_point_with_students_interval_and_a_single_run_has_that_of
     make(tmp_path / "b", 0.1, other, seed=1)
     make(tmp_path / "c", 1.0, one)
     plot = plots_of(tmp_path)["orpo_lambda_accuracy"]
-    assert plot.reading.endswith("one of a single seed has that over the validation pairs.")
+    assert plot.reading.endswith("the bar of a single seed is that over the validation pairs.")
     (trace,) = plot.traces
     expected = student_interval([0.8, 0.6])
     alone = bootstrap([1.0] * 8 + [0.0] * 2)
@@ -130,7 +130,8 @@ def test_of_a_search_over_several_settings_there_are_points_and_no_lines_of_one_
     (trace,) = plot.traces
     assert (trace.kind, trace.label, len(trace.y)) == ("scatter", "tiny", 6)
     assert trace.notes[2].startswith("lr 0.0003; ")
-    assert plot.reading.endswith("Other settings differ too: hovering tells which.")
+    assert plot.reading.endswith("Other settings differ too.")
+    assert plot.on_hovering == "Hovering tells which."
 
 
 def test_models_are_called_by_the_ends_of_their_names_that_tell_them_apart(tmp_path):

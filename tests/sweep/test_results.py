@@ -12,7 +12,7 @@ from orpo_lightning.sweep.command import Command
 from orpo_lightning.sweep.distributions import Choice
 from orpo_lightning.sweep.file import Metric, Sweep
 from orpo_lightning.sweep.record import Progress, Trial, read_progress, reason_of_failure
-from orpo_lightning.sweep.results import best_trial, repeats_of, write_results
+from orpo_lightning.sweep.results import best_trial, mean_of, repeats_of, write_results
 from orpo_lightning.sweep.table import Row, View, repeats_table, trials_table
 
 LAMBDA = "model.objective.lambda_"
@@ -38,11 +38,12 @@ def printed(table, width=200):
 
 def test_repeats_are_grouped_over_the_seed_with_students_interval():
     weak, strong = repeats_of(TRIALS)
-    assert (weak.parameters, weak.mean) == ({LAMBDA: 0.1, "config": "orpo"}, 0.5)
+    assert (weak.parameters, weak.values) == ({LAMBDA: 0.1, "config": "orpo"}, (0.0, 1.0))
     # two values: one degree of freedom, where t is Cauchy's: tan(0.95 * pi / 2) deviations of the mean
     half = math.tan(0.95 * math.pi / 2) * 0.5
-    assert (weak.interval.low, weak.interval.high) == pytest.approx((0.5 - half, 0.5 + half))
-    assert strong.interval.high - strong.mean == pytest.approx(half / 2)
+    mean, other = mean_of(weak.values), mean_of(strong.values)
+    assert (mean.value, mean.low, mean.high) == pytest.approx((0.5, 0.5 - half, 0.5 + half))
+    assert other.high - other.value == pytest.approx(half / 2)
 
 
 def test_trials_that_have_not_come_to_their_end_count_in_no_mean_and_are_never_best():
@@ -158,9 +159,24 @@ def test_means_over_seeds_are_a_file_for_programs_where_there_are_some(tmp_path)
     with (tmp_path / "repeats.csv").open(newline="") as file:
         weak, strong = csv.DictReader(file)
     half = math.tan(0.95 * math.pi / 2) * 0.5
-    assert {name: weak[name] for name in (LAMBDA, "config", "seeds")} == {LAMBDA: "0.1", "config": "orpo", "seeds": "2"}
-    assert [float(weak[name]) for name in ("mean", "low", "high")] == pytest.approx([0.5, 0.5 - half, 0.5 + half])
-    assert (strong["seeds"], strong["mean"], strong["low"], strong["high"]) == ("1", "0.25", "", "")
+    name = "val/pref/accuracies"
+    columns = [name, f"{name}_low", f"{name}_high"]
+    assert list(weak) == [LAMBDA, "config", "seeds", *columns]
+    assert (weak[LAMBDA], weak["config"], weak["seeds"]) == ("0.1", "orpo", "2")
+    assert [float(weak[each]) for each in columns] == pytest.approx([0.5, 0.5 - half, 0.5 + half])
+    assert [strong[each] for each in ("seeds", *columns)] == ["1", "0.25", "", ""]
+
+
+def test_means_over_seeds_have_the_likelihood_too(tmp_path):
+    trials = [replace(trial, beside={"val/nll_response": 2.0 + i}) for i, trial in enumerate(TRIALS[:3])]
+    write_results(tmp_path, SWEEP, trials)
+    with (tmp_path / "repeats.csv").open(newline="") as file:
+        weak, strong = csv.DictReader(file)
+    assert (weak["val/nll_response"], strong["val/nll_response"]) == ("2.5", "4.0")
+    assert float(weak["val/nll_response_low"]) < 2.5 < float(weak["val/nll_response_high"])
+    header, first, *_ = printed(repeats_table(SWEEP, trials)).splitlines()[1:]
+    assert header.split() == ["lambda_", "config", "seeds", "val/pref/accuracies", "val/nll_response"]
+    assert "0.5 [-5.853, 6.853]  2.5 [-3.853, 8.853]" in first
 
 
 def test_a_row_that_is_being_written_and_values_that_are_not_finite_are_left_out(tmp_path):

@@ -75,7 +75,8 @@ class Process:
             return None
         status = self.script.status.get(self.trial.number, "running")
         if status is not None:
-            write_record(self.folder / "run.json", RunRecord(status))
+            parameters = 100 if status == "failed" else None
+            write_record(self.folder / "run.json", RunRecord(status, parameters=parameters))
         return code
 
     def progress(self, metric, beside=()):
@@ -206,17 +207,35 @@ def refused(*numbers, **others):
     return Script(rows | others.get("rows", {}), codes | others.get("codes", {}), status | others.get("status", {}))
 
 
-GRID = replace(SWEEP, parameters={"seed": Choice((0, 1)), "x": Choice((0, 1)), "y": Choice((5,))})
-"""The last one fastest; the last one is not varied."""
+GRID = replace(SWEEP, parameters={"model.objective.beta": Choice((1, 2, 3, 4)), "data.limit": Choice((5,))})
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_no_trial_is_started_after_all_were_refused_for_one_reason_whatever_was_varied(ran, workers):
+def test_what_was_refused_for_a_reason_that_all_have_is_refused_once_more_at_most_and_can_go_on(ran, tmp_path, workers):
     ours = ran(refused(0, 1, 2, 3), GRID, workers)
-    assert ours.is_refused
-    # 0 and 1 have one seed alone, which may be the reason
-    assert {trial.number for trial in ours.trials} - {3} == {0, 1, 2}
-    assert {trial.reason for trial in ours.trials} == {"what went wrong"}
+    assert ours.refused.reason == "what went wrong"
+    # nothing of them has begun, so that a sweep that goes on takes them up
+    assert [(trial.number, trial.state) for trial in read_trials(tmp_path / "trials")] == [
+        (0, "stopped"),
+        (1, "stopped"),
+    ]
+    script = Script({i: values(0.5) for i in range(4)}, dict.fromkeys(range(4), 0))
+    ours = ran(script, GRID, workers)
+    assert ours.refused is None
+    assert [(trial.state, trial.reason) for trial in ours.trials] == [("complete", "")] * 4
+
+
+def test_it_may_be_the_reason_that_all_have_also_where_a_sweep_goes_on(ran):
+    ran(Script({0: values(0.5), 1: values(0.5, 0.4)}, {0: 0, 1: AGAIN}), GRID)
+    ours = ran(refused(1, 2, 3, status={1: "stopped"}), GRID)
+    assert [trial.state for trial in ours.trials] == ["complete", "stopped", "stopped"]
+    assert ours.refused is not None
+
+
+def test_where_what_is_varied_may_be_the_reason_all_are_tried(ran):
+    ours = ran(refused(0, 1, 2, 3), replace(GRID, parameters={"data.max_length": Choice((1, 2, 3, 4))}))
+    assert ours.refused is None
+    assert [trial.state for trial in ours.trials] == ["failed"] * 4
 
 
 @pytest.mark.parametrize(
@@ -224,13 +243,39 @@ def test_no_trial_is_started_after_all_were_refused_for_one_reason_whatever_was_
     [
         refused(0, 1, 2, rows={3: values(0.5)}, codes={3: 0}, status={0: "failed"}),  # the fit had begun
         refused(1, 2, 3, rows={0: values(0.5)}, codes={0: 1}, status={0: "failed"}),  # and had measured
-        refused(1, 2, 3, codes={0: -9}, rows={0: ()}, status={0: None}),
+        refused(1, 2, 3, codes={0: -9}, rows={0: ()}, status={0: None}),  # killed, perhaps for its memory
     ],
 )
 def test_after_any_other_failure_all_trials_are_run(ran, script):
     ours = ran(script, GRID)
-    assert not ours.is_refused
+    assert ours.refused is None
     assert [trial.number for trial in ours.trials] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("code", "state", "reason"),
+    [(AGAIN, "stopped", ""), (1, "failed", "what went wrong"), (-signal.SIGTERM, "stopped", "")],
+)
+def test_how_a_trial_ends_that_is_stopped_with_its_sweep_is_told_by_its_code(
+    ran, tmp_path, monkeypatch, code, state, reason
+):
+    monkeypatch.setattr(Process, "wait", lambda self: code)
+    metric = replace(SWEEP, metric=Metric("val/other"))
+    with pytest.raises(ValueError, match="val/other is not logged"):
+        ran(Script({0: values(0.5, 0.4)}, {0: None}), metric)
+    (trial,) = read_trials(tmp_path / "trials")
+    assert (trial.state, trial.reason) == (state, reason)
+
+
+def test_a_trial_that_goes_on_is_running_on_disk_too(ran, tmp_path):
+    script = Script({0: values(0.5), 1: values(0.5)}, {0: AGAIN, 1: 0})
+    ran(script)
+    states = []
+    script.codes[0] = 0
+    start = script.start
+    script.start = lambda *given: (states.append(read_trials(tmp_path / "trials")[0].state), start(*given))[1]
+    ran(script)
+    assert states[0] == "running"
 
 
 def test_an_error_that_the_program_does_not_know_is_no_refusal(tmp_path):
