@@ -217,7 +217,8 @@ with ending_at_once():
     assert done.stderr.strip() == "orpo-lightning: stopped by SIGTERM outside of training: there was nothing to save"
 
 
-@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 75), slow("SIGINT", 130)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 75), ("SIGINT", 130)])
 def test_processes_that_pack_batches_leave_a_signal_to_all_of_them_to_the_run(tmp_path, number, code):
     options = [
         *BASE,

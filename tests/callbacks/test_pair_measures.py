@@ -212,6 +212,7 @@ def two_processes(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_two_ranks_write_the_pairs_of_one(two_processes, tmp_path):
     expected, _ = fit(tmp_path)
     found = read_pairs(two_processes / "val_pairs.csv")

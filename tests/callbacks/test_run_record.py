@@ -135,6 +135,7 @@ def test_a_run_without_enough_memory_failed_and_says_so(orpo_lightning, monkeypa
     assert "memory: you tried to allocate 400000000000000 bytes" in record().reason
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_is_left_running(tmp_path):
     killed = [*SHORT, "--trainer.callbacks=interrupting.SignalAt", "--trainer.callbacks.number=SIGKILL"]
     path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])

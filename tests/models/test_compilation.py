@@ -59,8 +59,9 @@ def check(shape, graphs, tolerance=1e-10):
     assert made[-1] == made[1], made
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("traced_only")
-@pytest.mark.parametrize("shape", ["opt", *(pytest.param(each, marks=pytest.mark.slow) for each in OTHERS)])
+@pytest.mark.parametrize("shape", ["opt", *OTHERS])
 def test_the_numbers_are_the_same_and_no_batch_is_compiled_for_anew(shape, graphs):
     check(shape, graphs)
 

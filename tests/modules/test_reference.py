@@ -206,6 +206,7 @@ def read(folder, name, rank):
     return json.loads((folder / f"{name}-{rank}.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_equal_one(two_processes, base, name):
     objective, mode, lora = CASES[name]

@@ -178,6 +178,7 @@ def test_an_interrupted_fill_goes_on_where_it_was(base, work, monkeypatch, small
     assert_same(found, whole, 1e-10)
 
 
+@pytest.mark.slow
 def test_a_fill_that_is_killed_keeps_what_was_written(base, tmp_path):
     script = f"""
 import os, sys
