@@ -173,7 +173,7 @@ def _report(console: Console, sweep: Sweep, folder: SweepFolder, trials: Sequenc
         name = f"{folder.path.name}-best"
         repeat = shlex.join(["orpo-lightning", *words, f"--trainer.default_root_dir=runs/{name}"])
         equal = len(equals_of(best, trials)) - 1
-        tie = f" ({equal} more have the same value)" if equal else ""
+        tie = f" (of {equal + 1} with this value)" if equal else ""
         lines += [f"best: trial {best.name}, {folder.trials / best.name}{tie}", f"to repeat it: {repeat}"]
     for verb, what in (("compare", "compare the trials"), ("report", "a page of their curves")):
         lines.append(f"{what}: {shlex.join(['orpo-lightning', verb, str(folder.path)])}")

@@ -17,6 +17,7 @@ from orpo_lightning.whole_file import whole_file
 
 RESULTS_FILE = "results.csv"
 REPEATS_FILE = "repeats.csv"
+_SHARE = "pref/accuracies"
 SEED = "seed_everything"
 """The parameter whose values are repeats."""
 
@@ -43,14 +44,28 @@ class Repeats:
         return tuple(trial.beside[name] for trial in self.trials if name in trial.beside)
 
 
-def mean_of(values: Sequence[float]) -> Interval:
-    """The mean with its 95% interval over all seeds there might be, whose ends are NaN for a single value.
+def mean_of(name: str, values: Sequence[float]) -> Interval:
+    """The mean with its 95% interval over all seeds there might be; an accuracy's is within its range.
+
+    Its ends are NaN where nothing tells them: for one value, and where all are equal, as one of no width would claim
+    too much.
+
+    Args:
+        name: of the measure.
+        values: one of each seed.
 
     Example:
-        >>> mean_of([0.5])
+        >>> mean_of("val/loss", [0.5])
         Interval(value=0.5, low=nan, high=nan)
+        >>> mean_of("val/pref/accuracies", [0.5, 1.0])
+        Interval(value=0.75, low=0.0, high=1.0)
     """
-    return student_interval(values) if len(values) > 1 else Interval(sum(values) / len(values), math.nan, math.nan)
+    if len(set(values)) == 1:
+        return Interval(values[0], math.nan, math.nan)
+    found = student_interval(values)
+    if name.endswith(_SHARE):
+        return Interval(found.value, max(found.low, 0.0), min(found.high, 1.0))
+    return found
 
 
 def are_repeated(sweep: Sweep, groups: Sequence[Repeats]) -> bool:
@@ -127,7 +142,8 @@ def _write_repeats(folder: Path, sweep: Sweep, groups: Sequence[Repeats], beside
         writer.writerow([*names, "seeds", *measures])
         for each in groups:
             parameters = [as_typed(each.parameters.get(name)) for name in names]
-            means = [mean_of(values) if values else None for values in (each.values, *map(each.beside, beside))]
+            known = {sweep.metric.name: each.values} | {name: each.beside(name) for name in beside}
+            means = [mean_of(name, values) if values else None for name, values in known.items()]
             ends = [end for mean in means for end in ((mean.value, mean.low, mean.high) if mean else (None,) * 3)]
             writer.writerow([*parameters, len(each.values), *map(_cell, ends)])
 

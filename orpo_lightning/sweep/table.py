@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -125,7 +126,8 @@ def trials_table(sweep: Sweep, rows: Sequence[Row], shown: Sequence[Row], title:
     names = short_names(varied)
     beside = beside_of(sweep, [row.trial for row in rows])
     metric = [sweep.metric.name] if sweep.metric else []
-    for column in ("trial", *names.values(), "state", "step", *metric, *beside, ""):
+    measures = map(_heading, (*metric, *beside))
+    for column in ("trial", *names.values(), "state", "step", *measures, ""):
         table.add_column(column, justify="right" if column == "step" else "left", overflow="fold")
     trials = [row.trial for row in rows]
     first = best_trial(trials, sweep.metric)
@@ -162,22 +164,27 @@ def repeats_table(sweep: Sweep, trials: Sequence[Trial]) -> Group | None:
     varied = [name for name in sweep.parameters if name != SEED]
     names = short_names(varied)
     beside = beside_of(sweep, trials)
-    for column in (*names.values(), "seeds", metric.name, *beside, ""):
+    measures = map(_heading, (metric.name, *beside))
+    for column in (*names.values(), "seeds", *measures, ""):
         table.add_column(column, overflow="fold")
-    best = min(groups, key=lambda each: metric.sign * mean_of(each.values).value)
+    best = min(groups, key=lambda each: metric.sign * mean_of(metric.name, each.values).value)
     for each in groups:
         parameters = (value_text(each.parameters[name]) for name in names)
-        means = map(_mean_text, (each.values, *map(each.beside, beside)))
+        means = (_mean_text(metric.name, each.values), *(_mean_text(name, each.beside(name)) for name in beside))
         table.add_row(*parameters, str(len(each.values)), *means, _BEST if each is best else "")
     return _titled("mean over seeds, with its 95% interval (Student's t)", table)
 
 
-def _mean_text(values: Sequence[float]) -> str:
+def _mean_text(name: str, values: Sequence[float]) -> str:
     if not values:
         return number_text(None)
-    mean = mean_of(values)
-    ends = f" [{number_text(mean.low)}, {number_text(mean.high)}]" if len(values) > 1 else ""
+    mean = mean_of(name, values)
+    ends = "" if math.isnan(mean.low) else f" [{number_text(mean.low)}, {number_text(mean.high)}]"
     return f"{number_text(mean.value)}{ends}"
+
+
+def _heading(measure: str) -> str:
+    return measure.rpartition("/")[2]
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
