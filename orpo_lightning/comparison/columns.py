@@ -66,7 +66,7 @@ def trained(comparison: Comparison, names: Sequence[str]) -> list[Field]:
         comparison: that the runs are of.
         names: of the runs.
     """
-    rows = [row for row in comparison.rows if row.run in names]
+    rows = [comparison.by_name[name] for name in names]
     return [each for each in TRAINED if len({each.show(row).text for row in rows}) > 1]
 
 

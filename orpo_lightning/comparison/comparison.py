@@ -50,6 +50,11 @@ class Comparison:
     repeats: Sequence[Repeats]
     notes: Sequence[str]
 
+    @property
+    def by_name(self) -> dict[str, Row]:
+        """The rows by the names of their runs."""
+        return {row.run: row for row in self.rows}
+
     @classmethod
     def of_runs(
         cls,

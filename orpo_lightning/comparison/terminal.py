@@ -79,7 +79,7 @@ def _text(cell: Cell) -> str:
 
 
 def _print_repeats(comparison: Comparison, console: Console) -> None:
-    by_name = {row.run: row for row in comparison.rows}
+    by_name = comparison.by_name
     fields = trained(comparison, [each.runs[0] for each in comparison.repeats])
     rows = [
         [
@@ -95,7 +95,7 @@ def _print_repeats(comparison: Comparison, console: Console) -> None:
 
 
 def _print_tests(comparison: Comparison, console: Console) -> None:
-    by_name = {row.run: row for row in comparison.rows}
+    by_name = comparison.by_name
     baseline = comparison.tests[0].baseline
     fields = trained(comparison, [baseline, *(each.run for each in comparison.tests)])
     rows = [

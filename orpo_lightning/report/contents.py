@@ -75,7 +75,7 @@ def build_report(
     """
     comparison = Comparison.of_runs(runs, of_set, baseline, left_out)
     shown_set = comparison.of_set
-    by_name = {row.run: row for row in comparison.rows}
+    by_name = comparison.by_name
     found = [
         Section(
             "curves",

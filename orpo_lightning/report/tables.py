@@ -116,7 +116,7 @@ def repeats_table(report: Report) -> Table | None:
     comparison = report.comparison
     if not comparison.repeats:
         return None
-    by_name = {row.run: row for row in comparison.rows}
+    by_name = comparison.by_name
     fields = trained(comparison, [each.runs[0] for each in comparison.repeats])
     return Table(
         "repeats",
@@ -146,7 +146,7 @@ def tests_table(report: Report) -> Table | None:
     tests = report.comparison.tests
     if not tests:
         return None
-    by_name = {row.run: row for row in report.comparison.rows}
+    by_name = report.comparison.by_name
     fields = trained(report.comparison, [tests[0].baseline, *(test.run for test in tests)])
     by_run: dict[str, dict[str, PairedTest]] = {}
     for test in tests:

@@ -24,7 +24,9 @@ _KEYS = (
     *("program", "command", "method", "metric", "parameters", "early_terminate", "run_cap"),
     *("name", "description", "project", "entity"),
 )
-_PARTNERS = ("pref/accuracies", "nll_response")
+ACCURACY = "pref/accuracies"
+"""How the name of an accuracy ends."""
+_PARTNERS = (ACCURACY, "nll_response")
 """Measures of which each misleads without the other."""
 _REFUSED = ("apiVersion", "kind", "controller", "job", "image_uri", "scheduler", "metrics")
 

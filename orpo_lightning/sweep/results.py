@@ -11,13 +11,12 @@ from typing import Any
 
 from orpo_lightning.summary.intervals import Interval, student_interval
 from orpo_lightning.sweep.command import as_typed
-from orpo_lightning.sweep.file import Metric, Sweep
+from orpo_lightning.sweep.file import ACCURACY, Metric, Sweep
 from orpo_lightning.sweep.record import Trial
 from orpo_lightning.whole_file import whole_file
 
 RESULTS_FILE = "results.csv"
 REPEATS_FILE = "repeats.csv"
-_SHARE = "pref/accuracies"
 SEED = "seed_everything"
 """The parameter whose values are repeats."""
 
@@ -63,7 +62,7 @@ def mean_of(name: str, values: Sequence[float]) -> Interval:
     if len(set(values)) == 1:
         return Interval(values[0], math.nan, math.nan)
     found = student_interval(values)
-    if name.endswith(_SHARE):
+    if name.endswith(ACCURACY):
         return Interval(found.value, max(found.low, 0.0), min(found.high, 1.0))
     return found
 
