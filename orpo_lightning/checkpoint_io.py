@@ -6,7 +6,6 @@ import os
 import pickle
 import shutil
 import zipfile
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,11 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.fabric.utilities.types import _PATH
 from torch.serialization import MAP_LOCATION
+
+from orpo_lightning.integrity import check_whole
+from orpo_lightning.manifest import MANIFEST, Manifest, size_of, tensor_sizes
+from orpo_lightning.sharded_checkpoint import ShardedCheckpoint, is_sharded
+from orpo_lightning.whole_folder import take_place
 
 _MARK = "pytorch-lightning_version"
 """What every trainer writes into its checkpoints."""
@@ -67,10 +71,10 @@ class SafeCheckpointIO(TorchCheckpointIO):
         try:
             unfinished.unlink(missing_ok=True)  # a kill may have left there another name of a checkpoint
             with unfinished.open("wb") as file:
-                torch.save(checkpoint, file)
+                torch.save({**checkpoint, MANIFEST: Manifest.of(checkpoint, tensor_sizes(checkpoint)).plain()}, file)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(unfinished, place)
+            take_place(unfinished, place)
             write_through(place.parent)
         except (OSError, RuntimeError) as error:
             reason = _reason(error)
@@ -78,7 +82,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
                 raise
             unfinished.unlink(missing_ok=True)  # the room that it takes is free again
             raise OSError(
-                f"{place} cannot be written: {reason}; it needs {_megabytes(_size_of(checkpoint))}, free are "
+                f"{place} cannot be written: {reason}; it needs {_megabytes(size_of(checkpoint))}, free are "
                 f"{_megabytes(shutil.disk_usage(place.parent).free)}. What was there before is as it was: make room, "
                 "then go on with --ckpt_path last"
             ) from error
@@ -91,28 +95,51 @@ class SafeCheckpointIO(TorchCheckpointIO):
         map_location: MAP_LOCATION = lambda storage, location: storage,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """Read a checkpoint; `weights_only` does not count, it is always so.
+        """Read a checkpoint whole, also one that is a folder; `weights_only` does not count, it is always so.
 
         Raises:
             FileNotFoundError: it is not there.
-            ValueError: the path is a web address, or the file holds more than tensors and plain data, is not whole, or
-                is no checkpoint.
+            ValueError: the path is a web address, or the checkpoint holds more than tensors and plain data, is damaged,
+                or is none.
         """
         refuse_address(path)
-        try:
-            loaded = super().load_checkpoint(path, map_location, weights_only=True)  # type: ignore[arg-type]  # narrower
-        except OSError:
-            raise
-        except Exception as error:  # bytes of any kind make torch raise anything
-            if isinstance(error, pickle.UnpicklingError) and _is_pickle(Path(path)):
-                raise ValueError(
-                    f"{path} cannot be read as tensors and plain data alone, and to read it in another way could run "
-                    "any code; accepted: a checkpoint that this package wrote"
-                ) from error
-            raise ValueError(f"{path} cannot be read as a checkpoint; is it whole?") from error
-        if not isinstance(loaded, dict) or _MARK not in loaded:
-            raise ValueError(f"{path} is no checkpoint of a run; accepted: a .ckpt file that a fit wrote")
-        return loaded
+        if "file" not in get_filesystem(path).protocol:
+            return super().load_checkpoint(path, map_location, weights_only=True)  # type: ignore[arg-type]  # narrower
+        place = Path(str(path).removeprefix("file://"))
+        check_whole(place)
+        return ShardedCheckpoint(place).whole() if is_sharded(place) else read_file(place, map_location)
+
+
+def read_file(
+    path: Path, map_location: MAP_LOCATION = lambda storage, location: storage, mmap: bool = False
+) -> dict[str, Any]:
+    """Read a checkpoint that is one file, as tensors and plain data alone.
+
+    Args:
+        path: the file.
+        map_location: where its tensors go.
+        mmap: whether to read tensors from the file as they are used.
+
+    Raises:
+        ValueError: the file holds more, is damaged, or is no checkpoint.
+    """
+    try:
+        loaded = torch.load(path, map_location, weights_only=True, mmap=mmap)
+    except OSError:
+        raise
+    except Exception as error:  # bytes of any kind make torch raise anything
+        if isinstance(error, pickle.UnpicklingError) and _is_pickle(path):
+            raise ValueError(
+                f"{path} cannot be read as tensors and plain data alone, and to read it in another way could run "
+                "any code; accepted: a checkpoint that this package wrote"
+            ) from error
+        raise ValueError(f"{path} cannot be read as a checkpoint; is it whole?") from error
+    if not isinstance(loaded, dict) or _MARK not in loaded:
+        raise ValueError(f"{path} is no checkpoint of a run; accepted: a .ckpt file that a fit wrote")
+    manifest = loaded.pop(MANIFEST, None)
+    if manifest is not None:
+        Manifest.from_plain(manifest).check_sizes(tensor_sizes(loaded))
+    return loaded
 
 
 def write_through(folder: Path) -> None:
@@ -142,15 +169,6 @@ def _reason(error: BaseException | None) -> str | None:
     while error is not None and not (isinstance(error, OSError) and error.strerror):
         error = error.__cause__ or error.__context__
     return None if error is None else error.strerror
-
-
-def _size_of(value: object) -> int:
-    """Bytes of all tensors in a checkpoint."""
-    if isinstance(value, torch.Tensor):
-        return value.numel() * value.element_size()
-    if isinstance(value, Mapping):
-        return sum(map(_size_of, value.values()))
-    return sum(map(_size_of, value)) if isinstance(value, list | tuple) else 0
 
 
 def _megabytes(size: int) -> str:

@@ -47,6 +47,7 @@ from orpo_lightning.run_start import (
     start_of_other_rank,
     start_that_writes_nothing,
 )
+from orpo_lightning.strategies import register_strategies
 from orpo_lightning.user_loggers import LoggerMaker
 from orpo_lightning.verbs import TRAINER_VERBS
 
@@ -242,6 +243,7 @@ def make_cli(cls: type[CLI], **options: Any) -> CLI:
     quieten()
     refer_by_typed_keys()
     start_objectives_afresh()
+    register_strategies()
     return cls(
         LightningModule,
         LightningDataModule,

@@ -26,6 +26,7 @@ from orpo_lightning.run_folder import (
     check_model_folder,
     run_of,
 )
+from orpo_lightning.whole_folder import put_all_back
 
 LAST, BEST = "last", "best"
 _LOCK = ".run.lock"
@@ -217,6 +218,7 @@ def _new(asked: Path, model_folder: str) -> RunStart:
 def _last(asked: Path, model_folder: str, say: Callable[[str], None]) -> RunStart:
     """Go on with the run in a folder, or start it from the beginning where it has no checkpoint yet."""
     start = RunStart(asked, asked, lock=_owned(asked))  # before looking: who holds it may be about to save, or to end
+    put_all_back(asked / CHECKPOINT_FOLDER)
     checkpoint = _named(asked, LAST)
     if checkpoint is not None:
         _refuse_later_sibling(start, checkpoint)
@@ -253,6 +255,7 @@ def _from(asked: Path, ckpt_path: str, model_folder: str, say: Callable[[str], N
     if _is_sibling(run, asked):
         run = asked if run.resolve() == asked.resolve() else run
         start = RunStart(asked, run, lock=_owned(run))
+        put_all_back(run / CHECKPOINT_FOLDER)
         try:
             checkpoint = find_checkpoint(asked, ckpt_path)  # who held the lock may have replaced it
         except ValueError:

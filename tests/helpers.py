@@ -16,6 +16,7 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
+from torch.distributed.tensor import DTensor
 
 from orpo_lightning import (
     Objective,
@@ -102,7 +103,7 @@ class GradientNorms(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: PreferenceModule, optimizer: Any) -> None:
         parameters = [p for p in pl_module.policy.parameters() if p.requires_grad]
-        self.gradients.append(torch.cat([p.grad.flatten().double() for p in parameters]).clone())
+        self.gradients.append(torch.cat([_whole(p.grad).flatten().double() for p in parameters]).clone())
 
 
 class Exploding(Objective):
@@ -171,8 +172,13 @@ def run(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*(does not have many workers|LeafSpec).*")
         trainer.fit(preference_module, datamodule, ckpt_path=ckpt_path)
-    weights = torch.cat([p.detach().flatten().double() for p in preference_module.policy.parameters()])
+    weights = torch.cat([_whole(p.detach()).flatten().double() for p in preference_module.policy.parameters()])
     return Run(recorder.history, norms.gradients, weights, trainer, preference_module)
+
+
+def _whole(tensor: torch.Tensor) -> torch.Tensor:
+    """All of a tensor that may be shared out over processes."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def with_random_trained_weights(net: torch.nn.Module) -> torch.nn.Module:

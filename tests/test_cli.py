@@ -11,7 +11,7 @@ import yaml
 from helpers import slow
 
 from orpo_lightning.__main__ import console
-from orpo_lightning.modules import preference
+from orpo_lightning.models import building
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
@@ -247,6 +247,6 @@ def test_options_are_not_abbreviated(orpo_lightning, capsys):
 
 
 def test_a_missing_file_is_named_before_any_model_is_loaded(orpo_lightning, monkeypatch):
-    monkeypatch.setattr(preference, "load_causal_lm", lambda *args: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(building, "load_causal_lm", lambda *args: pytest.fail("a model was loaded"))
     with pytest.raises(ValueError, match=r"data\.train: no file or folder at 'missing\.jsonl'; accepted: a file"):
         orpo_lightning("fit", "--data.train", "missing.jsonl", *SHORT)

@@ -12,12 +12,17 @@ from helpers import environment_with_tests
 from test_kill import assert_equal_runs
 from test_signals import send
 
+from orpo_lightning.checkpoint_io import SafeCheckpointIO
+
 BASE = [
     *("fit", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"),
     *("--data.limit=36", "--data.global_batch_size=8", "--trainer.max_epochs=2", "--trainer.val_check_interval=4"),
     *("--model.optimizer.lr=1e-2", "--checkpoint.every_n_steps=1", "--trainer.accelerator=cpu"),
 ]
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+SHARDED = ["--trainer.devices=2", "--trainer.strategy=fsdp2"]
+GATHERED = [*SHARDED[:1], "--trainer.strategy=FSDP2Strategy", "--trainer.strategy.state_dict_type=full"]
+ALONE = ["--trainer.devices=1", "--trainer.strategy=fsdp2"]
 ONE = ["--trainer.devices=1"]
 
 pytestmark = pytest.mark.slow
@@ -103,7 +108,7 @@ def losses(run):
         return {int(row["step"]): float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]}
 
 
-SGD = ["--model.optimizer.algorithm=torch.optim.SGD", "--model.policy.dtype=float64"]
+DOUBLE = ["--model.policy.dtype=float64"]
 
 
 @pytest.mark.parametrize(
@@ -112,12 +117,25 @@ SGD = ["--model.optimizer.algorithm=torch.optim.SGD", "--model.policy.dtype=floa
         ([*ONE, "--trainer.accumulate_grad_batches=2"], [*ONE, "--trainer.accumulate_grad_batches=4"]),
         ([*ONE, "--trainer.accumulate_grad_batches=2"], [*TWO, "--trainer.accumulate_grad_batches=1"]),
         ([*TWO, "--trainer.accumulate_grad_batches=2"], [*ONE, "--trainer.accumulate_grad_batches=1"]),
+        ([*SHARDED, "--trainer.accumulate_grad_batches=2"], [*SHARDED, "--trainer.accumulate_grad_batches=1"]),
+        ([*SHARDED, "--trainer.accumulate_grad_batches=2"], [*ALONE, "--trainer.accumulate_grad_batches=4"]),
+        ([*ALONE, "--trainer.accumulate_grad_batches=2"], [*SHARDED, "--trainer.accumulate_grad_batches=2"]),
+        ([*SHARDED, "--trainer.accumulate_grad_batches=2"], [*TWO, "--trainer.accumulate_grad_batches=2"]),
+        ([*SHARDED, "--trainer.accumulate_grad_batches=2"], [*ONE, "--trainer.accumulate_grad_batches=2"]),
+        ([*GATHERED, "--trainer.accumulate_grad_batches=2"], [*TWO, "--trainer.accumulate_grad_batches=2"]),
+        ([*TWO, "--trainer.accumulate_grad_batches=2"], [*SHARDED, "--trainer.accumulate_grad_batches=2"]),
+        ([*ONE, "--trainer.accumulate_grad_batches=2"], [*GATHERED, "--trainer.accumulate_grad_batches=2"]),
+        ([*GATHERED, "--trainer.accumulate_grad_batches=2"], [*SHARDED, "--trainer.accumulate_grad_batches=2"]),
     ],
-    ids=["accumulation", "more processes", "fewer processes"],
+    ids=[
+        *("accumulation", "more processes", "fewer processes", "sharded", "sharded to one part", "one part to sharded"),
+        *("sharded to ddp", "sharded to one process", "gathered to ddp", "ddp to sharded", "one process to gathered"),
+        "gathered to sharded",
+    ],
 )
 def test_a_run_goes_on_with_the_same_plan_on_other_processes(fit, request, before, after):
     name, recorded = request.node.callspec.id.replace(" ", "-"), "interrupting.RowsOfSteps"
-    epochs = [*SGD, "--trainer.val_check_interval=1.0"]
+    epochs = [*DOUBLE, "--trainer.val_check_interval=1.0"]
     code, said = fit(f"{name}-whole", *epochs, *before, f"--trainer.callbacks={recorded}")
     assert code == 0, said
     code, said = fit(
@@ -134,7 +152,7 @@ def test_a_run_goes_on_with_the_same_plan_on_other_processes(fit, request, befor
 
 
 def weights(run):
-    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    return SafeCheckpointIO().load_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"]
 
 
 def rows_by_step(run):

@@ -6,7 +6,9 @@ import math
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +18,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
 from orpo_lightning.run_folder import BEST_CHECKPOINTS, CHECKPOINT_FOLDER, LAST_CHECKPOINT
+from orpo_lightning.whole_folder import put_all_back, take_place, write_whole
 
 
 @dataclass(frozen=True)
@@ -204,15 +207,19 @@ class Checkpoints(Checkpoint):
         return self.monitor if self.monitor in metrics else next(of_sets, None)
 
     def _link(self, trainer: Trainer) -> bool:
-        """Give the best one the name of the last one too; not all file systems can, and no folder."""
+        """Give the best one, or all files of its folder, the name of the last one too; not all file systems can."""
         assert self.best_path is not None
-        linked = False
-        if trainer.is_global_zero:
+        best, linked = self.best_path, False
+        if trainer.is_global_zero and best.is_dir():
+            with suppress(OSError):
+                write_whole(self.last_path, partial(_link_files, best))
+                linked = True
+        elif trainer.is_global_zero:
             part = self.last_path.with_name(f"{LAST_CHECKPOINT}.part")
             try:
                 part.unlink(missing_ok=True)
-                os.link(self.best_path, part)
-                os.replace(part, self.last_path)
+                os.link(best, part)
+                take_place(part, self.last_path)
                 linked = True
             except OSError:
                 part.unlink(missing_ok=True)
@@ -224,7 +231,13 @@ class Checkpoints(Checkpoint):
             return
         for path in self.folder.glob(f"{BEST_CHECKPOINTS}.part"):
             path.unlink()
+        put_all_back(self.folder)
         kept = {best.name for best in self._bests.values()}
         for path in self.folder.glob(BEST_CHECKPOINTS):
             if self.best is not None and path.name not in kept:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _link_files(source: Path, folder: Path) -> None:
+    for file in source.iterdir():
+        os.link(file, folder / file.name)

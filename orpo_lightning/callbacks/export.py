@@ -13,12 +13,13 @@ from orpo_lightning.data.report import read_reports
 from orpo_lightning.models.card import ModelCard, versions
 from orpo_lightning.models.checkpoint import tokenizer_of
 from orpo_lightning.models.export import write_model
+from orpo_lightning.models.hub import MARKERS
 from orpo_lightning.models.loading import PolicyConfig
 from orpo_lightning.models.logp_model import LogpModel
 from orpo_lightning.models.pretrained import PACKAGE
 from orpo_lightning.models.tokenizer import load_tokenizer
-from orpo_lightning.models.whole_folder import write_whole
 from orpo_lightning.run_folder import DATA_REPORT_FILE, MODEL_FOLDER, OF_THE_MACHINE, check_model_folder
+from orpo_lightning.whole_folder import write_whole
 
 
 class ExportModel(Callback):
@@ -70,5 +71,5 @@ class ExportModel(Callback):
             write_model(policy.net, tokenizer, folder)
             card.write(folder)
 
-        write_whole(run / self.folder, write)
+        write_whole(run / self.folder, write, MARKERS)
         rank_zero_info(f"the trained model is in {run / self.folder}")

@@ -42,7 +42,8 @@ def main() -> None:
         parser.error("--public is of a repository that --push-to makes; there is no --push-to")
     out: Path = options.out
 
-    from orpo_lightning.models.whole_folder import is_free, write_whole
+    from orpo_lightning.models.hub import MARKERS
+    from orpo_lightning.whole_folder import is_free, write_whole
 
     if not is_free(out):
         raise ValueError(f"--out {out}: something is there; accepted: a folder that is empty or not there")
@@ -83,7 +84,7 @@ def main() -> None:
             write_model(net, tokenizer, folder)
         card.write(folder)
 
-    write_whole(out, write)
+    write_whole(out, write, MARKERS)
     print(f"{'adapter' if adapter else 'model'} of step {checkpoint.steps} of {checkpoint.path} written to {out}")
     difference = difference_of_base(policy.name_or_path) if adapter else None
     if difference:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from orpo_lightning.integrity import check_whole
 from orpo_lightning.models.adapters import has_adapter
 from orpo_lightning.models.export import write_model
 from orpo_lightning.models.identity import base_weights, check_base, check_settings, fingerprint, settings_of
@@ -22,6 +23,7 @@ from orpo_lightning.models.loading import PolicyConfig, load_causal_lm
 from orpo_lightning.models.pretrained import PACKAGE, absolute, newest_checkpoint
 from orpo_lightning.models.tokenizer import Tokenizer, load_tokenizer
 from orpo_lightning.run_folder import run_of
+from orpo_lightning.sharded_checkpoint import ShardedCheckpoint, is_sharded
 
 _POLICY = "policy.net."
 """What the names of the policy's weights begin with."""
@@ -124,10 +126,10 @@ def read_checkpoint(
     file = newest_checkpoint(path) if path.is_dir() else path
     if file is None or not file.exists():
         raise FileNotFoundError(f"no checkpoint at {str(path)!r}; accepted: a .ckpt file, or a folder that holds some")
-    if file.is_dir():
-        raise ValueError(f"{file} is a sharded checkpoint; accepted: one file")
+    check_whole(file)
+    sharded = ShardedCheckpoint(file) if is_sharded(file) else None
     try:
-        saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        saved = sharded.plain() if sharded else torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{file} cannot be read as tensors and plain data alone, and to read it in another way could run any code"
@@ -155,8 +157,25 @@ def read_checkpoint(
         base=saved["base"],
         settings=about["settings"],
         dtype=getattr(torch, about["dtype"]),
-        weights={k.removeprefix(_POLICY): v for k, v in saved["state_dict"].items() if k.startswith(_POLICY)},
+        weights=_OfPolicy(sharded.weights if sharded else saved["state_dict"]),
     )
+
+
+class _OfPolicy(Mapping[str, Tensor]):
+    """The policy's among the weights of a module, by their names in the policy."""
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        self._weights = weights
+        self._names = [name.removeprefix(_POLICY) for name in weights if name.startswith(_POLICY)]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._weights[_POLICY + name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def in_words(trained_by: Sequence[Sequence[Any]]) -> str:
@@ -216,26 +235,34 @@ def load_policy(checkpoint: Checkpoint) -> PreTrainedModel:
         check_settings(checkpoint.settings, settings_of(net))
     except ValueError as error:
         raise ValueError(f"{checkpoint.path}: {error}") from error
+    _put_weights(net, checkpoint)
+    return net
+
+
+def _put_weights(net: PreTrainedModel, checkpoint: Checkpoint) -> None:
+    """Put the saved weights into a model, one after the other: of those of a folder no second copy is held."""
     # tied weights are one parameter under two names
     parameters = dict(net.named_parameters(remove_duplicate=False))
-    given = {id(parameter) for name, parameter in parameters.items() if name in checkpoint.weights}
+    given = {id(parameters[name]) for name in checkpoint.weights if name in parameters}
     needed = {name for name, each in parameters.items() if each.requires_grad and id(each) not in given}
-    for name, parameter in parameters.items():
-        # precision plugins train in another dtype than that of the config, and round frozen weights too
+    own = net.state_dict(keep_vars=True)
+    wrong = sorted({*(checkpoint.weights.keys() - own.keys()), *needed})
+    for name, tensor in own.items():
         saved = checkpoint.weights.get(name)
-        parameter.data = parameter.data.to(checkpoint.dtype if saved is None else saved.dtype)
-    try:
-        _, unexpected = net.load_state_dict(checkpoint.weights, strict=False)
-        wrong = [*unexpected, *needed]
-    except RuntimeError:  # weights of another shape
-        own = net.state_dict()
-        wrong = [name for name, value in checkpoint.weights.items() if name in own and value.shape != own[name].shape]
+        if saved is not None and saved.shape != tensor.shape:
+            wrong.append(name)
+        elif isinstance(tensor, nn.Parameter):
+            # precision plugins train in another dtype than that of the config, and round frozen weights too
+            tensor.data = tensor.data.to(checkpoint.dtype if saved is None else saved.dtype)
+            if saved is not None:
+                tensor.data.copy_(saved)
+        elif saved is not None:
+            tensor.copy_(saved)
     if wrong:
         raise ValueError(
             f"{checkpoint.path}: the model it was trained from, {checkpoint.policy.name_or_path!r}, is not what it "
-            f"was; {len(wrong)} of the saved weights do not fit, such as {sorted(wrong)[0]!r}"
+            f"was; {len(wrong)} of the saved weights do not fit, such as {wrong[0]!r}"
         )
-    return net
 
 
 def load_its_tokenizer(checkpoint: Checkpoint) -> Tokenizer:

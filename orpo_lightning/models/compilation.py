@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager
 
 import torch
 from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
+
+from orpo_lightning.models.layers import decoder_layers
 
 
 def compile_layers(net: PreTrainedModel) -> None:
@@ -21,13 +22,11 @@ def compile_layers(net: PreTrainedModel) -> None:
     Raises:
         ValueError: the model has none that transformers marks as such.
     """
-    layers = [module for module in net.modules() if isinstance(module, GradientCheckpointingLayer)]
-    if not layers:
-        raise ValueError(
-            f"model.policy.compile_layers = true, but {type(net).__name__} has no layers that transformers marks as "
-            "such; set it to false"
-        )
-    for layer in layers:
+    try:
+        layers = decoder_layers(net)
+    except ValueError as error:
+        raise ValueError(f"model.policy.compile_layers = true, but {error}; set it to false") from error
+    for layer in layers.values():
         layer.compile(dynamic=True)
 
 

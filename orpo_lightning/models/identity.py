@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from orpo_lightning.models.adapters import has_adapter, without_wrapper
@@ -25,7 +26,7 @@ _OF_ADAPTERS = (
 
 
 def fingerprint(weights: torch.nn.Module | Mapping[str, Tensor]) -> str:
-    """A hash of all weights and their names, to recognise a model by.
+    """A hash of all weights and their names, to recognise a model by; of weights in parts all processes call this.
 
     Example:
         >>> fingerprint(torch.nn.ReLU())
@@ -35,8 +36,21 @@ def fingerprint(weights: torch.nn.Module | Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        digest.update(whole.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
+
+
+def name_without_adapter(name: str) -> str:
+    """The name that a weight of a peft model has in the model that the adapter was put into.
+
+    Example:
+        >>> name_without_adapter("base_model.model.lm_head.modules_to_save.default.weight")
+        'lm_head.weight'
+    """
+    for part in (".base_layer.", ".original_module.", ".modules_to_save.default."):
+        name = name.replace(part, ".")
+    return name.removeprefix("base_model.model.")
 
 
 def base_weights(net: nn.Module) -> dict[str, Tensor]:
@@ -49,7 +63,7 @@ def base_weights(net: nn.Module) -> dict[str, Tensor]:
     if not has_adapter(net):
         return net.state_dict()
     return {
-        name.replace(".base_layer.", ".").replace(".original_module.", "."): tensor
+        name_without_adapter(name): tensor
         for name, tensor in without_wrapper(net).state_dict().items()
         if ".lora_" not in name and ".modules_to_save." not in name
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +13,9 @@ from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
 from huggingface_hub.utils.tqdm import enable_progress_bars
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.distributed.configuration_utils import DistributedConfig
 from transformers.utils import logging as transformers_logging
 
 from orpo_lightning.models.adapters import LoraConfig, add_adapter, merge_adapter
@@ -21,6 +24,7 @@ from orpo_lightning.models.compilation import compile_layers
 from orpo_lightning.models.damage import naming_damage
 from orpo_lightning.models.head_kernels import HeadKernelName
 from orpo_lightning.models.kernels import Kernels
+from orpo_lightning.models.layers import decoder_layers
 from orpo_lightning.models.pretrained import base_of_adapter, resolve
 
 Dtype = Literal["float64", "float32", "bfloat16", "float16"]
@@ -107,14 +111,14 @@ class ReferenceConfig:
             raise ValueError(f"model.reference.mode = {self.mode!r}; accepted: {', '.join(get_args(ReferenceMode))}")
 
 
-def _explained(load: Callable[[PolicyConfig, str], _Loaded]) -> Callable[[PolicyConfig, str], _Loaded]:
+def _explained(load: Callable[..., _Loaded]) -> Callable[..., _Loaded]:
     """Say in one line why a model's files are refused."""
 
     @functools.wraps(load)
-    def explained(config: PolicyConfig, path: str) -> _Loaded:
+    def explained(config: PolicyConfig, path: str, *others: Any) -> _Loaded:
         try:
             with naming_damage(f"the model {config.name_or_path!r}", path):
-                return load(config, path)
+                return load(config, path, *others)
         except ValueError as error:
             if "trust_remote_code" not in str(error):
                 raise
@@ -140,7 +144,16 @@ def load_causal_lm(config: PolicyConfig) -> PreTrainedModel:
         ValueError: weights are missing, of another shape, damaged or a pickle of more than tensors, the model needs
             code of its own, or the adapter does not fit it.
     """
-    net = _load_weights(config)
+    return finish_loading(_load_weights(config), config)
+
+
+def finish_loading(net: PreTrainedModel, config: PolicyConfig) -> PreTrainedModel:
+    """What a model gets besides the weights that are read, an adapter among it; returns it in train mode.
+
+    Raises:
+        ModuleNotFoundError: there is an adapter, and peft is not installed.
+        ValueError: the adapter does not fit the model, or its layers cannot be compiled.
+    """
     if config.gradient_checkpointing:
         net.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     if config.lora.is_used:
@@ -151,14 +164,58 @@ def load_causal_lm(config: PolicyConfig) -> PreTrainedModel:
     return net
 
 
+def read_in_parts(config: PolicyConfig, processes: int) -> tuple[PreTrainedModel, dict[str, Tensor]]:
+    """A model without its weights, and of each weight the part of this process, by its name in the model.
+
+    The parts are those of :func:`torch.distributed.fsdp.fully_shard`, along the first dimension. Weights are whole
+    where there is one process, and where they have to be computed: those of a folder that holds an adapter.
+
+    Args:
+        config: the model; its adapter is not made.
+        processes: that are in the process group, and all call this.
+
+    Raises:
+        As :func:`load_causal_lm`.
+    """
+    path, base = _place_of(config)
+    if processes == 1 or base is not None:
+        net = _load_weights(config)
+        return net, _weights_of(net)
+    model_config = _config_to_train(config, path)
+    with torch.device("meta"):
+        net = AutoModelForCausalLM.from_config(
+            model_config,
+            dtype=getattr(torch, config.dtype),
+            attn_implementation=config.attn_implementation,
+            trust_remote_code=config.trust_remote_code,
+        )
+    plan = {re.sub(r"\.\d+", ".*", name): "free_full_weight" for name in decoder_layers(net)}
+    parts = _read_weights(config, path, DistributedConfig(fsdp_size=processes, fsdp_plan=plan))
+    for name, buffer in parts.named_buffers():
+        module, _, own_name = name.rpartition(".")
+        net.get_submodule(module)._buffers[own_name] = buffer
+    net.generation_config = parts.generation_config
+    return net, _weights_of(parts)
+
+
+def _weights_of(net: PreTrainedModel) -> dict[str, Tensor]:
+    """By all of their names: an adapter may pull tied ones apart."""
+    return {name: weight.detach() for name, weight in net.named_parameters(remove_duplicate=False)}
+
+
 def _load_weights(config: PolicyConfig) -> PreTrainedModel:
-    path = resolve(config.name_or_path, config.revision, config.trust_remote_code)
-    with naming_damage(f"the model {config.name_or_path!r}", path):
-        base = base_of_adapter(path)
+    path, base = _place_of(config)
     if base is not None:
         name, revision = base
         return merge_adapter(_load_weights(replace(config, name_or_path=name, revision=revision)), path)
     return _read_weights(config, path)
+
+
+def _place_of(config: PolicyConfig) -> tuple[str, tuple[str, str | None] | None]:
+    """The folder or hub id of a model, and where that holds an adapter the name and revision of its base model."""
+    path = resolve(config.name_or_path, config.revision, config.trust_remote_code)
+    with naming_damage(f"the model {config.name_or_path!r}", path):
+        return path, base_of_adapter(path)
 
 
 @_explained
@@ -170,15 +227,26 @@ def read_config(config: PolicyConfig, path: str) -> PretrainedConfig:
     return found
 
 
-@_explained
-def _read_weights(config: PolicyConfig, path: str) -> PreTrainedModel:
+def _config_to_train(config: PolicyConfig, path: str) -> PretrainedConfig:
     model_config = read_config(config, path)
     if config.disable_dropout:
         _disable_dropout(model_config)
+    return model_config
+
+
+@_explained
+def _read_weights(config: PolicyConfig, path: str, parts: DistributedConfig | None = None) -> PreTrainedModel:
+    """The model with its weights.
+
+    Args:
+        config: the model.
+        path: its folder or hub id.
+        parts: how its weights are shared out; None reads them whole.
+    """
     with _without_report():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
-            config=model_config,
+            config=_config_to_train(config, path),
             revision=config.revision,
             dtype=getattr(torch, config.dtype),
             attn_implementation=config.attn_implementation,
@@ -186,6 +254,7 @@ def _read_weights(config: PolicyConfig, path: str) -> PreTrainedModel:
             weights_only=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused here, by name
+            distributed_config=parts,
         )
     net, found = loaded
     _check_weights(config.name_or_path, net, found)
@@ -222,24 +291,26 @@ def _without_report() -> Iterator[None]:
 
     def is_news(record: logging.LogRecord) -> bool:
         message = record.getMessage()
-        # of weights that could not be converted nothing else tells
-        return "LOAD REPORT" not in message or "CONVERSION" in message
+        # of weights that could not be converted nothing else tells; what it would shard out by itself does not count
+        return ("LOAD REPORT" not in message or "CONVERSION" in message) and "`fsdp_plan` rules" not in message
 
-    logger = logging.getLogger("transformers.modeling_utils")
-    logger.addFilter(is_news)
+    loggers = [logging.getLogger(f"transformers.{name}") for name in ("modeling_utils", "distributed.mixin")]
+    for logger in loggers:
+        logger.addFilter(is_news)
     try:
         yield
     finally:
-        logger.removeFilter(is_news)
+        for logger in loggers:
+            logger.removeFilter(is_news)
 
 
-def load_reference(reference: ReferenceConfig, policy: PolicyConfig) -> PreTrainedModel:
-    """Load the reference model, frozen and in eval mode; by default a second copy of the policy's starting weights.
+def reference_policy(reference: ReferenceConfig, policy: PolicyConfig) -> PolicyConfig:
+    """How the reference is loaded; by default a second copy of the policy's starting weights.
 
     Those are the weights of its base model, and of the adapter that it starts from, if there is one.
     """
     starts_from_adapter = reference.name_or_path is None and policy.lora.adapter is not None
-    config = PolicyConfig(
+    return PolicyConfig(
         name_or_path=reference.name_or_path or policy.name_or_path,
         revision=reference.revision if reference.name_or_path else policy.revision,
         dtype=policy.dtype,
@@ -248,10 +319,6 @@ def load_reference(reference: ReferenceConfig, policy: PolicyConfig) -> PreTrain
         trust_remote_code=policy.trust_remote_code,
         lora=replace(policy.lora, dropout=0.0) if starts_from_adapter else LoraConfig(),
     )
-    net = load_causal_lm(config)
-    net.requires_grad_(False)
-    net.eval()
-    return net
 
 
 def hide_loading_bars() -> None:

@@ -57,6 +57,8 @@ class LogpModel(nn.Module):
         self.kernels = kernels
         self.size = ModelSize.of(net)
         """What of it costs work, taken here, while its weights are whole on every rank."""
+        self.gathered_dtype: torch.dtype | None = None
+        """Of a layer's weights while it computes, where these are shared out and gathered in another than their own."""
         self._route: Route | None = None
         self._plain_attention: str = net.config._attn_implementation
         self._window = _sliding_window(net)
@@ -166,7 +168,8 @@ class LogpModel(nn.Module):
     def _choose_route(self) -> Route:
         if self.layout == "padded":
             return self._padded
-        config = f"{type(self.net).__name__} {self.net.dtype} {self.net.config.to_json_string()}"
+        dtype = self.gathered_dtype or self.net.dtype
+        config = f"{type(self.net).__name__} {dtype} {self.net.config.to_json_string()}"
         key = hashlib.sha256(config.encode()).hexdigest()
         if key not in _verdicts:
             _verdicts[key] = self._why_not_packed()
@@ -198,8 +201,9 @@ class LogpModel(nn.Module):
         training = self.net.training
         self.net.eval()
         try:
-            # whose rounding would hide or fake a difference
-            with torch.autocast(device.type, enabled=False), without_compilation():
+            # whose rounding would hide or fake a difference; layers of another dtype than the rest cannot do without
+            autocast = torch.autocast(device.type, self.gathered_dtype, enabled=self.gathered_dtype is not None)
+            with autocast, without_compilation():
                 expected = self._padded(probe, True, target_logps)
                 self.net.set_attn_implementation(PACKED_ATTENTION)
                 # by kernels that run in any precision: whether a model can run packed does not depend on them, and
@@ -213,7 +217,9 @@ class LogpModel(nn.Module):
         expected_logps, found_logps = (torch.cat([a, b]) for a, b in (expected, found) if b is not None)
         differences = (expected_logps - found_logps).abs()
         # the mean, because the largest of half-precision differences says little; NaN must not pass either
-        if differences.mean() <= expected_logps.abs().mean() * max(1e-5, torch.finfo(self.net.dtype).eps):
+        if differences.mean() <= expected_logps.abs().mean() * max(
+            1e-5, torch.finfo(self.gathered_dtype or self.net.dtype).eps
+        ):
             return None
         return f"its log-probabilities differ from those of the padded layout by up to {differences.max():.2g} nats"
 

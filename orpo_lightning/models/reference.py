@@ -5,21 +5,19 @@ All are called like a policy, and the module that holds one does not ask which i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, Literal, Protocol, cast
 
 import torch
 from transformers import PreTrainedModel
 
 from orpo_lightning.cache_folder import made_in_cache
+from orpo_lightning.models.building import ModelBuilder, build_whole
 from orpo_lightning.models.identity import architecture, base_settings, base_weights, fingerprint, settings_of
 from orpo_lightning.models.kernels import Kernels
-from orpo_lightning.models.loading import (
-    PolicyConfig,
-    ReferenceConfig,
-    load_reference,
-)
+from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig, reference_policy
 from orpo_lightning.models.logp_model import Layout, LogpModel
 from orpo_lightning.models.pretrained import identity_of
 from orpo_lightning.models.reference_cache import CachedReference, ReferenceRun, Scorer
@@ -55,7 +53,11 @@ class FrozenReference(LogpModel):
         super().__init__(net, layout, kernels)
         self.requires_grad_(False)
         self.eval()
-        self.fingerprint = fingerprint(net)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the weights."""
+        return fingerprint(self.net)
 
     def train(self, mode: bool = True) -> FrozenReference:
         """Stay in eval mode."""
@@ -133,25 +135,38 @@ def reference_mode(reference: ReferenceConfig, policy: PolicyConfig) -> Literal[
     return "copy" if reference.mode == "auto" else reference.mode
 
 
-def make_reference(config: ReferenceConfig, policy_config: PolicyConfig, policy: LogpModel) -> Reference:
+def make_reference(
+    config: ReferenceConfig, policy_config: PolicyConfig, policy: LogpModel, build: ModelBuilder = build_whole
+) -> Reference:
     """The reference of a run, from its configuration and the policy with its starting weights.
+
+    Args:
+        config: the reference.
+        policy_config: the policy.
+        policy: as it was loaded.
+        build: what loads a model.
 
     Raises:
         ValueError: the reference does not share a tokenizer with the policy, or its mode does not fit the two.
     """
     check_same_tokens(config, policy_config)
     mode = reference_mode(config, policy_config)
+
+    def load() -> FrozenReference:
+        return build(
+            reference_policy(config, policy_config), lambda net: FrozenReference(net, policy.layout, policy.kernels)
+        )
+
     if mode == "copy":
-        return FrozenReference(load_reference(config, policy_config), policy.layout, policy.kernels)
+        return load()
     if mode == "adapter":
         return AdapterOff(policy, fingerprint(base_weights(policy.net)))
-    return _cached(config, policy_config, policy)
+    return _cached(config, policy_config, policy, load)
 
 
-def _cached(config: ReferenceConfig, policy_config: PolicyConfig, policy: LogpModel) -> CachedReference:
-    def load() -> FrozenReference:
-        return FrozenReference(load_reference(config, policy_config), policy.layout, policy.kernels)
-
+def _cached(
+    config: ReferenceConfig, policy_config: PolicyConfig, policy: LogpModel, load: Callable[[], FrozenReference]
+) -> CachedReference:
     # a fresh adapter changes nothing, and its base is that of every run without one
     is_fresh = policy_config.lora.is_fresh
 

@@ -111,14 +111,29 @@ def build_optimizer(
         >>> [group["weight_decay"] for group in optimizer.param_groups]
         [0.1, 0.0]
     """
-    options = dict(config.options)
-    if fused and "fused" in inspect.signature(config.optimizer_class).parameters and "foreach" not in options:
-        options.setdefault("fused", True)
+    options = {**config.options, **form(config, fused=fused)}
     make: Callable[..., Optimizer] = config.optimizer_class
     try:
         return make(parameter_groups(config, parameters), lr=config.lr, **options)
     except (TypeError, ValueError) as error:
         raise ValueError(f"model.optimizer.options = {dict(config.options)}: {error}") from error
+
+
+def form(config: OptimizerConfig, *, fused: bool) -> dict[str, bool | None]:
+    """The argument that chooses the fused form of the optimizer class, for a class that has one.
+
+    Args:
+        config: the optimizer; where its options choose, these count.
+        fused: whether to use it.
+
+    Example:
+        >>> form(OptimizerConfig(), fused=True), form(OptimizerConfig(options={"foreach": True}), fused=True)
+        ({'fused': True}, {'fused': None})
+    """
+    if "fused" not in inspect.signature(config.optimizer_class).parameters:
+        return {}
+    chosen = {"fused", "foreach"} & config.options.keys()
+    return {"fused": config.options.get("fused") if chosen else fused or None}
 
 
 def parameter_groups(config: OptimizerConfig, parameters: Iterable[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:

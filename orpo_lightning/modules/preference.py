@@ -13,13 +13,15 @@ from lightning import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from orpo_lightning.metrics import RatioMetrics, SplitMetrics, weighted_sum
 from orpo_lightning.models.adapters import untrained
+from orpo_lightning.models.building import ModelBuilder, build_whole
 from orpo_lightning.models.checkpoint import describe_policy, in_words
 from orpo_lightning.models.identity import base_weights, check_base, check_settings, fingerprint, settings_of
-from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig, load_causal_lm
+from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig
 from orpo_lightning.models.logp_model import Layout, LogpModel
 from orpo_lightning.models.reference import Reference, make_reference, reference_mode
 from orpo_lightning.models.reference_cache import Scorer, start_tolerance
@@ -38,7 +40,7 @@ from orpo_lightning.modules.validation_interval import (
 from orpo_lightning.modules.views import view_of
 from orpo_lightning.objectives import Objective
 from orpo_lightning.packing import PackedBatch
-from orpo_lightning.records import PairLogps, UnpairedLogps
+from orpo_lightning.records import HALF_PRECISION, PairLogps, UnpairedLogps
 
 
 class PreferenceModule(LightningModule):
@@ -106,12 +108,14 @@ class PreferenceModule(LightningModule):
 
     def configure_model(self) -> None:
         """Load the policy, and the reference if the objective needs one. Lightning may call this more than once."""
+        build: ModelBuilder = getattr(self._trainer and self.trainer.strategy, "build_model", build_whole)
         if self.policy is None:
-            self.policy = LogpModel(load_causal_lm(self.policy_config), self.layout, self.policy_config.kernels)
+            kernels = self.policy_config.kernels
+            self.policy = build(self.policy_config, lambda net: LogpModel(net, self.layout, kernels))
             if self.policy_config.lora.is_used:
                 self._base_fingerprint = fingerprint(base_weights(self.policy.net))
         if self.reference is None and self.objective.needs_reference:
-            self.reference = make_reference(self.reference_config, self.policy_config, self.policy)
+            self.reference = make_reference(self.reference_config, self.policy_config, self.policy, build)
             # a frozen copy is in eval mode on purpose
             warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode at the start of training")
 
@@ -121,10 +125,21 @@ class PreferenceModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer and the schedule, which advances once per optimizer step."""
-        # a fused optimizer undoes the scaling of fp16 gradients by itself, so that they could not be clipped before
-        optimizer = build_optimizer(self.optimizer_config, self._policy.named_parameters(), fused=self._scaler is None)
+        optimizer = build_optimizer(self.optimizer_config, self._policy.named_parameters(), fused=self.can_fuse)
         schedule = build_schedule(self.schedule_config, optimizer, self._data.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @property
+    def can_fuse(self) -> bool:
+        """Whether the optimizer may be a fused one.
+
+        That undoes the scaling of fp16 gradients by itself, so that they could not be clipped before. Not every one can
+        step weights that are shared out, and torch's SGD leaves half-precision ones on a CPU as they are.
+        """
+        weights = list(self._policy.parameters())
+        is_shared_out = any(isinstance(each, DTensor) for each in weights)
+        is_half_on_cpu = any(each.dtype in HALF_PRECISION and each.device.type == "cpu" for each in weights)
+        return self._scaler is None and not is_shared_out and not is_half_on_cpu
 
     def policy_logps(self, batch: PackedBatch) -> PairLogps | UnpairedLogps:
         """Log-probabilities of a batch under the policy."""
@@ -289,7 +304,11 @@ class PreferenceModule(LightningModule):
         return getattr(self.trainer.precision_plugin, "scaler", None)
 
     def _measure_gradient_norm(self) -> Tensor:
-        return torch.nn.utils.get_total_norm([each.grad for each in self.parameters() if each.grad is not None])
+        # a strategy that shares gradients out has a norm of its own
+        norm_of: Callable[[list[Tensor]], Tensor] = getattr(
+            self.trainer.strategy, "gradient_norm", torch.nn.utils.get_total_norm
+        )
+        return norm_of([each.grad for each in self.parameters() if each.grad is not None])
 
     def _check_reference(self, policy: Tensor, reference: Tensor, batch: PackedBatch) -> None:
         if self.reference_config.name_or_path is not None or self.policy_config.has_dropout:

@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info
 
 from orpo_lightning.models.checkpoint import plain_policy
-from orpo_lightning.modules.optimization import parameter_groups, rate_factor
+from orpo_lightning.modules.optimization import form, parameter_groups, rate_factor
 
 _ORDER = "the order of the data would be another"
 _STATE = "the optimizer's state is of the one it was"
@@ -154,8 +154,10 @@ def honour_rates(checkpoint: Mapping[str, Any], module: Any) -> None:
     """
     config, total_steps = module.optimizer_config, module.trainer.datamodule.total_steps
     groups = parameter_groups(config, module.policy.named_parameters())
+    # a form that the run before could use need not be one that this one can
+    own_form = form(config, fused=module.can_fuse)
     for optimizer, schedule in zip(checkpoint["optimizer_states"], checkpoint["lr_schedulers"], strict=True):
         lr = config.lr * rate_factor(module.schedule_config, total_steps, schedule["last_epoch"])
         for saved, fresh in zip(optimizer["param_groups"], groups, strict=True):
-            saved.update(lr=lr, initial_lr=config.lr, weight_decay=fresh["weight_decay"])
+            saved.update(lr=lr, initial_lr=config.lr, weight_decay=fresh["weight_decay"], **own_form)
         schedule.update(base_lrs=[config.lr] * len(groups), _last_lr=[lr] * len(groups))

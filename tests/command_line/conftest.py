@@ -11,8 +11,7 @@ import orpo_lightning as package
 from orpo_lightning.__main__ import console
 from orpo_lightning.command_line import errors
 from orpo_lightning.data import datamodule
-from orpo_lightning.models import tokenizer
-from orpo_lightning.modules import preference
+from orpo_lightning.models import building, tokenizer
 
 # all of it imported here: what modules take from each other must not be what the fixture puts in its place
 for each in pkgutil.walk_packages(package.__path__, "orpo_lightning."):
@@ -29,7 +28,7 @@ def refusal(orpo_lightning, monkeypatch, capsys):
     """What the command says when it refuses; it must have loaded neither a model nor a tokenizer."""
     # what other tests define is no class of a user's here
     monkeypatch.setattr(errors, "_below", lambda base, real=errors._below: filter(is_not_of_a_test, real(base)))
-    for module, name in ((preference, "load_causal_lm"), (datamodule, "load_tokenizer"), (tokenizer, "load_tokenizer")):
+    for module, name in ((building, "load_causal_lm"), (datamodule, "load_tokenizer"), (tokenizer, "load_tokenizer")):
         monkeypatch.setattr(module, name, lambda *args: pytest.fail("something was loaded"))
 
     def run(*arguments):

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from orpo_lightning.commands.data import main
-from orpo_lightning.modules import preference
+from orpo_lightning.models import building
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 GOOD = {"prompt": "Name a colour.", "chosen": "Blue.", "rejected": "Seven."}
@@ -25,7 +25,7 @@ def rows(tmp_path):
 def data(monkeypatch, capsys, tmp_path):
     """Runs the verb with a shipped configuration, and returns what it prints."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(preference, "load_causal_lm", lambda *args: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(building, "load_causal_lm", lambda *args: pytest.fail("a model was loaded"))
 
     def run(config, *options):
         monkeypatch.setattr(

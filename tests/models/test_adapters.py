@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 
 from orpo_lightning.models.adapters import LoraConfig, add_adapter, has_adapter
 from orpo_lightning.models.identity import base_weights, fingerprint
-from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig, load_causal_lm, load_reference
+from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig, load_causal_lm, reference_policy
 from orpo_lightning.models.logp_model import LogpModel
+from orpo_lightning.models.reference import FrozenReference
 from orpo_lightning.models.tiny import SHAPES, tiny_model
 from orpo_lightning.packing import pack
 from orpo_lightning.records import StepInfo
@@ -179,13 +180,15 @@ def test_training_goes_on_with_an_adapter_that_peft_saved(base, adapter):
 
 def test_the_copy_of_a_policy_that_starts_from_an_adapter_has_that_adapter(base, adapter):
     config = PolicyConfig(base, dtype="float64", lora=LoraConfig(adapter=adapter, dropout=0.5))
-    reference = load_reference(ReferenceConfig(), config)
+    reference = FrozenReference(load_causal_lm(reference_policy(ReferenceConfig(), config))).net
     assert not any(parameter.requires_grad for parameter in reference.parameters())
     expected = peft.PeftModel.from_pretrained(load_causal_lm(PolicyConfig(base, dtype="float64")), adapter).eval()
     assert torch.equal(logps(reference).logps, logps(expected).logps)
     # a fresh adapter, or another model: no adapter
-    assert not has_adapter(load_reference(ReferenceConfig(), PolicyConfig(base, lora=LoraConfig(r=4))))
-    assert not has_adapter(load_reference(ReferenceConfig(base), config))
+    assert not has_adapter(
+        load_causal_lm(reference_policy(ReferenceConfig(), PolicyConfig(base, lora=LoraConfig(r=4))))
+    )
+    assert not has_adapter(load_causal_lm(reference_policy(ReferenceConfig(base), config)))
 
 
 def test_adapters_that_cannot_be_used_are_refused_by_name(base, adapter, tmp_path):

@@ -11,7 +11,7 @@ from torch import nn
 from orpo_lightning import DPO, LoraConfig, OptimizerConfig, PreferenceModule
 from orpo_lightning.models.compilation import compile_layers
 from orpo_lightning.models.generation import Sampling, generate
-from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig, load_causal_lm, load_reference
+from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig, load_causal_lm, reference_policy
 from orpo_lightning.models.logp_model import LogpModel
 from orpo_lightning.models.reference import AdapterOff
 from orpo_lightning.models.tiny import SHAPES, tiny_model
@@ -131,7 +131,9 @@ def test_the_reference_is_compiled_as_the_policy_is():
     for wanted in (True, False):
         policy = PolicyConfig("tiny", compile_layers=wanted)
         assert (
-            are_compiled(load_causal_lm(policy)) == are_compiled(load_reference(ReferenceConfig(), policy)) == {wanted}
+            are_compiled(load_causal_lm(policy))
+            == are_compiled(load_causal_lm(reference_policy(ReferenceConfig(), policy)))
+            == {wanted}
         )
 
 

@@ -25,9 +25,10 @@ from orpo_lightning.models.loading import (
     PolicyConfig,
     ReferenceConfig,
     load_causal_lm,
-    load_reference,
+    reference_policy,
 )
 from orpo_lightning.models.pretrained import resolve
+from orpo_lightning.models.reference import FrozenReference
 from orpo_lightning.models.tiny import SHAPES, tiny_model
 from orpo_lightning.models.tokenizer import load_tokenizer
 
@@ -91,7 +92,8 @@ def test_a_folder_that_is_not_there_is_named_and_not_sent_to_a_hub(tmp_path, mon
 
 def test_models_are_loaded_in_train_mode_and_references_frozen_in_eval_mode():
     policy = load_causal_lm(PolicyConfig("tiny", dtype="float64"))
-    reference = load_reference(ReferenceConfig(), PolicyConfig("tiny", dtype="float64"))
+    copy = load_causal_lm(reference_policy(ReferenceConfig(), PolicyConfig("tiny", dtype="float64")))
+    reference = FrozenReference(copy).net
     assert policy.training
     assert not reference.training
     assert policy.dtype == reference.dtype == torch.float64
@@ -361,7 +363,7 @@ def test_a_checkpoint_of_such_a_model_is_exported_when_its_code_is_trusted(folde
 
 def test_the_reference_of_a_trusted_policy_is_trusted(folder_with_code):
     policy = PolicyConfig(str(folder_with_code), trust_remote_code=True)
-    assert type(load_reference(ReferenceConfig(), policy)).__name__ == "MyModel"
+    assert type(load_causal_lm(reference_policy(ReferenceConfig(), policy))).__name__ == "MyModel"
 
 
 def test_an_adapter_runs_the_code_of_its_base_only_when_asked_for(folder_with_code, tmp_path):

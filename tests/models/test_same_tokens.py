@@ -5,7 +5,7 @@ from transformers import AutoModelForCausalLM
 
 from orpo_lightning import DPO, LoraConfig, PolicyConfig, PreferenceModule, ReferenceConfig
 from orpo_lightning.models import loading
-from orpo_lightning.models.loading import load_causal_lm, load_reference
+from orpo_lightning.models.loading import load_causal_lm, reference_policy
 from orpo_lightning.models.same_tokens import check_same_tokens
 from orpo_lightning.models.tiny import tiny_model, train_tiny_tokenizer
 
@@ -33,7 +33,7 @@ def test_a_reference_that_shares_the_tokenizer_is_accepted_whatever_its_embeddin
     another_pad = saved(tmp_path / "another pad", pad_token="<|another|>")
     for name in (None, policy.name_or_path, padded, another_pad):
         check_same_tokens(ReferenceConfig(name), policy)
-    assert load_reference(ReferenceConfig(padded), policy).config.vocab_size > 64
+    assert load_causal_lm(reference_policy(ReferenceConfig(padded), policy)).config.vocab_size > 64
 
 
 def test_a_reference_of_other_tokens_is_refused(tmp_path):

@@ -58,7 +58,7 @@ def work(monkeypatch):
             preparing.clear()
 
     monkeypatch.setattr(loading, "load_causal_lm", counted_load)
-    monkeypatch.setattr("orpo_lightning.modules.preference.load_causal_lm", counted_load)
+    monkeypatch.setattr("orpo_lightning.models.building.load_causal_lm", counted_load)
     monkeypatch.setattr(LogpModel, "forward", counted_forward)
     monkeypatch.setattr(CachedReference, "prepare", noted)
     return counted

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from orpo_lightning.models import whole_folder
-from orpo_lightning.models.whole_folder import is_free, write_whole
+from orpo_lightning import whole_folder
+from orpo_lightning.models.hub import MARKERS
+from orpo_lightning.whole_folder import is_free, write_whole
 
 
 def writes(*names):
@@ -30,7 +31,7 @@ def killed(folder, moment):
     """Write a folder in a process that is killed: while it writes, or after its first rename."""
     script = f"""
 import os, pathlib, signal, sys
-from orpo_lightning.models.whole_folder import write_whole
+from orpo_lightning.whole_folder import write_whole
 die = lambda: os.kill(os.getpid(), signal.SIGKILL)
 rename = os.rename
 def write(folder):
@@ -157,7 +158,7 @@ def test_what_makes_a_folder_a_model_is_the_last_to_come(tmp_path, monkeypatch):
     rename, moved = os.rename, []
     monkeypatch.setattr(os, "rename", lambda source, place: moved.append(source.name) or rename(source, place))
     (tmp_path / "model").mkdir()
-    write_whole(tmp_path / "model", writes("config.json", "a", "tokenizer_config.json", "z"))
+    write_whole(tmp_path / "model", writes("config.json", "a", "tokenizer_config.json", "z"), MARKERS)
     assert set(moved[:2]) == {"a", "z"}
 
 

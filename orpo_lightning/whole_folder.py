@@ -7,20 +7,19 @@ import glob
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from filelock import FileLock
 
-from orpo_lightning.models.hub import MARKERS
-
 _LOCK = "orpo_lightning.lock"
 """The mark of a hidden folder of ours. Whoever writes there holds it; when they are gone, whoever asks gets it."""
 
+_MARK = ".orpo-lightning-"
 _NEW, _OLD = "new", "old"
 
 
-def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
+def write_whole(folder: Path, write: Callable[[Path], object], last: Collection[str] = ()) -> None:
     """Write a folder in a hidden one of ours and rename it into its place, so that it is whole or not there.
 
     The hidden folder has a name that nobody else has, and it takes up all that must move: ``new`` until it is whole,
@@ -29,14 +28,14 @@ def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
     same way. Nothing else beside the place is ever touched.
 
     Args:
-        folder: its place, or a link to it; a folder that is there is replaced. An empty one is filled, what makes it
-            a model last: it may be where a file system begins, which cannot be renamed, or where somebody stands.
+        folder: its place, or a link to it; what is there is replaced. An empty folder is filled: it may be where a
+            file system begins, which cannot be renamed, or where somebody stands.
         write: writes into the empty folder that it is given.
+        last: names of files that make the folder what it is; where it is filled they come last.
     """
     folder = folder.resolve()  # "." has no name, and a link is to stay
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for hidden in _left(folder):
-        _end_if_left(hidden, folder)
+    put_back(folder)
     fill = folder.is_dir() and not any(folder.iterdir())
     # inside, where beside may be another file system
     hidden = Path(tempfile.mkdtemp(prefix=_prefix(folder), dir=folder if fill else folder.parent))
@@ -46,14 +45,50 @@ def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
             new.mkdir()
             write(new)
             if fill:
-                for path in sorted(new.iterdir(), key=lambda path: path.name in MARKERS):
+                for path in sorted(new.iterdir(), key=lambda path: path.name in last):
                     os.rename(path, folder / path.name)
             else:
-                if folder.exists():
-                    os.rename(folder, hidden / _OLD)  # a folder cannot be renamed over another one
-                os.rename(new, folder)
+                _exchange(new, folder, hidden)
     finally:
         _end(hidden, folder)
+
+
+def take_place(new: Path, place: Path) -> None:
+    """Rename what is whole into its place; where a folder is there a kill in between leaves the old one to be put back.
+
+    Args:
+        new: a file, or a folder.
+        place: where to.
+    """
+    if not place.is_dir() and new.is_file():
+        os.replace(new, place)
+        return
+    hidden = Path(tempfile.mkdtemp(prefix=_prefix(place), dir=place.parent))
+    try:
+        with FileLock(hidden / _LOCK):
+            _exchange(new, place, hidden)
+    finally:
+        _end(hidden, place)
+
+
+def put_back(folder: Path) -> None:
+    """End the writes to a place that a kill has left: what they were about to replace has its place again.
+
+    Args:
+        folder: the place.
+    """
+    for hidden in _left(folder):
+        _end_if_left(hidden, folder)
+
+
+def put_all_back(around: Path) -> None:
+    """The same for all places in a folder.
+
+    Args:
+        around: the folder.
+    """
+    for hidden in around.glob(f".*{_MARK}*"):
+        _end_if_left(hidden, around / hidden.name[1:].rpartition(_MARK)[0])
 
 
 def is_free(folder: Path) -> bool:
@@ -64,8 +99,14 @@ def is_free(folder: Path) -> bool:
     return set(folder.iterdir()) <= set(_left(folder))
 
 
+def _exchange(new: Path, place: Path, hidden: Path) -> None:
+    if place.exists():
+        os.rename(place, hidden / _OLD)  # nothing can be renamed over a folder
+    os.rename(new, place)
+
+
 def _prefix(folder: Path) -> str:
-    return f".{folder.name}.orpo-lightning-"
+    return f".{folder.name}{_MARK}"
 
 
 def _left(folder: Path) -> Iterator[Path]:
@@ -76,6 +117,8 @@ def _left(folder: Path) -> Iterator[Path]:
 
 
 def _end_if_left(hidden: Path, folder: Path) -> None:
+    if not (hidden / _LOCK).is_file():  # it is not of ours
+        return
     try:
         with FileLock(hidden / _LOCK, timeout=0):
             pass

@@ -1,0 +1,30 @@
+"""How a model comes to be in this process: whole, or as a strategy shares its weights out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from transformers import PreTrainedModel
+
+from orpo_lightning.models.loading import PolicyConfig, load_causal_lm
+from orpo_lightning.models.logp_model import LogpModel
+
+Model = TypeVar("Model", bound=LogpModel)
+
+
+class ModelBuilder(Protocol):
+    """Loads a model of a configuration, as a function of a batch."""
+
+    def __call__(self, config: PolicyConfig, wrap: Callable[[PreTrainedModel], Model]) -> Model:
+        """Load a model; all processes call this.
+
+        Args:
+            config: the model.
+            wrap: what makes of it a function of a batch.
+        """
+
+
+def build_whole(config: PolicyConfig, wrap: Callable[[PreTrainedModel], Model]) -> Model:
+    """Each process has all of the weights."""
+    return wrap(load_causal_lm(config))

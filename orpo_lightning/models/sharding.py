@@ -1,0 +1,122 @@
+"""Models whose weights are shared out over processes (FSDP2), and never exist whole on one of them.
+
+Each process reads from the files what it is going to hold. The weights of a decoder layer are gathered while it
+computes; the embeddings, the last norm and the head while the model does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from transformers import PreTrainedModel
+
+from orpo_lightning.models.building import Model
+from orpo_lightning.models.identity import name_without_adapter
+from orpo_lightning.models.layers import decoder_layers
+from orpo_lightning.models.loading import PolicyConfig, finish_loading, read_in_parts
+from orpo_lightning.models.logp_model import LogpModel
+
+
+@dataclass(frozen=True)
+class ShardedBuilder:
+    """Makes models whose weights are shared out over the processes of a mesh.
+
+    Args:
+        mesh: the processes, in one dimension.
+        gathered_dtype: of a layer's weights while it computes; None is that of the model.
+        reduced_dtype: in which gradients are averaged over the processes; None is that of the gathered weights.
+        offload: whether each process keeps its part of the weights in the memory of the host between steps (CUDA).
+    """
+
+    mesh: DeviceMesh
+    gathered_dtype: torch.dtype | None = None
+    reduced_dtype: torch.dtype | None = None
+    offload: bool = False
+
+    def __call__(self, config: PolicyConfig, wrap: Callable[[PreTrainedModel], Model]) -> Model:
+        """Load a model in parts; all processes call this.
+
+        Args:
+            config: the model.
+            wrap: what makes of it a function of a batch.
+
+        Raises:
+            As :func:`~orpo_lightning.models.loading.load_causal_lm`.
+        """
+        net, weights = read_in_parts(config, self.mesh.size())
+        parts = {name: self._part(weight) for name, weight in weights.items()}
+        del weights
+        # an adapter draws its own weights as it does beside whole ones, on the CPU
+        _put(net, lambda weight: torch.empty((), dtype=weight.dtype).expand(weight.shape), parts)
+        net = finish_loading(net, config)
+        _put(net, lambda weight: torch.empty(weight.shape, dtype=weight.dtype, device="meta"), parts)
+        model = wrap(net)
+        model.gathered_dtype = self.gathered_dtype
+        self._shard(model)
+        self._fill(model, parts)
+        return model
+
+    def _part(self, weight: Tensor) -> Tensor:
+        if not isinstance(weight, DTensor):
+            weight = distribute_tensor(weight, self.mesh, [Shard(0)], src_data_rank=None)
+        return weight.to_local()
+
+    def _shard(self, model: LogpModel) -> None:
+        offload = CPUOffloadPolicy() if self.offload else OffloadPolicy()
+        # what flows between the layers stays in the dtype that it has on one device
+        policy = MixedPrecisionPolicy(self.gathered_dtype, self.reduced_dtype, cast_forward_inputs=False)
+        for layer in decoder_layers(model.net).values():
+            fully_shard(layer, mesh=self.mesh, mp_policy=policy, offload_policy=offload)
+        policy = MixedPrecisionPolicy(None, self.reduced_dtype, cast_forward_inputs=False)
+        is_trained = any(each.requires_grad for each in model.parameters())
+        # a backward pass begins with the head, whose weights are still there
+        fully_shard(
+            model, mesh=self.mesh, mp_policy=policy, offload_policy=offload, reshard_after_forward=not is_trained
+        )
+
+    def _fill(self, model: LogpModel, parts: Mapping[str, Tensor]) -> None:
+        """Give a model without weights those that were read."""
+        home = torch.device("cpu") if self.offload else _device_of(self.mesh)
+        filled: dict[int, nn.Parameter] = {}
+        names = dict(model.named_parameters(remove_duplicate=False))
+        for name, weight in names.items():
+            part = parts.get(name_without_adapter(name.removeprefix("net.")))
+            if part is not None and id(weight) not in filled:
+                assert isinstance(weight, DTensor)
+                local = part.to(home, weight.dtype, copy=True)
+                whole = DTensor.from_local(
+                    local, self.mesh, weight.placements, run_check=False, shape=weight.shape, stride=weight.stride()
+                )
+                filled[id(weight)] = nn.Parameter(whole, weight.requires_grad)
+        state = {name: filled[id(weight)] for name, weight in names.items() if id(weight) in filled}
+        model.load_state_dict(state, strict=False, assign=True)
+
+
+def _device_of(mesh: DeviceMesh) -> torch.device:
+    """The device of this process."""
+    if mesh.device_type == "cpu":
+        return torch.device("cpu")
+    return torch.device(mesh.device_type, torch.accelerator.current_device_index())
+
+
+def sharded_models(module: nn.Module) -> list[FSDPModule]:
+    """The parts of a module whose weights are gathered together, those of all models in it."""
+    return [each for each in module.modules() if isinstance(each, FSDPModule)]
+
+
+def _put(net: nn.Module, make: Callable[[Tensor], Tensor], parts: Mapping[str, Tensor]) -> None:
+    """Put other tensors in the place of the weights that were read; tied weights stay one."""
+    made: dict[int, nn.Parameter] = {}
+    for prefix, module in net.named_modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            if name_without_adapter(f"{prefix}.{name}" if prefix else name) not in parts and id(weight) not in made:
+                continue
+            if id(weight) not in made:
+                made[id(weight)] = nn.Parameter(make(weight), weight.requires_grad)
+            setattr(module, name, made[id(weight)])

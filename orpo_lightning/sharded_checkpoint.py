@@ -1,0 +1,199 @@
+"""Checkpoints that are folders: each process writes what it holds of the weights and of the optimizer's state.
+
+The tensors are in the format of :mod:`torch.distributed.checkpoint`, which any number of processes can read, one among
+them. All else is in one file of plain data, and the manifest, which is written last, says what has to be there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+from torch import Tensor
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter, _StorageInfo
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+
+from orpo_lightning.manifest import MANIFEST_FILE, Manifest
+
+PLAIN_FILE = "meta.pt"
+_METADATA_FILE = ".metadata"
+WEIGHTS, OPTIMIZERS = "state_dict", "optimizer_states"
+_PREFIX = f"{WEIGHTS}."
+_METADATA = "torch.distributed.checkpoint.metadata"
+_ALLOWED = {
+    *((_METADATA, name) for name in ("Metadata", "MetadataIndex", "StorageMeta", "ChunkStorageMetadata")),
+    *((_METADATA, name) for name in ("TensorStorageMetadata", "TensorProperties", "_MEM_FORMAT_ENCODING")),
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+    ("torch", "Size"),
+    ("torch.serialization", "_get_layout"),
+    *((module, name) for module in ("pathlib", "pathlib._local") for name in ("PosixPath", "WindowsPath")),
+}
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads what torch pickles of its metadata, and nothing that could run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if (module, name) not in _ALLOWED and not is_dtype:
+            raise pickle.UnpicklingError(f"{module}.{name} is not metadata of a checkpoint")
+        return super().find_class(module, name)
+
+
+class SafeReader(FileSystemReader):
+    """Reads tensors; its metadata cannot run code."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """What is where."""
+        with (Path(self.path) / _METADATA_FILE).open("rb") as file:
+            metadata: Metadata = _PlainUnpickler(file).load()
+        return metadata
+
+
+def is_sharded(path: Path) -> bool:
+    """Whether a path is a checkpoint of this kind, whole or not."""
+    return path.is_dir() and any((path / name).exists() for name in (MANIFEST_FILE, PLAIN_FILE, _METADATA_FILE))
+
+
+def write_sharded(checkpoint: Mapping[str, Any], folder: Path) -> None:
+    """Write what this process holds into an empty folder, the same for all; all processes call this.
+
+    Args:
+        checkpoint: of the trainer; its weights and the states of its optimizers may be the parts of this process.
+        folder: where to write.
+    """
+    optimizers = checkpoint.get(OPTIMIZERS, [])
+    states = {str(i): {str(key): value for key, value in each["state"].items()} for i, each in enumerate(optimizers)}
+    plain = {**checkpoint, WEIGHTS: {}, OPTIMIZERS: [{**each, "state": {}} for each in optimizers]}
+    alone = not torch.distributed.is_initialized()
+    with _quietly():
+        save(
+            {WEIGHTS: dict(checkpoint[WEIGHTS]), OPTIMIZERS: states},
+            storage_writer=FileSystemWriter(folder),
+            no_dist=alone,
+        )
+    if alone or torch.distributed.get_rank() == 0:
+        with (folder / PLAIN_FILE).open("wb") as file:
+            torch.save(plain, file)
+            file.flush()
+            os.fsync(file.fileno())
+        sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+        with (folder / MANIFEST_FILE).open("w", encoding="utf-8") as text:
+            json.dump(Manifest.of(plain, sizes).plain(), text, indent=2)
+            text.flush()
+            os.fsync(text.fileno())
+
+
+class ShardedCheckpoint:
+    """A checkpoint in a folder, whose tensors are read as they are asked for, by each process for itself.
+
+    Args:
+        folder: where it is.
+
+    Raises:
+        ValueError: its metadata is damaged, or would run code.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            metadata = SafeReader(folder).read_metadata()
+            self.shapes = {
+                name: each
+                for name, each in metadata.state_dict_metadata.items()
+                if isinstance(each, TensorStorageMetadata)
+            }
+            self.places: list[_StorageInfo] = list((metadata.storage_data or {}).values())
+        except OSError:
+            raise
+        except Exception as error:  # bytes of any kind make pickle raise anything
+            raise ValueError(f"{folder / _METADATA_FILE} cannot be read ({error})") from error
+
+    def plain(self) -> dict[str, Any]:
+        """All but the tensors.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        try:
+            found: dict[str, Any] = torch.load(self.folder / PLAIN_FILE, map_location="cpu", weights_only=True)
+        except OSError:
+            raise
+        except Exception as error:  # bytes of any kind make torch raise anything
+            raise ValueError(f"{self.folder / PLAIN_FILE} cannot be read as plain data") from error
+        return found
+
+    def load(self, into: Mapping[str, Tensor]) -> None:
+        """Read tensors, or of those that are shared out the parts of this process, into others of their shape.
+
+        Args:
+            into: by their names in the folder.
+        """
+        if into:
+            with _quietly():
+                load(dict(into), storage_reader=SafeReader(self.folder), no_dist=True)
+
+    def tensors(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Whole tensors on the CPU, by their names in the folder."""
+        shapes = {name: self.shapes[name] for name in names}
+        found = {name: torch.empty(each.size, dtype=each.properties.dtype) for name, each in shapes.items()}
+        self.load(found)
+        return found
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """The weights of the policy by their names, each read whole when it is asked for."""
+        return _Weights(self)
+
+    def optimizer_state(self, number: int) -> Iterator[tuple[int, str, str]]:
+        """Of the state of an optimizer, the number of each parameter, the key and the name in the folder."""
+        for name in self.shapes:
+            if name.startswith(f"{OPTIMIZERS}.{number}."):
+                parameter, _, key = name.removeprefix(f"{OPTIMIZERS}.{number}.").partition(".")
+                yield int(parameter), key, name
+
+    def whole(self) -> dict[str, Any]:
+        """All of it as one process without others would have written it."""
+        checkpoint = self.plain()
+        checkpoint[WEIGHTS] = {
+            name.removeprefix(_PREFIX): tensor
+            for name, tensor in self.tensors(name for name in self.shapes if name.startswith(_PREFIX)).items()
+        }
+        for number, optimizer in enumerate(checkpoint[OPTIMIZERS]):
+            places = list(self.optimizer_state(number))
+            tensors = self.tensors(name for *_, name in places)
+            for parameter, key, name in places:
+                optimizer["state"].setdefault(parameter, {})[key] = tensors[name]
+        return checkpoint
+
+
+class _Weights(Mapping[str, Tensor]):
+    def __init__(self, checkpoint: ShardedCheckpoint) -> None:
+        self._checkpoint = checkpoint
+        self._names = [name.removeprefix(_PREFIX) for name in checkpoint.shapes if name.startswith(_PREFIX)]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._checkpoint.tensors([_PREFIX + name])[_PREFIX + name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*torch.distributed is disabled, unavailable or uninitialized")
+        yield

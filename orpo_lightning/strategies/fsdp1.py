@@ -1,0 +1,127 @@
+"""FSDP1: the older way to share a model out over GPUs, through Lightning's strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+from lightning.fabric.utilities.types import _PATH
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import FSDPStrategy
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.fsdp import MixedPrecision
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
+from torch.optim import Optimizer
+
+from orpo_lightning.models.layers import decoder_layers
+from orpo_lightning.models.logp_model import LogpModel
+from orpo_lightning.strategies.checkpoints import CheckpointsOfAllRanks
+
+
+class FSDP1Strategy(CheckpointsOfAllRanks, FSDPStrategy):
+    """Shares weights, gradients and the optimizer's state out over GPUs (``FullyShardedDataParallel``).
+
+    The unit that is gathered is the decoder layer of the model. Unlike Lightning's strategy it clips gradients by norm,
+    and averages them in fp32. Each process loads the model whole before it is shared out: see
+    :class:`~orpo_lightning.strategies.FSDP2Strategy` for models that are too large for that.
+
+    Args:
+        as Lightning's :class:`~lightning.pytorch.strategies.FSDPStrategy`.
+    """
+
+    @property
+    def mixed_precision_config(self) -> MixedPrecision | None:
+        """The dtypes of gathered weights and gradients: what flows between layers stays as on one device."""
+        if self.mixed_precision is not None or "16" not in self.precision_plugin.precision:
+            return super().mixed_precision_config
+        return MixedPrecision(reduce_dtype=torch.float32)
+
+    def _setup_model(self, model: nn.Module) -> nn.Module:
+        nets = [each.net for each in model.modules() if isinstance(each, LogpModel)]
+        layers = {type(layer) for net in nets for layer in decoder_layers(net).values()}
+        self.kwargs.setdefault("auto_wrap_policy", ModuleWrapPolicy(layers))
+        return super()._setup_model(model)
+
+    @contextmanager
+    def block_backward_sync(self) -> Generator[None]:
+        """Let the gradients of a micro-batch add up in each process."""
+        with self.model.no_sync():  # type: ignore[union-attr,operator]  # it is wrapped by now
+            yield
+
+    def gradient_norm(self, gradients: list[Tensor]) -> Tensor:
+        """The norm of gradients that are shared out, that of all parts together; all processes call this."""
+        own = torch.nn.utils.get_total_norm([each for each in gradients if each.numel()])
+        squared = own.to(self.root_device, torch.float32).square()
+        torch.distributed.all_reduce(squared)
+        return squared.sqrt()
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """The weights that are trained."""
+        assert self.model is not None
+        return get_model_state_dict(self.model, options=self._options)
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """The state of an optimizer, by the numbers of the parameters, as of a run in one process."""
+        if isinstance(optimizer, LightningOptimizer):
+            optimizer = optimizer.optimizer
+        assert self.model is not None
+        state: dict[str, Any] = get_optimizer_state_dict(self.model, optimizer, options=self._options)
+        numbers = _numbers(state)
+        groups = [{**group, "params": [numbers[name] for name in group["params"]]} for group in state["param_groups"]]
+        return {"state": {numbers[name]: value for name, value in state["state"].items()}, "param_groups": groups}
+
+    @property
+    def writes_folders(self) -> bool:
+        """Whether each process writes its part of a checkpoint."""
+        return self._state_dict_type == "sharded"
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        """Have the optimizer restored when the hooks have seen the checkpoint, which may refuse it."""
+        return True
+
+    def load_checkpoint(self, checkpoint_path: _PATH, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a checkpoint whole, in each process."""
+        checkpoint: dict[str, Any] = self.checkpoint_io.load_checkpoint(Path(self.broadcast(checkpoint_path)))
+        return checkpoint
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Put weights into the model, in each process those of its part."""
+        assert self.model is not None
+        set_model_state_dict(
+            self.model, checkpoint["state_dict"], options=StateDictOptions(full_state_dict=True, strict=False)
+        )
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Put the states of the optimizers into theirs, in each process those of its part."""
+        assert self.model is not None
+        options = StateDictOptions(full_state_dict=True)
+        for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            names = {number: name for name, number in _numbers(get_optimizer_state_dict(self.model, optimizer)).items()}
+            groups = [{**group, "params": [names[i] for i in group["params"]]} for group in saved["param_groups"]]
+            state: dict[str, Any] = {
+                "state": {names[i]: value for i, value in saved["state"].items()},
+                "param_groups": groups,
+            }
+            set_optimizer_state_dict(self.model, optimizer, state, options=options)
+
+    @property
+    def _options(self) -> StateDictOptions:
+        return StateDictOptions(full_state_dict=not self.writes_folders, cpu_offload=True, ignore_frozen_params=True)
+
+
+def _numbers(state: Mapping[str, Any]) -> dict[str, int]:
+    """The numbers that an optimizer gives to its parameters, by their names."""
+    names = [name for group in state["param_groups"] for name in group["params"]]
+    return {name: number for number, name in enumerate(names)}

@@ -1,0 +1,220 @@
+"""FSDP2: weights, gradients and the optimizer's state are shared out over the processes, on CPUs and GPUs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from lightning.fabric.utilities.types import _PATH
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor
+from torch.distributed.constants import default_pg_timeout
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+
+from orpo_lightning.checkpoint_io import read_file
+from orpo_lightning.integrity import check_whole
+from orpo_lightning.models.adapters import untrained
+from orpo_lightning.models.sharding import ShardedBuilder, sharded_models
+from orpo_lightning.sharded_checkpoint import ShardedCheckpoint, is_sharded
+from orpo_lightning.strategies.checkpoints import CheckpointsOfAllRanks
+
+StateDictType = Literal["sharded", "full"]
+Synchronization = Literal["step", "micro_batch"]
+_GATHERED = {"bf16-mixed": torch.bfloat16}
+"""Dtype of the weights of a layer while it computes, by precision; of others it is that of the model."""
+
+
+class FSDP2Strategy(CheckpointsOfAllRanks, ModelParallelStrategy):
+    """Shares weights, gradients and the optimizer's state out over all processes (``fully_shard``).
+
+    A module asks it for its models by :meth:`build_model`. Each decoder layer is gathered while it computes, in bf16
+    under ``bf16-mixed``; gradients are averaged in at least fp32.
+
+    Args:
+        state_dict_type: how checkpoints are written: ``sharded``, a folder that each process writes its part of, or
+            ``full``, one file like that of a run in one process, which the first process gathers.
+        cpu_offload: whether each process keeps its part of the weights and the optimizer's state in the memory of the
+            host, and steps there (CUDA).
+        synchronize: when gradients are averaged over the processes: once per optimizer ``step``, with gradients of all
+            weights in each process while micro-batches add up; or after each ``micro_batch``, with more to send and
+            less to hold.
+        process_group_backend: of torch.distributed; None is nccl on GPUs and gloo on CPUs.
+        timeout: how long processes wait for each other.
+
+    Raises:
+        ValueError: a value is not one of those that are accepted.
+    """
+
+    def __init__(
+        self,
+        state_dict_type: StateDictType = "sharded",
+        cpu_offload: bool = False,
+        synchronize: Synchronization = "step",
+        process_group_backend: str | None = None,
+        timeout: timedelta | None = default_pg_timeout,
+    ) -> None:
+        for name, value, accepted in (
+            ("state_dict_type", state_dict_type, get_args(StateDictType)),
+            ("synchronize", synchronize, get_args(Synchronization)),
+        ):
+            if value not in accepted:
+                raise ValueError(f"trainer.strategy.{name} = {value!r}; accepted: {', '.join(accepted)}")
+        super().__init__(
+            tensor_parallel_size=1,
+            save_distributed_checkpoint=state_dict_type == "sharded",
+            process_group_backend=process_group_backend,
+            timeout=timeout,
+        )
+        self.cpu_offload = cpu_offload
+        self.synchronize = synchronize
+        self._opened: ShardedCheckpoint | None = None
+
+    @property
+    def writes_folders(self) -> bool:
+        """Whether each process writes its part of a checkpoint."""
+        return self._save_distributed_checkpoint
+
+    def setup_environment(self) -> None:
+        """Join the other processes; all of them share one model out."""
+        # its layers are not written to: no operation in place follows
+        warnings.filterwarnings("ignore", r"FSDP2-wrapped module \(.*\) returned a view tensor")
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+    @property
+    def build_model(self) -> ShardedBuilder:
+        """What loads a model of a module in parts."""
+        precision = self.precision_plugin.precision
+        return ShardedBuilder(
+            mesh=self.device_mesh["data_parallel"],
+            gathered_dtype=_GATHERED.get(precision),
+            reduced_dtype=torch.float32 if "16" in precision else None,
+            offload=self.cpu_offload,
+        )
+
+    def model_to_device(self) -> None:
+        """Move what is not there yet; weights that are kept in the memory of the host stay there."""
+        if not self.cpu_offload:
+            super().model_to_device()
+            return
+        assert self.model is not None
+        for module in self.model.modules():
+            for name, buffer in module.named_buffers(recurse=False):
+                module._buffers[name] = buffer.to(self.root_device)
+
+    @contextmanager
+    def block_backward_sync(self) -> Generator[None]:
+        """Let the gradients of a micro-batch add up in each process; Lightning's strategy averages them at once."""
+        assert self.model is not None
+        models = sharded_models(self.model) if self.synchronize == "step" else []
+        for model in models:
+            model.set_requires_gradient_sync(False, recurse=False)
+        try:
+            yield
+        finally:
+            for model in models:
+                model.set_requires_gradient_sync(True, recurse=False)
+
+    def gradient_norm(self, gradients: list[Tensor]) -> Tensor:
+        """The norm of gradients that are shared out, that of all parts together; all processes call this."""
+        norm = torch.nn.utils.get_total_norm(gradients)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        """Have the optimizer restored when the hooks have seen the checkpoint, which may refuse it."""
+        return True
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """The weights that are trained; the others are neither gathered nor written."""
+        assert self.lightning_module is not None
+        state = self.lightning_module.state_dict()
+        for name in untrained(self.lightning_module, state):
+            del state[name]
+        return self._as_written(state)
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """The state of an optimizer, by the numbers of the parameters, as of a run in one process."""
+        if isinstance(optimizer, LightningOptimizer):
+            optimizer = optimizer.optimizer
+        state = optimizer.state_dict()
+        return {**state, "state": {i: self._as_written(each) for i, each in state["state"].items()}}
+
+    def _as_written(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        if self.writes_folders:
+            return dict(state)
+        # one after the other: of one weight alone there are two copies
+        whole = ((name, value.full_tensor() if isinstance(value, DTensor) else value) for name, value in state.items())
+        return {
+            name: value.cpu() if isinstance(value, Tensor) else value for name, value in whole if self.is_global_zero
+        }
+
+    def load_checkpoint(self, checkpoint_path: _PATH, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a checkpoint; the tensors of a folder are read when the hooks have seen the rest."""
+        path = Path(self.broadcast(checkpoint_path))
+        check_whole(path)
+        if not is_sharded(path):
+            return read_file(path, mmap=True)
+        self._opened = ShardedCheckpoint(path)
+        return self._opened.plain()
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Put weights into the model, in each process those of its part."""
+        assert self.lightning_module is not None
+        own = self.lightning_module.state_dict()
+        saved: Iterable[str] = checkpoint["state_dict"] if self._opened is None else self._opened.weights
+        trained = own.keys() - set(untrained(self.lightning_module, own))
+        strays = sorted(trained ^ (set(saved) - (own.keys() - trained)))
+        if strays:
+            raise ValueError(
+                f"the checkpoint is of another model: {len(strays)} weights are on one side only, such as {strays[0]}"
+            )
+        if self._opened is not None:
+            self._opened.load({f"state_dict.{name}": own[name] for name in trained})
+            return
+        for name in trained:
+            own[name].copy_(_part_of(checkpoint["state_dict"][name], own[name]))
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Put the states of the optimizers into theirs, in each process those of its part."""
+        for number, (optimizer, saved) in enumerate(zip(self.optimizers, checkpoint["optimizer_states"], strict=True)):
+            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+            state = dict(saved["state"]) if self._opened is None else self._opened_state(number, weights)
+            parts = {
+                i: {
+                    key: _part_of(value, weights[i]) if isinstance(value, Tensor) else value
+                    for key, value in each.items()
+                }
+                for i, each in state.items()
+            }
+            optimizer.load_state_dict({**saved, "state": parts})
+        self._opened = None
+
+    def _opened_state(self, number: int, weights: list[Tensor]) -> dict[int, dict[str, Tensor]]:
+        assert self._opened is not None
+        state: dict[int, dict[str, Tensor]] = {}
+        into: dict[str, Tensor] = {}
+        for i, key, name in self._opened.optimizer_state(number):
+            shape, dtype = self._opened.shapes[name].size, self._opened.shapes[name].properties.dtype
+            is_like_weight = shape == weights[i].shape
+            into[name] = (
+                torch.empty_like(weights[i], dtype=dtype) if is_like_weight else torch.empty(shape, dtype=dtype)
+            )
+            state.setdefault(i, {})[key] = into[name]
+        self._opened.load(into)
+        return state
+
+
+def _part_of(value: Tensor, weight: Tensor) -> Tensor:
+    """Of a whole tensor the part that this process has of a weight, where it is of that shape."""
+    if isinstance(value, DTensor) or not isinstance(weight, DTensor) or value.shape != weight.shape:
+        return value
+    # on the device of the mesh, by its own rank alone
+    return distribute_tensor(value.to(weight.device), weight.device_mesh, weight.placements, src_data_rank=None)

@@ -1,0 +1,225 @@
+"""P3 over strategies: a model that is shared out over two processes trains as it does in one."""
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import Exploding, leave_together, run, run_on_two_ranks
+from invariance import OBJECTIVES, assert_same, load, rows_of
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DDPStrategy
+
+from orpo_lightning import NonFiniteError, PreferenceModule
+from orpo_lightning.models.adapters import LoraConfig
+from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig
+from orpo_lightning.models.tiny import tiny_model
+from orpo_lightning.strategies import FSDP2Strategy
+from orpo_lightning.testing import make_rows
+
+
+class Module(PreferenceModule):
+    """Its reference is another model, so that no term is trivially 0."""
+
+    def _check_reference(self, *args):
+        pass
+
+
+class KeysOfRank(Callback):
+    """What this rank has logged, under which names."""
+
+    def __init__(self):
+        self.logged = []
+
+    def on_train_batch_end(self, trainer, *others):
+        self.logged.append({name: value.item() for name, value in trainer.callback_metrics.items()})
+
+
+def models(folder):
+    """A policy and another reference, as folders."""
+    places = [folder / name for name in ("policy", "reference")]
+    for seed, place in enumerate(places):
+        if not place.exists():
+            tiny_model("opt", torch.float64, seed=seed).save_pretrained(place)
+    return [str(place) for place in places]
+
+
+def module_of(folder, mode="copy", **policy):
+    base, other = models(folder)
+    reference = ReferenceConfig(None if mode == "adapter" else other, mode=mode)
+    return {"policy": PolicyConfig(base, dtype="float64", **policy), "reference": reference}
+
+
+LORA = LoraConfig(r=4, modules_to_save=["lm_head"])
+EVERY = {name: (name, {}, {}) for name in OBJECTIVES}
+FAST = {name: EVERY[name] for name in ("orpo", "dpo", "sft")} | {
+    "cached reference": ("dpo", {"mode": "cached"}, {}),
+    "LoRA": ("orpo", {"lora": LORA}, {}),
+    "LoRA and its reference": ("dpo", {"lora": LoraConfig(r=4), "mode": "adapter"}, {}),
+    "gradient checkpointing": ("orpo", {"gradient_checkpointing": True}, {}),
+    "averaged after each micro-batch": ("orpo", {}, {"synchronize": "micro_batch"}),
+}
+CASES = EVERY | FAST
+SLOW = [name for name in CASES if name not in FAST]
+IN_DDP = ["cached reference", "LoRA", "LoRA and its reference"]
+
+
+def train(case, folder, **options):
+    objective, settings, _ = CASES[case]
+    return run(
+        OBJECTIVES[objective](),
+        rows_of("uneven"),  # 22 pairs in batches of 8, one as long as all the others together
+        make_rows(7, seed=9),
+        module_class=Module,
+        module=module_of(folder, **settings),
+        gradient_clip_val=1.0,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Of one launch of two processes for the cases of the fast suite."""
+    place = tmp_path_factory.mktemp("ranks")
+    models(place)
+    run_on_two_ranks(__file__, place, CASES=json.dumps(list(FAST)))
+    return place
+
+
+@pytest.fixture(scope="module")
+def folder_of_others(folder):
+    """Of one for the others."""
+    run_on_two_ranks(__file__, folder, CASES=json.dumps(SLOW))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(folder):
+    """The same runs in one process, each when it is asked for."""
+    found = {}
+
+    def of(case):
+        if case not in found:
+            found[case] = train(case, folder)
+        return found[case]
+
+    return of
+
+
+@pytest.mark.parametrize("case", FAST)
+def test_two_processes_with_half_of_the_weights_each_equal_one(folder, alone, case):
+    assert_same(load(folder, f"fsdp2-{case}"), alone(case), 1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", SLOW)
+def test_so_they_do_for_every_other_objective(folder_of_others, alone, case):
+    assert_same(load(folder_of_others, f"fsdp2-{case}"), alone(case), 1e-10)
+
+
+@pytest.mark.parametrize("case", IN_DDP)
+def test_two_processes_with_all_of_the_weights_each_equal_one(folder, alone, case):
+    assert_same(load(folder, f"ddp-{case}"), alone(case), 1e-10)
+
+
+@pytest.mark.parametrize("strategy", ["fsdp2", "ddp"])
+def test_every_process_logs_the_same_numbers_under_the_same_names(folder, strategy):
+    first, second = (json.loads((folder / f"{strategy}-logged-{rank}.json").read_text()) for rank in (0, 1))
+    assert len(first) > 2
+    assert first == second
+
+
+def test_gradients_are_averaged_once_per_optimizer_step_or_after_each_micro_batch(folder):
+    per_step, per_micro_batch = json.loads((folder / "reductions.json").read_text())
+    assert per_step * 2 == per_micro_batch
+    assert per_step > 0
+
+
+def test_a_process_holds_its_part_of_the_weights_alone(folder):
+    whole, parts = json.loads((folder / "parts.json").read_text())
+    assert sum(parts) == whole
+    assert max(parts) < 0.51 * whole
+
+
+def test_all_stop_on_the_same_non_finite_loss_and_name_the_same_rows(folder):
+    bad = {row.row_id for row in make_rows(16) if len(row.responses[0].ids) == 3}
+    for rank in (0, 1):
+        message = (folder / f"non-finite-{rank}.txt").read_text()
+        assert "the loss of optimizer step 0 is nan" in message
+        assert set(message.split("Rows: ")[1].split(", ")) == bad
+
+
+class Reductions(Callback):
+    """How often gradients were averaged in the first optimizer step."""
+
+    def on_train_start(self, trainer, module):
+        self.count, self.plain = 0, torch.distributed.reduce_scatter_single
+
+        def counted(*args, **kwargs):
+            self.count += trainer.global_step == 0
+            return self.plain(*args, **kwargs)
+
+        torch.distributed.reduce_scatter_single = counted
+
+    def on_train_end(self, trainer, module):
+        torch.distributed.reduce_scatter_single = self.plain
+
+
+def train_all(cases, strategy_of, name, folder):
+    """Keep what came of each; returns how often gradients were averaged in a step, by case."""
+    rank, reductions = int(os.environ["RANK"]), {}
+    for case in cases:
+        keys, counter = KeysOfRank(), Reductions()
+        options = {"strategy": strategy_of(case), "callbacks": [keys, counter]}
+        found = train(case, folder, devices=2, accumulate_grad_batches=2, **options)
+        reductions[case] = counter.count
+        if case == "LoRA":
+            (folder / f"{name}-logged-{rank}.json").write_text(json.dumps(keys.logged))
+        if (name, case) == ("fsdp2", "orpo"):
+            keep_parts(found, folder)
+        if rank == 0:
+            saved = {"history": json.dumps(found.history), "gradients": found.gradients, "weights": found.weights}
+            torch.save(saved, folder / f"{name}-{case}.pt")
+    return reductions
+
+
+def keep_parts(found, folder):
+    weights = [each for group in found.trainer.optimizers[0].param_groups for each in group["params"]]
+    parts = [torch.zeros((), dtype=torch.long) for _ in range(2)]
+    torch.distributed.all_gather(parts, torch.tensor(sum(each.to_local().numel() for each in weights)))
+    counts = [sum(each.numel() for each in weights), [each.item() for each in parts]]
+    (folder / "parts.json").write_text(json.dumps(counts))
+
+
+def explode(folder):
+    try:
+        run(
+            Exploding(),
+            make_rows(16),
+            module_class=Module,
+            module=module_of(folder),
+            devices=2,
+            strategy=FSDP2Strategy(),
+            data={"global_batch_size": 16},
+        )
+    except NonFiniteError as error:
+        (folder / f"non-finite-{os.environ['RANK']}.txt").write_text(str(error))
+
+
+def main(folder: Path) -> None:
+    warnings.filterwarnings("ignore", ".*sync_dist.*")
+    cases = json.loads(os.environ["CASES"])
+    reductions = train_all(cases, lambda case: FSDP2Strategy(**CASES[case][2]), "fsdp2", folder)
+    if cases == list(FAST):
+        train_all(IN_DDP, lambda case: DDPStrategy(), "ddp", folder)
+        counts = [reductions[case] for case in ("orpo", "averaged after each micro-batch")]
+        (folder / "reductions.json").write_text(json.dumps(counts))
+        explode(folder)
+    leave_together()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
