@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -18,16 +19,17 @@ _ARCHIVE = b"PK"
 """What the archives of torch begin with."""
 
 
-def check_whole(path: Path) -> None:
+def check_whole(path: Path, wrong: str | None = None) -> None:
     """Insist that a checkpoint is whole before it is read; where it is not, name one beside it that is.
 
     Args:
-        path: the checkpoint; all processes of a group call this.
+        path: the checkpoint.
+        wrong: what is known to be wrong with it; None looks.
 
     Raises:
         ValueError: it is damaged.
     """
-    wrong = damage(path) if path.exists() else None
+    wrong = wrong or (damage(path) if path.exists() else None)
     if wrong is None:
         return
     others = sorted(path.parent.glob("*.ckpt"), key=lambda each: each.stat().st_mtime_ns, reverse=True)
@@ -36,27 +38,33 @@ def check_whole(path: Path) -> None:
     raise ValueError(f"{path} is damaged: {wrong}; {advice}")
 
 
-def damage(path: Path) -> str | None:
+def check_whole_together(path: Path) -> None:
+    """The same by all processes of a group, each of which looks at its share; all have to call this.
+
+    Args:
+        path: the checkpoint.
+
+    Raises:
+        ValueError: it is damaged, on all of them.
+    """
+    ranks = torch.distributed.get_world_size()
+    found: list[str | None] = [None] * ranks
+    torch.distributed.all_gather_object(found, damage(path, torch.distributed.get_rank(), ranks))
+    wrong = next((each for each in found if each is not None), None)
+    if wrong is not None:
+        check_whole(path, wrong)
+
+
+def damage(path: Path, rank: int = 0, ranks: int = 1) -> str | None:
     """What is wrong with a checkpoint; None if it is whole.
 
-    Every byte of the tensors is held against the checksum that is beside it. In a process group each process looks at
-    its share, and all have to call this; all get the same answer.
+    Every byte of the tensors is held against the checksum that is beside it.
 
     Args:
         path: a file, or the folder of one that is sharded.
+        rank: which share of it to look at.
+        ranks: into how many shares it is divided.
     """
-    rank, ranks = 0, 1
-    if torch.distributed.is_initialized():
-        rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    own = _damage(path, rank, ranks)
-    if ranks == 1:
-        return own
-    gathered: list[str | None] = [None] * ranks
-    torch.distributed.all_gather_object(gathered, own)
-    return next((each for each in gathered if each is not None), None)
-
-
-def _damage(path: Path, rank: int, ranks: int) -> str | None:
     try:
         if not is_sharded(path):
             with path.open("rb") as file:
@@ -64,7 +72,11 @@ def _damage(path: Path, rank: int, ranks: int) -> str | None:
                     return None  # not what torch writes, and without checksums: whoever reads it says so
                 _check_archive(file, rank, ranks)
             return None
-        read_manifest(path).check_sizes({each.name: each.stat().st_size for each in path.iterdir()})
+        manifest = read_manifest(path)
+        manifest.check_sizes({each.name: each.stat().st_size for each in path.iterdir()})
+        for name, checksum in manifest.checksums.items():
+            if zlib.crc32((path / name).read_bytes()) != checksum:
+                raise ValueError(f"{name} has been altered")
         with (path / PLAIN_FILE).open("rb") as file:
             _check_archive(file, rank, ranks)
         for name, content in _shards(path, rank, ranks):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ class Manifest:
         config: hash of the configuration of the run; None where there was no command line.
         versions: of this package and of what it computes with.
         sizes: bytes of each part: of a file the tensors by their kind, of a folder its files.
+        checksums: CRC-32 of the files of a folder that have none inside.
     """
 
     step: int
@@ -35,14 +37,18 @@ class Manifest:
     config: str | None
     versions: Mapping[str, str]
     sizes: Mapping[str, int]
+    checksums: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, checkpoint: Mapping[str, Any], sizes: Mapping[str, int]) -> Manifest:
+    def of(
+        cls, checkpoint: Mapping[str, Any], sizes: Mapping[str, int], checksums: Mapping[str, int] | None = None
+    ) -> Manifest:
         """That of a checkpoint of the trainer.
 
         Args:
             checkpoint: its contents.
             sizes: bytes of each part.
+            checksums: of the files that have none inside.
         """
         return cls(
             step=checkpoint.get("global_step", 0),
@@ -50,6 +56,7 @@ class Manifest:
             config=checkpoint.get(CONFIG_HASH),
             versions={name: importlib.metadata.version(name) for name in ("orpo-lightning", "torch", "lightning")},
             sizes=dict(sizes),
+            checksums=dict(checksums or {}),
         )
 
     @classmethod
@@ -59,7 +66,7 @@ class Manifest:
         Raises:
             ValueError: it is no manifest.
         """
-        names = {field.name for field in fields(cls)}
+        names = {each.name for each in fields(cls)}
         if not isinstance(values, Mapping) or not names <= values.keys():
             raise ValueError(f"the manifest has to hold {', '.join(sorted(names))}")
         return cls(**{name: values[name] for name in names})
@@ -88,6 +95,17 @@ class Manifest:
                 raise ValueError(f"{name} is missing")
             if found[name] != size:
                 raise ValueError(f"{name} has {found[name]:,} bytes and was written with {size:,}")
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """What a configuration is recognised by; from which checkpoint its run goes on is not a part of it.
+
+    Example:
+        >>> config_hash({"seed_everything": 1, "ckpt_path": "last"}) == config_hash({"seed_everything": 1})
+        True
+    """
+    kept = {key: value for key, value in config.items() if key != "ckpt_path"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def tensor_sizes(checkpoint: Mapping[str, Any]) -> dict[str, int]:

@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 import torch.distributed
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter, _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -26,7 +28,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from orpo_lightning.manifest import MANIFEST_FILE, Manifest
 
 PLAIN_FILE = "meta.pt"
-_METADATA_FILE = ".metadata"
+METADATA_FILE = ".metadata"
 WEIGHTS, OPTIMIZERS = "state_dict", "optimizer_states"
 _PREFIX = f"{WEIGHTS}."
 _METADATA = "torch.distributed.checkpoint.metadata"
@@ -55,14 +57,14 @@ class SafeReader(FileSystemReader):
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         """What is where."""
-        with (Path(self.path) / _METADATA_FILE).open("rb") as file:
+        with (Path(self.path) / METADATA_FILE).open("rb") as file:
             metadata: Metadata = _PlainUnpickler(file).load()
         return metadata
 
 
 def is_sharded(path: Path) -> bool:
     """Whether a path is a checkpoint of this kind, whole or not."""
-    return path.is_dir() and any((path / name).exists() for name in (MANIFEST_FILE, PLAIN_FILE, _METADATA_FILE))
+    return path.is_dir() and any((path / name).exists() for name in (MANIFEST_FILE, PLAIN_FILE, METADATA_FILE))
 
 
 def write_sharded(checkpoint: Mapping[str, Any], folder: Path) -> None:
@@ -89,7 +91,8 @@ def write_sharded(checkpoint: Mapping[str, Any], folder: Path) -> None:
             os.fsync(file.fileno())
         sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
         with (folder / MANIFEST_FILE).open("w", encoding="utf-8") as text:
-            json.dump(Manifest.of(plain, sizes).plain(), text, indent=2)
+            checksums = {METADATA_FILE: zlib.crc32((folder / METADATA_FILE).read_bytes())}
+            json.dump(Manifest.of(plain, sizes, checksums).plain(), text, indent=2)
             text.flush()
             os.fsync(text.fileno())
 
@@ -117,7 +120,7 @@ class ShardedCheckpoint:
         except OSError:
             raise
         except Exception as error:  # bytes of any kind make pickle raise anything
-            raise ValueError(f"{folder / _METADATA_FILE} cannot be read ({error})") from error
+            raise ValueError(f"{folder / METADATA_FILE} cannot be read ({error})") from error
 
     def plain(self) -> dict[str, Any]:
         """All but the tensors.
@@ -138,10 +141,18 @@ class ShardedCheckpoint:
 
         Args:
             into: by their names in the folder.
+
+        Raises:
+            ValueError: they cannot be read.
         """
-        if into:
+        if not into:
+            return
+        try:
             with _quietly():
                 load(dict(into), storage_reader=SafeReader(self.folder), no_dist=True)
+        except CheckpointException as error:  # it is no Exception
+            reasons = {str(reason) for reason, _ in error.failures.values()}
+            raise ValueError(f"{self.folder} cannot be read ({'; '.join(sorted(reasons))})") from error
 
     def tensors(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Whole tensors on the CPU, by their names in the folder."""

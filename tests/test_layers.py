@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "sweep": {"run_folder", "signals", "summary", "whole_file"},
     "callbacks": {
         *("run_folder", "signals", "loggers", "user_loggers", "records", "packing", "data", "models", "modules"),
-        *("objectives", "summary", "comparison", "report", "whole_folder"),
+        *("objectives", "summary", "comparison", "report", "whole_folder", "manifest"),
     },
     "command_line": {"verbs", "run_folder", "user_loggers", "models", "objectives"},
     "commands": {

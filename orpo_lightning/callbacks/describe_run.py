@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 
 from orpo_lightning.data.report import SplitReport
+from orpo_lightning.manifest import CONFIG_HASH, config_hash
 from orpo_lightning.user_loggers import keep_wandb_id
 
 
@@ -38,3 +39,7 @@ class DescribeRun(Callback):
             logger.log_hyperparams(described)
         if stage == "fit":
             keep_wandb_id(trainer.loggers, Path(trainer.default_root_dir))
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Have checkpoints tell by which configuration they were written."""
+        checkpoint[CONFIG_HASH] = config_hash(self.config)

@@ -8,10 +8,12 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
+from torch import nn
 
+from orpo_lightning.callbacks.checkpoints import Checkpoints
 from orpo_lightning.data.report import read_reports
 from orpo_lightning.models.card import ModelCard, versions
-from orpo_lightning.models.checkpoint import tokenizer_of
+from orpo_lightning.models.checkpoint import load_policy, read_checkpoint, tokenizer_of
 from orpo_lightning.models.export import write_model
 from orpo_lightning.models.hub import MARKERS
 from orpo_lightning.models.loading import PolicyConfig
@@ -45,8 +47,11 @@ class ExportModel(Callback):
         fast_dev_run = trainer.fast_dev_run  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
         if not self.enabled or fast_dev_run or not isinstance(policy, LogpModel):
             return
+        net: nn.Module | None = policy.net
         if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
-            rank_zero_warn("no model folder is written: its weights are sharded; export a checkpoint of the run")
+            net = _of_last_checkpoint(trainer)
+        if net is None:
+            rank_zero_warn("no model folder is written: no process has all of the weights, and there is no checkpoint")
             return
         data = trainer.datamodule  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
         config = pl_module.policy_config
@@ -67,9 +72,18 @@ class ExportModel(Callback):
             },
         )
 
+        found = net
+
         def write(folder: Path) -> None:
-            write_model(policy.net, tokenizer, folder)
+            write_model(found, tokenizer, folder)
             card.write(folder)
 
         write_whole(run / self.folder, write, MARKERS)
         rank_zero_info(f"the trained model is in {run / self.folder}")
+
+
+def _of_last_checkpoint(trainer: Trainer) -> nn.Module | None:
+    """The policy as this process alone reads it; None where its last step was not saved."""
+    savers = [each for each in trainer.checkpoint_callbacks if isinstance(each, Checkpoints)]
+    found = (read_checkpoint(each.last_path) for each in savers if each.last_path.exists())
+    return next((load_policy(each) for each in found if each.steps == trainer.global_step), None)

@@ -13,7 +13,7 @@ from orpo_lightning.models.loading import hide_loading_bars
 _PACKAGE = Path(__file__).parents[1]
 _NOISE = re.compile(
     r"Seed set to|GPU available|TPU available|HPU available|LOCAL_RANK|Tip:|💡|`Trainer\.fit` stopped|"
-    r"Using (bfloat16|16bit) Automatic Mixed Precision"
+    r"Using (bfloat16|16bit) Automatic Mixed Precision|All distributed processes registered|Initializing distributed"
 )
 """Of what Lightning says: what the first line of a run says too, and what a user can do nothing about."""
 _OUT_OF_OUR_HANDS = (
@@ -21,6 +21,7 @@ _OUT_OF_OUR_HANDS = (
     r".*your dataloader is not resumable",  # the batch plan makes it so
     r"Total length of `list` across ranks is zero",  # no validation data
     r"The '\w+_dataloader' does not have many workers",  # rows are tokenized before training
+    r"It is recommended to use `self\.log\(.*sync_dist=True",  # what is logged is of all ranks already
     r"You called `self\.log\(.* but have no logger configured",  # a fast_dev_run has none
     r"The number of training batches \(\d+\) is smaller than the logging interval",
     r"Be aware that when using `ckpt_path`, callbacks used to create",  # a run that is measured needs none of them
@@ -36,12 +37,15 @@ def quieten() -> None:
     # transformers would ask the hub in the background to convert the .bin files of a model that has no safetensors
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     hide_loading_bars()
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero", *_SEED_LOGGERS):
+    for name in _LOGGERS:
         logging.getLogger(name).addFilter(_is_of_use)
     warnings.formatwarning = _one_line
 
 
-_SEED_LOGGERS = ("lightning.fabric.utilities.seed", "lightning.pytorch.utilities.seed")
+_LOGGERS = (
+    *("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"),
+    *("lightning.fabric.utilities.seed", "lightning.pytorch.utilities.seed", "lightning.fabric.utilities.distributed"),
+)
 
 
 def _is_of_use(record: logging.LogRecord) -> bool:

@@ -123,9 +123,9 @@ def read_checkpoint(
         ValueError: the file is not a checkpoint of this package; says what it lacks.
     """
     path = Path(path).expanduser()
-    file = newest_checkpoint(path) if path.is_dir() else path
+    file = newest_checkpoint(path) if path.is_dir() and not is_sharded(path) else path
     if file is None or not file.exists():
-        raise FileNotFoundError(f"no checkpoint at {str(path)!r}; accepted: a .ckpt file, or a folder that holds some")
+        raise FileNotFoundError(f"no checkpoint at {str(path)!r}; accepted: a checkpoint, or a folder that holds some")
     check_whole(file)
     sharded = ShardedCheckpoint(file) if is_sharded(file) else None
     try:

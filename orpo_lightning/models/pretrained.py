@@ -15,6 +15,7 @@ from pathlib import Path
 from orpo_lightning.cache_folder import cache_folder, made_once
 from orpo_lightning.models.hub import MARKERS, why_not_on_hub
 from orpo_lightning.models.short_names import HUB_IDS, SHORT_NAMES, SMOLLM2_HELP, folder_of_short_name
+from orpo_lightning.sharded_checkpoint import is_sharded
 
 PACKAGE = "orpo-lightning"
 _COMMIT = re.compile("[0-9a-f]{40}")
@@ -64,7 +65,7 @@ def checkpoint_of(name_or_path: str) -> Path | None:
     path = Path(name_or_path).expanduser()
     if name_or_path in SHORT_NAMES or not path.exists():
         return None
-    if not path.is_dir():
+    if not path.is_dir() or is_sharded(path):
         return path
     folder, checkpoint = _model_folder(path), newest_checkpoint(path)
     return None if folder and not (checkpoint and _has_gone_on(checkpoint, folder)) else checkpoint

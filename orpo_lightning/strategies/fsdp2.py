@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from orpo_lightning.checkpoint_io import read_file
-from orpo_lightning.integrity import check_whole
+from orpo_lightning.integrity import check_whole_together
 from orpo_lightning.models.adapters import untrained
 from orpo_lightning.models.sharding import ShardedBuilder, sharded_models
 from orpo_lightning.sharded_checkpoint import ShardedCheckpoint, is_sharded
@@ -159,7 +159,7 @@ class FSDP2Strategy(CheckpointsOfAllRanks, ModelParallelStrategy):
     def load_checkpoint(self, checkpoint_path: _PATH, weights_only: bool | None = None) -> dict[str, Any]:
         """Read a checkpoint; the tensors of a folder are read when the hooks have seen the rest."""
         path = Path(self.broadcast(checkpoint_path))
-        check_whole(path)
+        check_whole_together(path)
         if not is_sharded(path):
             return read_file(path, mmap=True)
         self._opened = ShardedCheckpoint(path)

@@ -1,0 +1,210 @@
+"""Checkpoints that are folders: what was written is read, whole or weight by weight, and nothing of it can run code."""
+
+import gc
+import json
+import os
+import pickle
+import random
+import weakref
+
+import pytest
+import torch
+
+from orpo_lightning import sharded_checkpoint
+from orpo_lightning.checkpoint_io import SafeCheckpointIO
+from orpo_lightning.integrity import check_whole, damage
+from orpo_lightning.manifest import CONFIG_HASH, read_manifest
+from orpo_lightning.sharded_checkpoint import ShardedCheckpoint, is_sharded, write_sharded
+from orpo_lightning.whole_folder import write_whole
+
+WEIGHTS = {f"policy.net.layer.{i}.weight": torch.arange(12.0).reshape(3, 4) + i for i in range(4)}
+MOMENTS = {i: {"step": torch.tensor(7.0), "exp_avg": torch.full((3, 4), float(i))} for i in range(4)}
+CHECKPOINT = {
+    "pytorch-lightning_version": "2.6.0",
+    "global_step": 7,
+    "epoch": 1,
+    CONFIG_HASH: "ab12",
+    "state_dict": WEIGHTS,
+    "optimizer_states": [{"state": MOMENTS, "param_groups": [{"lr": 0.1, "params": [0, 1, 2, 3]}]}],
+    "loops": {"fit_loop": {"total": 7}},
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_whole(tmp_path / "last.ckpt", lambda folder: write_sharded(CHECKPOINT, folder))
+    return tmp_path / "last.ckpt"
+
+
+def assert_equal(found, wanted):
+    if isinstance(wanted, torch.Tensor):
+        assert torch.equal(found, wanted)
+    elif isinstance(wanted, dict):
+        assert found.keys() == wanted.keys()
+        for key in wanted:
+            assert_equal(found[key], wanted[key])
+    elif isinstance(wanted, list):
+        assert len(found) == len(wanted)
+        for one, other in zip(found, wanted, strict=True):
+            assert_equal(one, other)
+    else:
+        assert found == wanted
+
+
+def test_what_was_written_is_read(folder):
+    assert is_sharded(folder)
+    assert_equal(ShardedCheckpoint(folder).whole(), CHECKPOINT)
+    assert_equal(SafeCheckpointIO().load_checkpoint(folder), CHECKPOINT)
+
+
+def test_an_optimizer_without_a_state_is_read_too(tmp_path):
+    plain = {**CHECKPOINT, "optimizer_states": [{"state": {}, "param_groups": [{"lr": 0.1, "params": [0]}]}]}
+    write_sharded(plain, tmp_path)
+    assert_equal(ShardedCheckpoint(tmp_path).whole(), plain)
+
+
+def test_the_manifest_says_what_is_there(folder):
+    manifest = read_manifest(folder)
+    assert (manifest.step, manifest.epoch, manifest.config) == (7, 1, "ab12")
+    assert manifest.versions.keys() == {"orpo-lightning", "torch", "lightning"}
+    files = {path.name: path.stat().st_size for path in folder.iterdir() if path.name != "manifest.json"}
+    assert manifest.sizes == files
+
+
+def test_weights_are_read_one_at_a_time(folder):
+    alive = []
+    for name, weight in ShardedCheckpoint(folder).weights.items():
+        assert torch.equal(weight, WEIGHTS[name])
+        alive.append(weakref.ref(weight))
+        del weight
+        gc.collect()
+    assert len(alive) == 4
+    assert not any(reference() is not None for reference in alive)
+
+
+def test_what_is_asked_for_may_be_a_part(folder):
+    into = {"state_dict.policy.net.layer.2.weight": torch.zeros(3, 4)}
+    ShardedCheckpoint(folder).load(into)
+    assert_equal(into, {"state_dict.policy.net.layer.2.weight": WEIGHTS["policy.net.layer.2.weight"]})
+
+
+class Malicious:
+    def __init__(self, proof):
+        self.proof = proof
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.proof),)
+
+
+@pytest.mark.parametrize("name", [".metadata", "meta.pt"])
+def test_nothing_in_it_can_run_code(folder, tmp_path, name):
+    if name == "meta.pt":
+        torch.save(Malicious(tmp_path / "it ran"), folder / name)
+    else:
+        (folder / name).write_bytes(pickle.dumps(Malicious(tmp_path / "it ran")))
+    with pytest.raises(ValueError, match="cannot be read"):
+        ShardedCheckpoint(folder).plain()
+    assert not (tmp_path / "it ran").exists()
+
+
+def test_only_the_classes_of_torchs_metadata_are_made():
+    unpickler = sharded_checkpoint._PlainUnpickler
+    for module, name in (("os", "system"), ("torch", "load"), ("torch.distributed.checkpoint.metadata", "os")):
+        with pytest.raises(pickle.UnpicklingError, match="is not metadata"):
+            unpickler(open(os.devnull, "rb")).find_class(module, name)  # noqa: SIM115
+
+
+@pytest.fixture
+def file(tmp_path):
+    SafeCheckpointIO().save_checkpoint(CHECKPOINT, tmp_path / "last.ckpt")
+    return tmp_path / "last.ckpt"
+
+
+def test_what_is_whole_is_whole(file):
+    assert damage(file) is None
+    check_whole(file)
+
+
+def altered(content, seed):
+    """Cut off, or with a bit turned somewhere."""
+    draw = random.Random(seed)
+    if seed % 4 == 0:
+        return content[: draw.randrange(len(content))]
+    changed = bytearray(content)
+    changed[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+    return bytes(changed)
+
+
+def is_refused(path):
+    """Whether a checkpoint is refused in words of ours; else it is read as it was written."""
+    try:
+        found = SafeCheckpointIO().load_checkpoint(path)
+    except ValueError:
+        return True
+    assert_equal(found, CHECKPOINT)
+    return False
+
+
+def test_no_altered_byte_of_a_file_is_read(file):
+    content = file.read_bytes()
+    refused = 0
+    for seed in range(300):
+        file.write_bytes(altered(content, seed))
+        refused += is_refused(file)
+    assert refused > 150  # others are in what says nothing, such as the dates of the archive
+
+
+@pytest.mark.parametrize("name", ["__0_0.distcp", ".metadata", "meta.pt", "manifest.json"])
+def test_nor_of_a_folder(folder, name):
+    content = (folder / name).read_bytes()
+    refused = 0
+    for seed in range(60):
+        (folder / name).write_bytes(altered(content, seed))
+        refused += is_refused(folder)
+    assert refused >= 15  # those that are cut off at least
+    (folder / name).unlink()
+    with pytest.raises((ValueError, FileNotFoundError), match=r"last\.ckpt"):
+        SafeCheckpointIO().load_checkpoint(folder)
+
+
+def test_one_beside_it_that_is_whole_is_offered(folder):
+    SafeCheckpointIO().save_checkpoint(CHECKPOINT, folder.with_name("best-step=3.ckpt"))
+    SafeCheckpointIO().save_checkpoint(CHECKPOINT, folder.with_name("best-step=5.ckpt"))
+    newest = folder.with_name("best-step=5.ckpt")
+    newest.write_bytes(newest.read_bytes()[:900])
+    (folder / "__0_0.distcp").write_bytes((folder / "__0_0.distcp").read_bytes()[:900])
+    with pytest.raises(
+        ValueError, match=r"last\.ckpt is damaged: __0_0\.distcp has 900 bytes and was written with"
+    ) as e:
+        SafeCheckpointIO().load_checkpoint(folder)
+    assert str(e.value).endswith(f"--ckpt_path {folder.with_name('best-step=3.ckpt')}")
+
+
+def test_tensors_that_are_missing_from_a_file_are_noticed(file):
+    found = torch.load(file, weights_only=True)
+    del found["state_dict"]["policy.net.layer.2.weight"]
+    torch.save(found, file)
+    with pytest.raises(ValueError, match="state_dict has 144 bytes and was written with 192"):
+        SafeCheckpointIO().load_checkpoint(file)
+
+
+@pytest.mark.parametrize("first", ["file", "folder"])
+def test_a_file_takes_the_place_of_a_folder_and_the_other_way_round(tmp_path, first):
+    place, later = tmp_path / "last.ckpt", {**CHECKPOINT, "global_step": 8}
+
+    def write(kind, checkpoint):
+        if kind == "file":
+            SafeCheckpointIO().save_checkpoint(checkpoint, place)
+        else:
+            write_whole(place, lambda folder: write_sharded(checkpoint, folder))
+
+    write(first, CHECKPOINT)
+    write("folder" if first == "file" else "file", later)
+    assert_equal(SafeCheckpointIO().load_checkpoint(place), later)
+    assert os.listdir(tmp_path) == ["last.ckpt"]
+
+
+def test_a_manifest_that_is_none_is_named(folder):
+    (folder / "manifest.json").write_text(json.dumps({"step": 3}))
+    with pytest.raises(ValueError, match="the manifest has to hold checksums, config, epoch, sizes, step, versions"):
+        check_whole(folder)
