@@ -96,7 +96,8 @@ def test_the_configurations_are_those_that_are_promised():
         *("orpo", "dpo", "ipo", "sft", "simpo", "kto", "quickstart"),
         *(f"model/{name}" for name in ("tiny", "smollm2", "opt-125m", "opt-350m", "opt-1.3b", "phi-2", "lora")),
         *("model/llama-2-7b", "model/mistral-7b", "data/sample", "data/hh_rlhf", "data/ultrafeedback"),
-        *("trainer/cpu", "trainer/gpu_bf16", "trainer/wandb"),
+        *("trainer/cpu", "trainer/gpu_bf16", "trainer/wandb", "trainer/ddp", "trainer/fsdp2", "trainer/fsdp"),
+        "trainer/multi_node",
     }
 
 

@@ -21,7 +21,10 @@ BASE = [
 ]
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
 SHARDED = ["--trainer.devices=2", "--trainer.strategy=fsdp2"]
-GATHERED = [*SHARDED[:1], "--trainer.strategy=FSDP2Strategy", "--trainer.strategy.state_dict_type=full"]
+GATHERED = [
+    *("--config=trainer/fsdp2", "--trainer.strategy.state_dict_type=full", "--trainer.devices=2"),
+    *("--trainer.precision=32-true", "--data.num_workers=0"),
+]
 ALONE = ["--trainer.devices=1", "--trainer.strategy=fsdp2"]
 ONE = ["--trainer.devices=1"]
 

@@ -33,6 +33,8 @@ def _is_time(value: Any) -> bool:
     return not isinstance(value, str) or bool(re.fullmatch(r"\d+:\d\d:\d\d:\d\d", value.strip()))
 
 
+_OWN_NAMES = {"FSDPStrategy": "fsdp", "ModelParallelStrategy": "fsdp2"}
+"""Of strategies of Lightning's, our own for the same."""
 _LENGTH = "1 or more, or -1 for no limit"
 _PART = "a number of batches, or a share of them up to 1.0"
 _ACCEPTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
@@ -77,9 +79,25 @@ def check_trainer(trainer: Any) -> None:
             near = difflib.get_close_matches(value, names, n=1)
             hint = f"did you mean {near[0]}?" if near else f"accepted: {', '.join(names)}"
             raise ValueError(f"trainer.{key} = {value} is not known; {hint}")
+    _check_strategy(trainer.get("strategy"), trainer.get("accelerator"))
     kinds = ("cuda", "mps") if trainer.get("accelerator") == "gpu" else (trainer.get("accelerator"),)
     if not any(_is_there(kind) for kind in kinds):
         raise ValueError(f"trainer.accelerator = {trainer.accelerator}: there is none here; accepted: cpu, auto")
+
+
+def _check_strategy(strategy: Any, accelerator: Any) -> None:
+    """Refuse strategies of Lightning that leave a model whole, and one that needs GPUs where there are none."""
+    path = strategy if isinstance(strategy, str) else getattr(strategy, "class_path", "")
+    module, _, name = path.rpartition(".")
+    if module.startswith("lightning.") and name in _OWN_NAMES:
+        raise ValueError(
+            f"trainer.strategy = {name} is Lightning's, which does not know where to share a model out; accepted: "
+            f"{_OWN_NAMES[name]}"
+        )
+    if (path.startswith("fsdp") and path != "fsdp2") or name == "FSDP1Strategy":
+        is_there = AcceleratorRegistry["cuda"]["accelerator"].is_available()
+        if accelerator == "cpu" or not is_there:
+            raise ValueError(f"trainer.strategy = {name} needs GPUs; on CPUs there are fsdp2 and ddp")
 
 
 def _is_there(kind: Any) -> bool:

@@ -146,6 +146,27 @@ def test_the_ends_of_the_ranges_of_the_trainer_are_accepted(setting, values):
         check_trainer(parser.parse_args([f"--{setting}={value}"]))
 
 
+@pytest.mark.parametrize(
+    ("strategy", "reason"),
+    [
+        ("fsdp", "trainer.strategy = fsdp needs GPUs; on CPUs there are fsdp2 and ddp"),
+        ('{"class_path": "FSDP1Strategy"}', "trainer.strategy = FSDP1Strategy needs GPUs"),
+        ('{"class_path": "ModelParallelStrategy"}', "trainer.strategy = ModelParallelStrategy is Lightning's, which"),
+        ('{"class_path": "lightning.pytorch.strategies.FSDPStrategy"}', "FSDPStrategy is Lightning's, which does not"),
+        ("fsdp3", "trainer.strategy = fsdp3 is not known; did you mean fsdp"),
+    ],
+)
+def test_strategies_that_would_fail_late_or_share_nothing_out_are_refused(refusal, strategy, reason):
+    assert reason in refusal("fit", "--config=orpo", "--trainer.accelerator=cpu", f"--trainer.strategy={strategy}")
+
+
+@pytest.mark.parametrize(("setting", "value"), [("state_dict_type", "whole"), ("synchronize", "never")])
+def test_a_value_that_a_strategy_does_not_know_is_refused(refusal, setting, value):
+    said = refusal("fit", "--config=trainer/fsdp2", f"--trainer.strategy.{setting}={value}", "--trainer.max_epochs=1")
+    assert value in said
+    assert "accepted" in said or "Expected" in said
+
+
 def test_a_fit_that_nothing_ends_says_what_to_type(refusal):
     said = "nothing says how long to train: set trainer.max_epochs or trainer.max_steps, or start from a whole config"
     assert refusal("fit").startswith(said)

@@ -1,0 +1,26 @@
+#!/bin/bash
+# Train from a SLURM queue, on as many machines as are asked for, and go on in a new job where the time ends one.
+#
+#   sbatch examples/slurm.sh --config orpo --config model/llama-2-7b --config data/ultrafeedback \
+#       --config trainer/fsdp2 --trainer.default_root_dir /shared/runs/orpo
+#
+# Two minutes before its time is over the job is asked to stop: it saves, ends with code 75 and goes back into the queue.
+# The next one goes on from there, in the same folder and, with W&B, as the same run. The run folder has to be one that
+# all machines see. Change the lines below to what your cluster has.
+#SBATCH --job-name=orpo
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=8
+#SBATCH --time=08:00:00
+#SBATCH --signal=USR1@120
+#SBATCH --requeue
+#SBATCH --open-mode=append
+
+srun orpo-lightning fit "$@" --ckpt_path last \
+    --trainer.num_nodes "$SLURM_NNODES" --trainer.devices "$SLURM_NTASKS_PER_NODE"
+code=$?
+if [ "$code" = 75 ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"
