@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "run_folder": set(),
     "run_start": {"run_folder", "whole_folder"},
     "cache_folder": set(),
+    "ranks": set(),
     "whole_file": set(),
     "whole_folder": set(),
     "manifest": set(),
@@ -29,9 +30,9 @@ MAY_IMPORT = {
     "packing": {"records"},
     "objectives": {"records", "functional"},
     "metrics": {"records"},
-    "models": {"records", "packing", "run_folder", "cache_folder", "integrity", "sharded_checkpoint"},
+    "models": {"records", "packing", "run_folder", "cache_folder", "integrity", "sharded_checkpoint", "ranks"},
     "data": {"records", "packing", "cache_folder", "models.tokenizer", "whole_file"},
-    "modules": {"records", "packing", "objectives", "metrics", "models"},
+    "modules": {"records", "packing", "ranks", "objectives", "metrics", "models"},
     "testing": {"records", "objectives", "metrics"},
     "summary": {"run_folder", "whole_file"},
     "comparison": {"run_folder", "summary", "whole_file"},
@@ -39,7 +40,7 @@ MAY_IMPORT = {
     "sweep": {"run_folder", "signals", "summary", "whole_file"},
     "callbacks": {
         *("run_folder", "signals", "loggers", "user_loggers", "records", "packing", "data", "models", "modules"),
-        *("objectives", "summary", "comparison", "report", "whole_folder", "manifest"),
+        *("objectives", "summary", "comparison", "report", "whole_folder", "manifest", "ranks"),
     },
     "command_line": {"verbs", "run_folder", "user_loggers", "models", "objectives"},
     "commands": {

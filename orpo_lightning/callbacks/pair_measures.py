@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from orpo_lightning.modules.validation_interval import is_complete
+from orpo_lightning.ranks import from_all_ranks
 from orpo_lightning.records import PairScores, TokenizedRow
 from orpo_lightning.run_folder import PAIRS_FILE
 from orpo_lightning.summary.pairs import PairMeasures, cut_pairs, write_pairs
@@ -67,7 +67,8 @@ class PairMeasuresFile(Callback):
         if not is_complete(trainer):
             return
         step = trainer.global_step
-        pairs = _gathered([pair for number, scores in self._scores for pair in _rows(trainer, step, number, scores)])
+        own = [pair for number, scores in self._scores for pair in _rows(trainer, step, number, scores)]
+        pairs = [pair for of_rank in from_all_ranks(own) for pair in of_rank]
         self._scores = []
         if pairs and trainer.is_global_zero:
             self._has_baseline = True
@@ -123,12 +124,3 @@ def _rows(trainer: Trainer, step: int, number: int, scores: PairScores) -> list[
     columns = zip(scores.row_ids, *(part.tolist() for part in parts), strict=True)
     pairs = (PairMeasures(step, _set_names(trainer)[number], *values) for values in columns)
     return [pair for pair in pairs if pair.weight]
-
-
-def _gathered(pairs: list[PairMeasures]) -> list[PairMeasures]:
-    """Those of all ranks."""
-    if not torch.distributed.is_initialized():
-        return pairs
-    found: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(found, pairs)
-    return [pair for of_rank in found for pair in of_rank]

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 import torch.distributed
@@ -18,6 +18,7 @@ from orpo_lightning.models.host_to_device import to_device
 from orpo_lightning.models.reference_store import ReferenceStore
 from orpo_lightning.models.work import ModelSize
 from orpo_lightning.packing import PackedBatch, pack, response_key
+from orpo_lightning.ranks import from_all_ranks
 from orpo_lightning.records import HALF_PRECISION, ResponseLogps, StepInfo, TokenizedRow
 
 FILL_TOKENS = 4096
@@ -28,8 +29,6 @@ _WAIT_OF_RANKS_S = 1200.0
 """How long ranks wait for another run that computes the same; torch gives up on those that wait for half an hour."""
 VERIFIED_ROWS = 4
 """Rows whose stored values are computed again at the start of a run, where the reference is at hand."""
-
-_T = TypeVar("_T")
 
 
 class Scorer(Protocol):
@@ -174,7 +173,7 @@ class CachedReference:
         All ranks have to run the same number of forward passes.
         """
         self._values.update(store.read(wanted - self._values.keys()))
-        return set().union(*_from_all_ranks(wanted - self._values.keys()))
+        return set().union(*from_all_ranks(wanted - self._values.keys()))
 
     def _check_and_fill(
         self,
@@ -236,7 +235,7 @@ class CachedReference:
             computed.update(new)
 
         _score_share(scorer, rows, tokens, run, save)
-        for other in _from_all_ranks(computed):
+        for other in from_all_ranks(computed):
             self._values |= other
         lost = missing - self._values.keys()
         if lost:
@@ -323,7 +322,7 @@ def _one_run_at_a_time(store: ReferenceStore) -> Iterator[None]:
     rank, ranks = _place()
     seconds = -1 if ranks == 1 else _WAIT_OF_RANKS_S
     with store.filled_by_one(seconds) if rank == 0 else nullcontext():
-        _from_all_ranks(None)
+        from_all_ranks(None)
         yield
 
 
@@ -331,11 +330,3 @@ def _place() -> tuple[int, int]:
     if not torch.distributed.is_initialized():
         return 0, 1
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
-
-
-def _from_all_ranks(value: _T) -> list[_T]:
-    if not torch.distributed.is_initialized():
-        return [value]
-    gathered: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(gathered, value)
-    return gathered

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-import torch
-import torch.distributed
 from torch import Tensor
+
+from orpo_lightning.ranks import from_all_ranks
 
 RowLosses = tuple[Tensor, Tensor, tuple[str, ...]]
 """Of a micro-batch: the values of the loss, the prompt group of each, and the row ids of the groups."""
@@ -42,6 +42,7 @@ def rows_to_blame(losses: Sequence[RowLosses]) -> list[str]:
     Then a gradient is infinite all the same, and any row may be the cause. All ranks have to call this.
 
     Example:
+        >>> import torch
         >>> loss, groups = torch.tensor([0.5, torch.nan, 0.25]), torch.tensor([0, 1, 1])
         >>> rows_to_blame([(loss, groups, ("a:1", "a:2"))])
         ['a:2']
@@ -51,10 +52,6 @@ def rows_to_blame(losses: Sequence[RowLosses]) -> list[str]:
         for loss, groups, ids in losses
         for group, value in zip(groups.tolist(), loss.tolist(), strict=True)
     ]
-    gathered: list[list[tuple[str, float]]] = [own]
-    if torch.distributed.is_initialized():
-        gathered = [[] for _ in range(torch.distributed.get_world_size())]
-        torch.distributed.all_gather_object(gathered, own)
-    found = [pair for of_rank in gathered for pair in of_rank]
+    found = [pair for of_rank in from_all_ranks(own) for pair in of_rank]
     bad = {row_id for row_id, loss in found if not math.isfinite(loss)}
     return sorted(bad or {row_id for row_id, _ in found})
