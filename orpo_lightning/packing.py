@@ -16,7 +16,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from orpo_lightning.records import PairLogps, ResponseLogps, Role, StepInfo, TokenizedRow, UnpairedLogps
+from orpo_lightning.records import (
+    PairLogps,
+    ResponseLogps,
+    Role,
+    StepInfo,
+    TokenizedResponse,
+    TokenizedRow,
+    UnpairedLogps,
+)
 
 
 class ResponseSpan(NamedTuple):
@@ -308,6 +316,33 @@ def pack(
         prompt_keys=tuple(response_key(row.prompt) for row in rows),
         real_rows=sum(weight > 0 for weight in weights),
     )
+
+
+def unpack(batch: PackedBatch) -> list[TokenizedRow]:
+    """The rows of a batch, from which :func:`pack` makes it again.
+
+    Each has those of its responses that are part of the stream, and the weight that it has there.
+
+    Example:
+        >>> row = TokenizedRow("example:1", (5, 6), (TokenizedResponse((7, 8, 2), Role.CHOSEN),))
+        >>> unpack(pack([row], StepInfo(weight=1.0, tokens_per_pair=3.0, full_tokens_per_pair=4.0))) == [row]
+        True
+    """
+    stream, targets = batch.input_ids.tolist(), batch.score_target.split(batch.tokens.tolist())
+    responses: list[list[TokenizedResponse]] = [[] for _ in batch.groups]
+    for target, group, role, label in zip(
+        targets, batch.group.tolist(), batch.role.tolist(), batch.label.tolist(), strict=True
+    ):
+        responses[group].append(TokenizedResponse(tuple(target.tolist()), Role(role), _or_none(label)))
+    parts = zip(batch.row_ids, batch.groups, responses, batch.margin.tolist(), batch.weight.tolist(), strict=True)
+    return [
+        TokenizedRow(row_id, tuple(stream[span.start : span.prompt_end]), tuple(own), _or_none(margin), weight)
+        for row_id, span, own, margin, weight in parts
+    ]
+
+
+def _or_none(value: float) -> float | None:
+    return None if value != value else value
 
 
 def _is_half_a_pair(row: TokenizedRow) -> bool:

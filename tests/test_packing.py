@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from orpo_lightning.packing import GroupSpan, ResponseSpan, pack
+from orpo_lightning.packing import GroupSpan, ResponseSpan, pack, unpack
 from orpo_lightning.records import ResponseLogps, Role, StepInfo, TokenizedResponse, TokenizedRow, UndeclaredNeedError
 
 WITHOUT_REJECTED = [role for role in Role if role is not Role.REJECTED]
@@ -186,6 +186,12 @@ def test_the_stream_holds_no_padding(rows):
     assert pack(rows, STEP).num_tokens == sum(row.num_tokens - len(row.responses) for row in rows)
 
 
+@settings(deadline=None, max_examples=50)
+@given(st.lists(groups, min_size=1, max_size=5))
+def test_a_batch_is_unpacked_into_the_rows_that_it_was_packed_from(rows):
+    assert unpack(pack(rows, STEP)) == rows
+
+
 def fields_of(batch, kind):
     return {name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor) is kind}
 
@@ -323,6 +329,13 @@ def test_a_mismatched_response_is_laid_out_after_its_prompt_like_any_other():
     assert batch.input_ids.tolist() == [5, 6, 9]
     assert batch.position_ids.tolist() == [0, 1, 1]
     assert batch.score_index.tolist() == [0, 1, 0, 2]
+
+
+def test_rows_that_are_unpacked_keep_margin_weight_and_labels_and_lack_what_is_not_in_the_stream():
+    assert unpack(pack(MIXED, STEP)) == MIXED
+    without = unpack(pack([FIRST, SECOND], STEP, weights=[0.0, 1.0], roles=WITHOUT_REJECTED))
+    expected = [dataclasses.replace(row, responses=row.responses[:1]) for row in (FIRST, SECOND)]
+    assert without == [dataclasses.replace(expected[0], weight=0.0), expected[1]]
 
 
 def test_roles_that_are_not_asked_for_are_left_out():

@@ -26,7 +26,7 @@ from orpo_lightning.models.logp_model import Layout, LogpModel
 from orpo_lightning.models.reference import Reference, make_reference, reference_mode
 from orpo_lightning.models.reference_cache import Scorer, start_tolerance
 from orpo_lightning.modules import resume
-from orpo_lightning.modules.finite import RowLosses, check_finite
+from orpo_lightning.modules.finite import Scored, check_finite
 from orpo_lightning.modules.fit_for_objective import check_micro_batches, check_output, check_rows
 from orpo_lightning.modules.optimization import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule
 from orpo_lightning.modules.reference_run import check_start, reference_run, start_difference
@@ -88,10 +88,11 @@ class PreferenceModule(LightningModule):
         self.policy: LogpModel | None = None
         self.reference: Reference | None = None
         self._base_fingerprint: str | None = None
+        self.scored: list[Scored] = []
+        """The micro-batches of the step that is being taken."""
         self.train_metrics = RatioMetrics()
         self.eval_metrics: list[SplitMetrics] = []
         self._view: Any = view_of(objective)  # its types are those that the objective is called with
-        self._step_losses: list[RowLosses] = []
         self._step_loss = torch.zeros(())
         self._objective_state: dict[str, Any] | None = None
         self._trained_by: list[list[Any]] = [[0, repr(objective)]]
@@ -203,7 +204,8 @@ class PreferenceModule(LightningModule):
         weight = batch.weight[groups]
         metrics.update(self._view.ratios(policy, output, weight))
         if self.training:
-            self._step_losses.append((output.loss.detach(), groups, batch.row_ids))
+            seen = {name: values.detach() for name, values in self._view.seen(policy).items()}
+            self.scored.append(Scored(batch, output.loss.detach(), groups, seen))
         total: float = self._view.total_weight(batch.step)
         return weighted_sum(output.loss, weight.to(output.loss.dtype)) / total, policy
 
@@ -248,7 +250,7 @@ class PreferenceModule(LightningModule):
             self.reference.policy_moves()
         # a run before this one may have ended amid a step
         self.train_metrics = RatioMetrics().to(self.device)
-        self._step_losses.clear()
+        self.scored.clear()
 
     def on_train_batch_start(self, batch: PackedBatch, batch_idx: int) -> None:
         """Make randomness a function of the position in the run, so that a resumed run draws the same."""
@@ -285,8 +287,8 @@ class PreferenceModule(LightningModule):
         loss, norm = torch.stack([self._step_loss, gradient_norm.to(self._step_loss)]).tolist()
         # a gradient scaler (fp16) skips steps of such a gradient by itself
         followed = {"the loss": loss} | ({"the gradient norm": norm} if self._scaler is None else {})
-        check_finite(followed, self.global_step, self._step_losses)
-        self._step_losses.clear()
+        check_finite(followed, self.global_step, self.scored)
+        self.scored.clear()
         # as tensors of the host: Lightning would copy plain numbers to the device, and each copy waits for it
         rate = torch.as_tensor(optimizer.param_groups[0]["lr"])
         self.log_dict({"train/grad_norm": torch.tensor(norm), "train/learning_rate": rate}, batch_size=1)

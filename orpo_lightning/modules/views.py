@@ -35,6 +35,10 @@ class View(ABC, Generic[Logps]):
         """The prompt group that each value of the loss belongs to."""
 
     @abstractmethod
+    def seen(self, logps: Logps) -> Mapping[str, Tensor]:
+        """What each value of the loss is a function of, by name."""
+
+    @abstractmethod
     def total_weight(self, step: StepInfo) -> float:
         """Sum of the row weights over all values of the loss of a global batch."""
 
@@ -59,6 +63,9 @@ class PairView(View[PairLogps]):
     def groups(self, batch: PackedBatch) -> Tensor:
         return batch.group[batch.chosen]
 
+    def seen(self, logps: PairLogps) -> Mapping[str, Tensor]:
+        return {"chosen": logps.chosen, **({"rejected": logps.rejected} if logps.has_rejected else {})}
+
     def total_weight(self, step: StepInfo) -> float:
         return step.weight
 
@@ -82,6 +89,9 @@ class UnpairedView(View[UnpairedLogps]):
 
     def groups(self, batch: PackedBatch) -> Tensor:
         return batch.group[batch.judged]
+
+    def seen(self, logps: UnpairedLogps) -> Mapping[str, Tensor]:
+        return {"desirable": logps.desirable, "logps": logps.logps}
 
     def total_weight(self, step: StepInfo) -> float:
         return step.response_weight
