@@ -13,10 +13,11 @@ from lightning import LightningDataModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from torch.utils.data import DataLoader
 
+from orpo_lightning.data.advice import advice_on
 from orpo_lightning.data.batching import BatchPlan, PlanSampler
 from orpo_lightning.data.filters import Filter
 from orpo_lightning.data.fingerprint import fingerprint_of_rows
-from orpo_lightning.data.lengths import LENGTH_REASONS, LengthLimits, Overlong
+from orpo_lightning.data.lengths import LengthLimits, Overlong
 from orpo_lightning.data.mismatch import MismatchedRows, with_mismatched
 from orpo_lightning.data.preparation import Preparation
 from orpo_lightning.data.report import SplitReport, print_reports
@@ -27,9 +28,6 @@ from orpo_lightning.data.timed_loader import TimedLoader
 from orpo_lightning.models.tokenizer import load_tokenizer
 from orpo_lightning.packing import PackedBatch
 from orpo_lightning.records import Role, TokenizedRow
-
-MANY_TOO_LONG = 0.2
-"""Share of rows dropped for their length from which a warning says how to keep them."""
 
 
 class PreferenceDataModule(LightningDataModule):
@@ -149,7 +147,11 @@ class PreferenceDataModule(LightningDataModule):
         splits = load_validation(how, self.val)
         if stage == "fit":
             prompts = frozenset().union(*(split.prompt_keys for split in splits.values()))
-            splits = {"train": load_training(how, self.train, prompts, self._seed), **splits}
+            training = load_training(how, self.train, prompts, self._seed)
+            trained_on = frozenset(training.prompt_keys)
+            for validation in splits.values():
+                validation.note_shared(trained_on)
+            splits = {"train": training, **splits}
         self._rows = {name: split.rows for name, split in splits.items()}
         self._fingerprints = {}
         self.reports = {name: report for split in splits.values() for name, report in split.reports.items()}
@@ -180,14 +182,7 @@ class PreferenceDataModule(LightningDataModule):
     def advice(self) -> Iterator[str]:
         """What the account of the data gives reason to change, in sentences."""
         for name, report in self.reports.items():
-            too_long = sum(report.dropped[reason] for reason in LENGTH_REASONS)
-            if too_long > MANY_TOO_LONG * report.read:
-                cut = ", or cut rows: data.overlong = truncate_prompt or truncate_response"
-                yield (
-                    f"{too_long / report.read:.0%} of the rows of {name} are too long and dropped: raise "
-                    f"data.max_length ({self.limits.max_length}) or data.max_prompt_length "
-                    f"({self.limits.max_prompt_length}){cut if self.limits.overlong == 'drop' else ''}"
-                )
+            yield from advice_on(name, report, self.limits)
         own = [source.path for source in self.train if source.path != SAMPLE]
         if own and [source.path for source in self.val.values()] == [SAMPLE]:
             yield (

@@ -40,11 +40,15 @@ class SplitReport:
         truncated: rows kept but cut, by what was cut.
         lengths: quantiles of the lengths in tokens, by part of the row.
         longer_is_chosen: share of the pairs of different lengths in which the chosen response is the longer one.
-        without_end: responses without the token that ends one.
+        responses: responses of the rows kept.
+        without_end: those of them without the token that ends one.
+        first_without_end: the first row with such a response.
         unknown: rows with text that the tokenizer has no tokens for.
         prefix_pairs: pairs in which one response is the beginning of the other.
         duplicates: rows that repeat the prompt and the responses of a row before them.
-        shared_prompts: rows whose prompt is also one of a validation row (of training data only).
+        shared_prompts: rows whose prompt is also one of a validation row; of validation data, of a row that is trained
+            on.
+        first_shared: the first of them, of validation data only.
         scored: rows with a score margin.
         weighted: rows with a weight other than 1.
         desirable: share of the unpaired responses that are desirable.
@@ -66,11 +70,14 @@ class SplitReport:
     truncated: Counter[str] = field(default_factory=Counter)
     lengths: dict[str, dict[str, int]] = field(default_factory=dict)
     longer_is_chosen: float | None = None
+    responses: int = 0
     without_end: int = 0
+    first_without_end: str | None = None
     unknown: int = 0
     prefix_pairs: int = 0
     duplicates: int = 0
     shared_prompts: int = 0
+    first_shared: str | None = None
     scored: int = 0
     weighted: int = 0
     desirable: float | None = None
@@ -106,7 +113,10 @@ class SplitReport:
         longer = np.sign(lengths["chosen"] - lengths["rejected"])
         if np.any(longer):
             self.longer_is_chosen = float((longer > 0).sum() / (longer != 0).sum())
-        self.without_end = int((table.ids[table.segment_end - 1] != end)[table.role != PROMPT].sum())
+        last = table.segment_end - 1
+        cut = last[(table.role != PROMPT) & (table.ids[last] != end)]
+        self.responses, self.without_end = int((table.role != PROMPT).sum()), len(cut)
+        self.first_without_end = table.row_ids[table.rows_of_tokens(cut[:1])[0]] if len(cut) else None
         if unknown is not None:
             places = np.flatnonzero(table.ids == unknown)
             self.unknown = len(np.unique(table.rows_of_tokens(places)))
@@ -202,7 +212,7 @@ def _lines(reports: list[SplitReport]) -> list[tuple[str, list[str]]]:
         ("tokens", "tokens"),
         ("with a score margin", "scored"),
         ("with a weight", "weighted"),
-        ("prompts shared with validation", "shared_prompts"),
+        ("prompts shared by training and validation", "shared_prompts"),
         ("repeated rows", "duplicates"),
         ("one response begins with the other", "prefix_pairs"),
         ("responses without an end", "without_end"),

@@ -23,12 +23,23 @@ class Split:
     Args:
         rows: the tokenized rows.
         reports: by the name of the source's part of the split.
-        prompt_keys: a hash of each prompt's text.
+        prompt_keys: a hash of the text of each of their prompts.
     """
 
     rows: Sequence[TokenizedRow]
     reports: Mapping[str, SplitReport]
-    prompt_keys: frozenset[str]
+    prompt_keys: tuple[str, ...]
+
+    def note_shared(self, trained_on: Collection[str]) -> None:
+        """Count in the account of a validation set the rows whose prompt is trained on.
+
+        Args:
+            trained_on: keys of the prompts of the training data.
+        """
+        (report,) = self.reports.values()
+        shared = [place for place, key in enumerate(self.prompt_keys) if key in trained_on]
+        report.shared_prompts = len(shared)
+        report.first_shared = self.rows[shared[0]].row_id if shared else None
 
 
 def load_validation(how: Preparation, sources: Mapping[str, SourceConfig]) -> dict[str, Split]:
@@ -37,7 +48,7 @@ def load_validation(how: Preparation, sources: Mapping[str, SourceConfig]) -> di
     for name, source in sources.items():
         split = f"validation/{name}" if name else "validation"
         table, report = how.prepare(source, "validation", split)
-        splits[split] = Split(table, {split: report}, frozenset(table.prompt_keys))
+        splits[split] = Split(table, {split: report}, table.prompt_keys)
     return splits
 
 
@@ -68,7 +79,7 @@ def load_training(
             report.used = len(drawn)
         parts.append((table, drawn))
         reports[name] = report
-    keys = frozenset(key for table, _ in parts for key in table.prompt_keys)
+    keys = tuple(table.prompt_keys[i] for table, drawn in parts for i in drawn)
     rows = parts[0][0] if len(parts) == 1 and sources[0].weight == 1 else Mixture(parts)
     return Split(rows, reports, keys)
 

@@ -211,7 +211,7 @@ def data_table(report: Report) -> Table | None:
     ]
     lengths = tuple(Column(part, unit="median; p90, max") for part in ("prompt", "chosen", "rejected"))
     counts = (Column("read"), Column("kept"), Column("dropped", False), Column("cut", False))
-    more = (Column("prompts shared with validation"), Column("chosen is longer", unit="%"), Column("tokens"))
+    more = (Column("prompts shared"), Column("chosen is longer", unit="%"), Column("tokens"))
     return Table(
         "data",
         "Data",

@@ -328,7 +328,10 @@ def test_a_row_that_is_cut_is_kept_and_marked(tmp_path, write, overlong, dropped
     rows, report = prepare(path, overlong=overlong, max_length=100, max_prompt_length=50)
     assert (report.dropped, report.truncated) == (dropped, truncated)
     assert report.read == 3 == len(rows) + report.dropped.total()
+    # its chosen response is short
     assert report.without_end == truncated.get("response", 0)
+    assert report.responses == 2 * len(rows)
+    assert report.first_without_end == (f"{path}:3" if report.without_end else None)
 
 
 def test_a_row_that_is_too_long_ends_the_run_where_that_is_asked_for(tmp_path, write):

@@ -3,6 +3,7 @@
 import pytest
 
 from orpo_lightning import PreferenceDataModule, SourceConfig
+from orpo_lightning.data.filters import SharedPrompts
 from orpo_lightning.data.splits import Mixture, draw
 from orpo_lightning.testing import make_rows
 
@@ -72,7 +73,19 @@ def test_validation_sets_have_the_names_that_they_are_given(tmp_path, write_rows
 
 def test_prompts_that_training_and_validation_share_are_counted(tmp_path, write_rows):
     a, b = write_rows(tmp_path / "a.jsonl", *pairs(6)), write_rows(tmp_path / "b.jsonl", *pairs(4, 4))
-    assert data(a, b).reports["train"].shared_prompts == 2
+    reports = data(a, b).reports
+    assert [(report.shared_prompts, report.first_shared) for report in reports.values()] == [(2, None), (2, f"{b}:1")]
+    assert [report.shared_prompts for report in data(a, b, filters=[SharedPrompts()]).reports.values()] == [0, 0]
+
+
+def test_of_a_validation_prompt_counts_whether_it_is_trained_on_and_not_whether_a_source_has_it(tmp_path, write_rows):
+    a, b = write_rows(tmp_path / "a.jsonl", *pairs(8)), write_rows(tmp_path / "b.jsonl", *pairs(8))
+    half = data(SourceConfig(a, weight=0.5), {"own": b, "sample": "sample"})
+    assert [report.shared_prompts for report in half.reports.values()] == [8, 4, 0]
+    prompts = {row.prompt for row in half.rows["train"]}
+    shared = [row.row_id for row in half.rows["validation/own"] if row.prompt in prompts]
+    assert len(shared) == 4
+    assert half.reports["validation/own"].first_shared == shared[0]
 
 
 def test_format_and_columns_of_all_sources_give_way_to_those_of_one(tmp_path, write_rows):
