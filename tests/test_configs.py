@@ -12,6 +12,8 @@ import torch
 import yaml
 from helpers import slow
 
+from orpo_lightning.summary.record import read_record
+
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 TRAINED = [
@@ -204,6 +206,7 @@ def test_each_runs_to_its_end_as_it_is(orpo_lightning, path):
     assert float(rows[-2]["train/loss"]) < float(rows[0]["train/loss"])
     assert float(rows[-1]["val/pref/margins"]) > 0
     assert list((folder / "checkpoints").glob("*.ckpt"))
+    assert read_record(folder / "run.json").health == ()
     assert read(folder / "config.yaml")["trainer"]["default_root_dir"] == f"runs/{path.stem}"
 
 

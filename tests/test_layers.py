@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "models": {"records", "packing", "run_folder", "cache_folder", "integrity", "sharded_checkpoint", "ranks"},
     "data": {"records", "packing", "cache_folder", "models.tokenizer", "whole_file"},
     "modules": {"records", "packing", "ranks", "objectives", "metrics", "models"},
+    "health": {"modules"},
     "testing": {"records", "objectives", "metrics"},
     "summary": {"run_folder", "whole_file"},
     "comparison": {"run_folder", "summary", "whole_file"},
@@ -40,7 +41,7 @@ MAY_IMPORT = {
     "sweep": {"run_folder", "signals", "summary", "whole_file"},
     "callbacks": {
         *("run_folder", "signals", "loggers", "user_loggers", "records", "packing", "data", "models", "modules"),
-        *("objectives", "summary", "comparison", "report", "whole_folder", "manifest", "ranks"),
+        *("objectives", "summary", "comparison", "report", "whole_folder", "manifest", "ranks", "health"),
     },
     "command_line": {"verbs", "run_folder", "user_loggers", "models", "objectives"},
     "commands": {

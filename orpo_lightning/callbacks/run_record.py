@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from orpo_lightning.callbacks.health import findings_of
 from orpo_lightning.data.datamodule import PreferenceDataModule
 from orpo_lightning.models.card import versions
 from orpo_lightning.models.loading import PolicyConfig
@@ -23,6 +24,8 @@ from orpo_lightning.run_folder import RECORD_FILE
 from orpo_lightning.summary.record import RunRecord, Status, read_record, write_record
 
 _LONGEST_REASON = 500
+_END_OF_REASON = 120
+"""Characters of a long reason's end that are kept: it says what to do."""
 
 
 def total_steps(trainer: Trainer) -> int | None:
@@ -62,6 +65,19 @@ class RunRecordFile(Callback):
         self._record = _what(trainer, pl_module)
         self._write(trainer, "running", _planned_steps(trainer))
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note what was found to be wrong, for those who look while it runs, and where it is killed."""
+        self._note_findings(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same."""
+        self._note_findings(trainer)
+
+    @rank_zero_only
+    def _note_findings(self, trainer: Trainer) -> None:
+        if self._record is not None and len(self._record.health) < len(tuple(findings_of(trainer))):
+            self._write(trainer, "running", self._record.total_steps)
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock: a model folder, answers and pictures are not what a training took."""
         self._ended = time.perf_counter()
@@ -100,6 +116,7 @@ class RunRecordFile(Callback):
             steps=trainer.global_step,
             total_steps=planned,
             wall_seconds=self._wall_seconds,
+            health=tuple(findings_of(trainer)),
         )
         self._record = record
         write_record(Path(trainer.default_root_dir) / RECORD_FILE, record)
@@ -147,4 +164,6 @@ def _device(trainer: Trainer) -> str:
 
 def _reason(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]} …"
+    if len(text) <= _LONGEST_REASON:
+        return text
+    return f"{text[: _LONGEST_REASON - _END_OF_REASON]} … {text[-_END_OF_REASON:]}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from lightning import LightningModule, Trainer
@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from rich import get_console
 
 from orpo_lightning.callbacks.answers import answer_prompts, why_no_answers
+from orpo_lightning.callbacks.health import findings_of
 from orpo_lightning.callbacks.run_record import status_at_end, total_steps
 from orpo_lightning.callbacks.throughput import Throughput
 from orpo_lightning.comparison.runs import read_runs
@@ -96,10 +97,8 @@ class Summary(Callback):
             speed=self._speed(trainer),
             has_policy=isinstance(getattr(pl_module, "policy", None), LogpModel),
             reports=[str(report) for report in reports.values()],
-            notes=[
-                *_shared(sum(report.shared_prompts for report in reports.values())),
-                *([why_not] if why_not else []),
-            ],
+            warnings=[each.sentence for each in findings_of(trainer)],
+            notes=[why_not] if why_not else [],
         )
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -143,8 +142,3 @@ def _draw(write: Callable[[Path, Path], object], folder: Path, name: str) -> Non
 
 def _write_report(folder: Path, page: Path) -> None:
     write_page(build_report(read_runs([str(folder)])), page)
-
-
-def _shared(prompts: int) -> Iterator[str]:
-    if prompts:
-        yield f"{prompts:,} training rows have a prompt of the validation data: it measures what was trained on."

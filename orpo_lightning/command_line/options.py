@@ -23,6 +23,7 @@ DEFAULT_CLASSES = {
 """By key, where neither the command line nor a configuration file names another."""
 CLASSES_OF_RUN = {
     "checkpoint": "orpo_lightning.callbacks.checkpoints.Checkpoints",
+    "health": "orpo_lightning.callbacks.health.Health",
     "export": "orpo_lightning.callbacks.export.ExportModel",
     "summary": "orpo_lightning.callbacks.summary.Summary",
     "throughput": "orpo_lightning.callbacks.throughput.Throughput",

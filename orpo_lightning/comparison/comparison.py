@@ -103,6 +103,7 @@ class Comparison:
                 *left_out,
                 *notes.of_sets(runs, sets, chosen),
                 *notes.of_endings(said),
+                *notes.of_health(runs),
                 *(notes.of_baseline(rows[against.name]) if baseline is not None and against is not None else ()),
                 *notes.of_what_is_left_out(said, tested),
                 *notes.of_pairs(rows, tested),

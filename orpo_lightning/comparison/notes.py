@@ -38,6 +38,16 @@ def of_endings(rows: Sequence[Row]) -> Iterator[str]:
             yield f"{row.run} {_ENDED[row.status]} after {row.steps:,} steps{because}"
 
 
+def of_health(runs: Sequence[Run]) -> Iterator[str]:
+    """What the runs have found to be wrong with themselves, and which of them have."""
+    names: dict[str, list[str]] = {}
+    for run in runs:
+        for found in run.record.health:
+            names.setdefault(found.sentence, []).append(run.name)
+    for sentence, found_by in names.items():
+        yield f"{', '.join(found_by)}: {sentence}."
+
+
 def of_baseline(baseline: Row) -> Iterator[str]:
     """Why nothing can be tested against a baseline that was asked for."""
     why = "no validation pairs" if not baseline.validation_pairs else baseline.why_not_compared

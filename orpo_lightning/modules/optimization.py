@@ -158,6 +158,16 @@ def build_schedule(config: ScheduleConfig, optimizer: Optimizer, total_steps: in
     return LambdaLR(optimizer, lambda step: rate_factor(config, total_steps, step))
 
 
+def warmup_steps(config: ScheduleConfig, total_steps: int) -> int:
+    """The steps over which the learning rate rises, of a run of so many.
+
+    Example:
+        >>> warmup_steps(ScheduleConfig(warmup=0.1), 32), warmup_steps(ScheduleConfig(warmup=50), 32)
+        (4, 50)
+    """
+    return math.ceil(config.warmup * total_steps) if config.warmup < 1 else int(config.warmup)
+
+
 def rate_factor(config: ScheduleConfig, total_steps: int, step: int) -> float:
     """The learning rate of a step as a factor of its peak.
 
@@ -170,7 +180,7 @@ def rate_factor(config: ScheduleConfig, total_steps: int, step: int) -> float:
         >>> [rate_factor(ScheduleConfig("linear", warmup=2), 4, step) for step in range(4)]
         [0.5, 1.0, 1.0, 0.5]
     """
-    warmup = math.ceil(config.warmup * total_steps) if config.warmup < 1 else int(config.warmup)
+    warmup = warmup_steps(config, total_steps)
     if step < warmup:
         return (step + 1) / warmup
     return _SHAPES[config.name](step, warmup, total_steps)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.distributed
 from lightning import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
@@ -90,10 +89,11 @@ class PreferenceModule(LightningModule):
         self._base_fingerprint: str | None = None
         self.scored: list[Scored] = []
         """The micro-batches of the step that is being taken."""
+        self.measures: dict[str, Tensor] = {"loss": torch.zeros(())}
+        """What the last step has measured, by name, wherever it was computed."""
         self.train_metrics = RatioMetrics()
         self.eval_metrics: list[SplitMetrics] = []
         self._view: Any = view_of(objective)  # its types are those that the objective is called with
-        self._step_loss = torch.zeros(())
         self._objective_state: dict[str, Any] | None = None
         self._trained_by: list[list[Any]] = [[0, repr(objective)]]
 
@@ -160,10 +160,9 @@ class PreferenceModule(LightningModule):
         """The part of a micro-batch in the loss of its global batch."""
         loss, _ = self._shared_step(batch, self.train_metrics)
         if batch.step.is_last:
-            values = self.train_metrics.compute()
+            self.measures = self.train_metrics.compute()
             self.train_metrics.reset()
-            self._step_loss = values["loss"]
-            self._log(values, "train")
+            self._log(self.measures, "train")
         # cancels the division by the accumulation (Lightning's) and by the number of ranks (DDP's, FSDP's)
         return loss * batch.step.micro_batches
 
@@ -204,8 +203,7 @@ class PreferenceModule(LightningModule):
         weight = batch.weight[groups]
         metrics.update(self._view.ratios(policy, output, weight))
         if self.training:
-            seen = {name: values.detach() for name, values in self._view.seen(policy).items()}
-            self.scored.append(Scored(batch, output.loss.detach(), groups, seen))
+            self.scored.append(Scored(batch, output.loss.detach(), groups, self._view.seen(policy)))
         total: float = self._view.total_weight(batch.step)
         return weighted_sum(output.loss, weight.to(output.loss.dtype)) / total, policy
 
@@ -284,7 +282,8 @@ class PreferenceModule(LightningModule):
 
     def _check_and_log(self, gradient_norm: Tensor, optimizer: Optimizer) -> None:
         # both at once, and as late as can be: but for what is logged, it is here alone that a step waits for the device
-        loss, norm = torch.stack([self._step_loss, gradient_norm.to(self._step_loss)]).tolist()
+        own = self.measures["loss"]
+        loss, norm = torch.stack([own, gradient_norm.to(own)]).tolist()
         # a gradient scaler (fp16) skips steps of such a gradient by itself
         followed = {"the loss": loss} | ({"the gradient norm": norm} if self._scaler is None else {})
         check_finite(followed, self.global_step, self.scored)
@@ -339,29 +338,33 @@ class PreferenceModule(LightningModule):
             del checkpoint["state_dict"][name]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take back the objective's state, insist on the same frozen weights, and find the place in the epoch."""
+        """Take back what training has changed, and find the place in the epoch."""
         resume.check_contents(checkpoint, goes_on=self._is_fitting)
         if self._is_fitting:
             resume.check_objective_of(checkpoint["objective"], self.objective)
             left = checkpoint["global_step"] < self._data.total_steps
             self._trained_by = resume.trained_by(checkpoint, repr(self.objective) if left else None)
-        self.objective.load_state_dict(checkpoint["objective"]["state"])
-        if self.reference is not None:
-            resume.check_reference_of(checkpoint, self.reference.fingerprint)
-            self.reference.policy_moves()
-        check_base(checkpoint["base"], self._base_fingerprint)
+        self.take_state(checkpoint)
         if self._is_fitting:
             resume.check_length_of(checkpoint, self._steps_per_epoch, self.trainer.max_epochs, self._data.total_steps)
             check_changes(checkpoint["settings"], settings_of_run(self), checkpoint["global_step"])
         check_settings(checkpoint["policy"]["settings"], settings_of(self._policy.net))
-        weights = self.state_dict()
-        checkpoint["state_dict"].update({name: weights[name] for name in untrained(self, weights)})
         if self._is_fitting:
             resume.rewind_to_step(checkpoint, self._steps_per_epoch, self.trainer.accumulate_grad_batches)
             if type(self).configure_optimizers is PreferenceModule.configure_optimizers:
                 honour_rates(checkpoint, self)
         elif self._trainer is not None:
             resume.log_as_of_step(self.trainer, checkpoint["global_step"])
+
+    def take_state(self, checkpoint: dict[str, Any]) -> None:
+        """Take back the objective's state, insist on the same frozen weights, and put these among the saved ones."""
+        self.objective.load_state_dict(checkpoint["objective"]["state"])
+        if self.reference is not None:
+            resume.check_reference_of(checkpoint, self.reference.fingerprint)
+            self.reference.policy_moves()
+        check_base(checkpoint["base"], self._base_fingerprint)
+        weights = self.state_dict()
+        checkpoint["state_dict"].update({name: weights[name] for name in untrained(self, weights)})
 
     @property
     def trained_by(self) -> str:

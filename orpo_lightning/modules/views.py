@@ -36,7 +36,7 @@ class View(ABC, Generic[Logps]):
 
     @abstractmethod
     def seen(self, logps: Logps) -> Mapping[str, Tensor]:
-        """What each value of the loss is a function of, by name."""
+        """What each value of the loss is a function of, by name, without gradients."""
 
     @abstractmethod
     def total_weight(self, step: StepInfo) -> float:
@@ -64,7 +64,8 @@ class PairView(View[PairLogps]):
         return batch.group[batch.chosen]
 
     def seen(self, logps: PairLogps) -> Mapping[str, Tensor]:
-        return {"chosen": logps.chosen, **({"rejected": logps.rejected} if logps.has_rejected else {})}
+        rejected = {"rejected": logps.rejected.detach()} if logps.has_rejected else {}
+        return {"chosen": logps.chosen.detach(), **rejected}
 
     def total_weight(self, step: StepInfo) -> float:
         return step.weight
@@ -91,7 +92,7 @@ class UnpairedView(View[UnpairedLogps]):
         return batch.group[batch.judged]
 
     def seen(self, logps: UnpairedLogps) -> Mapping[str, Tensor]:
-        return {"desirable": logps.desirable, "logps": logps.logps}
+        return {"desirable": logps.desirable, "logps": logps.logps.detach()}
 
     def total_weight(self, step: StepInfo) -> float:
         return step.response_weight

@@ -28,6 +28,9 @@ def to_markdown(summary: RunSummary) -> str:
 def _blocks(summary: RunSummary) -> Iterator[str]:
     yield f"# {summary.title}"
     yield f"{_capital(summary.ending)}."
+    if summary.outcome.warnings:
+        yield "## Warnings"
+        yield "\n".join(f"- {_capital(visible(warning))}" for warning in summary.outcome.warnings)
     for each in summary.sets:
         yield from _set(each)
     if summary.notes:

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from orpo_lightning.whole_file import whole_file
 
 Status = Literal["running", "complete", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a run has found to be wrong with itself.
+
+    Args:
+        step: optimizer steps done when it was said.
+        sentence: what it is, and what to do.
+    """
+
+    step: int
+    sentence: str
 
 
 @dataclass(frozen=True)
@@ -32,6 +45,7 @@ class RunRecord:
             on, with the time up to the checkpoint that it went on from. None where that is not known.
         device: what it ran on.
         versions: of the packages that it ran with.
+        health: what it has found to be wrong with itself, in order.
 
     Example:
         >>> record = RunRecord("complete", objective="ORPO", arguments={"lambda_": 0.2}, strength_name="lambda_")
@@ -52,6 +66,7 @@ class RunRecord:
     wall_seconds: float | None = None
     device: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    health: Sequence[Finding] = ()
 
     @property
     def strength(self) -> float | None:
@@ -70,6 +85,7 @@ def read_record(path: Path) -> RunRecord | None:
         return None
     try:
         record = RunRecord(**json.loads(path.read_text(encoding="utf-8")))
+        record = replace(record, health=tuple(Finding(**each) for each in record.health))  # type: ignore[arg-type]  # JSON
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as the record of a run; accepted: one that a fit wrote") from error
     for name, kind in (("steps", int), ("arguments", dict), ("versions", dict)):

@@ -104,6 +104,7 @@ class Outcome:
         speed: what it took.
         has_policy: whether its checkpoints hold a policy of this package, which can answer prompts.
         reports: what became of the rows of each split, a sentence each.
+        warnings: what the run has found to be wrong with itself, a sentence each.
         notes: what the reader would otherwise miss, a sentence each.
     """
 
@@ -114,6 +115,7 @@ class Outcome:
     speed: Speed
     has_policy: bool = True
     reports: Sequence[str] = ()
+    warnings: Sequence[str] = ()
     notes: Sequence[str] = ()
 
 

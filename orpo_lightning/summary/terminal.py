@@ -17,6 +17,7 @@ from orpo_lightning.summary.words import command_lines, cut, short_path, visible
 
 _WIDEST = 100
 _INDENT = "  "
+_ITEM = "- "
 _ANSWER_LINES = 4
 _PROMPT_LINES = 2
 _HEADING, _ASIDE, _NOTE = "bold", "dim", "yellow"
@@ -48,6 +49,10 @@ def summary_lines(summary: RunSummary, width: int = 80) -> Iterator[Line]:
     yield Line()
     yield from _heading(summary.title, width)
     yield from _wrapped(f"{summary.ending}.", width)
+    if summary.outcome.warnings:
+        yield from _heading("Warnings", width)
+    for warning in summary.outcome.warnings:
+        yield from _item(warning, width, _NOTE)
     for each in summary.sets:
         yield from _set(each, width)
     if summary.notes:
@@ -84,6 +89,11 @@ def _heading(text: str, width: int) -> Iterator[Line]:
 def _wrapped(text: str, width: int, style: str = "") -> Iterator[Line]:
     for line in textwrap.wrap(visible(text), width - len(_INDENT), break_on_hyphens=False, break_long_words=False):
         yield Line(_INDENT + line, style)
+
+
+def _item(text: str, width: int, style: str) -> Iterator[Line]:
+    for number, line in enumerate(_wrapped(text, width - len(_ITEM), style)):
+        yield Line(f"{_INDENT}{_ITEM if not number else ' ' * len(_ITEM)}{line.text.removeprefix(_INDENT)}", style)
 
 
 def _set(each: SetGains, width: int) -> Iterator[Line]:

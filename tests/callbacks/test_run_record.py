@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from orpo_lightning import NonFiniteError
 from orpo_lightning.callbacks import run_record
 from orpo_lightning.callbacks.run_record import RunRecordFile
 from orpo_lightning.run_folder import METRICS_FILE, RECORD_FILE
-from orpo_lightning.summary.record import RunRecord, read_record, write_record
+from orpo_lightning.summary.record import Finding, RunRecord, read_record, write_record
 from orpo_lightning.summary.series import read_series
 
 RUN = Path("runs/orpo")
@@ -71,7 +72,7 @@ def test_the_reason_of_a_failure_does_not_stay_where_the_run_went_on_to_its_end(
     summary = {}
     monkeypatch.setattr(WandbLogger, "experiment", SimpleNamespace(summary=summary))
     logger = WandbLogger.__new__(WandbLogger)  # without a run of its own
-    trainer = SimpleNamespace(loggers=[logger], global_step=3, default_root_dir=tmp_path)
+    trainer = SimpleNamespace(loggers=[logger], callbacks=[], global_step=3, default_root_dir=tmp_path)
     callback = RunRecordFile()
     callback._record = RunRecord("running")
     callback._write(trainer, "failed", 3, "out of memory")
@@ -108,7 +109,7 @@ def test_a_run_that_is_refused_to_go_on_is_what_it_was(orpo_lightning, refused):
 def test_the_wall_time_begins_with_the_data_and_ends_with_the_training(tmp_path, monkeypatch):
     clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
     monkeypatch.setattr(run_record, "time", clock)
-    trainer = SimpleNamespace(loggers=[], global_step=3, default_root_dir=tmp_path)
+    trainer = SimpleNamespace(loggers=[], callbacks=[], global_step=3, default_root_dir=tmp_path)
     callback = RunRecordFile()  # made with the trainer, before anything is loaded
     callback._record = RunRecord("running")
     clock.now = 5.0
@@ -154,12 +155,29 @@ def test_a_run_that_failed_before_it_began_leaves_nothing(orpo_lightning):
 
 def test_a_record_is_read_as_it_was_written(tmp_path):
     written = RunRecord("failed", reason="why", objective="Mine", arguments={"a": [1, None]}, versions={"torch": "2"})
+    written = replace(written, health=(Finding(0, "nothing is learned"), Finding(8, "the likelihood falls")))
     write_record(tmp_path / RECORD_FILE, written)
     assert read_record(tmp_path / RECORD_FILE) == written
     assert read_record(tmp_path / "other.json") is None
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"of": "another program"}'])
+def test_a_record_from_before_runs_looked_at_themselves_is_read(tmp_path):
+    (tmp_path / RECORD_FILE).write_text('{"status": "complete", "steps": 3}')
+    assert read_record(tmp_path / RECORD_FILE) == RunRecord("complete", steps=3)
+
+
+def test_of_a_long_reason_the_beginning_and_the_end_are_kept():
+    rows = ", ".join(f"pairs.jsonl:{i}" for i in range(99))
+    reason = run_record._reason(
+        ValueError(f"the loss is nan. Rows: {rows}. To look: orpo-lightning replay runs/a/b.pt")
+    )
+    assert reason.startswith("the loss is nan. Rows: pairs.jsonl:0, ")
+    assert " … " in reason
+    assert reason.endswith(". To look: orpo-lightning replay runs/a/b.pt")
+    assert len(reason) < 510
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"of": "another program"}', '{"status": "failed", "health": ["x"]}'])
 def test_a_file_of_another_kind_is_refused_by_name(tmp_path, content):
     (tmp_path / RECORD_FILE).write_text(content)
     with pytest.raises(ValueError, match=r"run\.json cannot be read as the record of a run"):

@@ -203,17 +203,6 @@ def test_without_validation_it_says_so(orpo_lightning, capsys):
     assert "accuracy:" not in printed
 
 
-def test_pairs_whose_prompts_were_trained_on_are_counted_beside_the_verdict(orpo_lightning, capsys):
-    rows = [{"prompt": f"{i} and {i}?", "chosen": f"It is {2 * i}.", "rejected": f"It is {i}."} for i in range(1, 17)]
-    Path("all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    Path("val.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:5]))
-    data = ["--data.train=all.jsonl", "--data.val=val.jsonl"]
-    orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *FEW, *data)
-    said = "5 training rows have a prompt of the validation data: it measures what was trained on."
-    assert said in " ".join(capsys.readouterr().out.split())
-    assert said in Path("runs/orpo/summary.md").read_text()
-
-
 def test_without_a_sanity_check_there_is_no_before(orpo_lightning, capsys):
     orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *FEW, "--trainer.num_sanity_val_steps=0")
     printed = capsys.readouterr().out

@@ -19,7 +19,7 @@ from orpo_lightning.comparison.significance import paired_tests, sign_flip_p
 from orpo_lightning.comparison.table import Row
 from orpo_lightning.comparison.terminal import print_comparison
 from orpo_lightning.summary.intervals import Interval, student_interval
-from orpo_lightning.summary.record import RunRecord
+from orpo_lightning.summary.record import Finding, RunRecord
 
 MARGINS = [1.0, -1.0] * 5 + [0.0] * 2
 
@@ -188,6 +188,17 @@ def test_a_run_that_failed_is_no_repeat(compared):
     found = compared(runs)
     assert found.repeats == []
     assert "b failed after 0 steps: the loss is nan" in found.notes
+
+
+def test_what_runs_have_found_to_be_wrong_with_themselves_is_told_once(compared):
+    both, one = Finding(0, "the data is shared"), Finding(8, "the likelihood falls")
+    found = compared(
+        {"a": {"record": replace(of(), health=(both,))}, "b": {"record": replace(of(), health=(both, one))}, "c": {}}
+    )
+    assert [note for note in found.notes if "the data" in note or "falls" in note] == [
+        "a, b: the data is shared.",
+        "b: the likelihood falls.",
+    ]
 
 
 def test_an_interval_over_one_repeat_is_refused():

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from orpo_lightning import DPO, ORPO
+from orpo_lightning.callbacks.health import Health
 from orpo_lightning.callbacks.throughput import Throughput
 from orpo_lightning.modules.preference import PreferenceModule
 from orpo_lightning.testing import make_rows
@@ -79,7 +80,7 @@ class Asking(TorchDispatchMode, Callback):
 @pytest.mark.parametrize("objective", [ORPO(), DPO()], ids=["ORPO", "DPO"])
 def test_a_step_asks_once_for_loss_and_norm_however_it_is_split(objective, accumulate, monkeypatch):
     asking = Asking(monkeypatch)
-    run(objective, make_rows(22), callbacks=[Throughput(), asking], accumulate_grad_batches=accumulate)
+    run(objective, make_rows(22), callbacks=[Throughput(), Health(), asking], accumulate_grad_batches=accumulate)
     _, *later = asking.of_steps  # the first checks the layout
     assert later == [1] * 5
 

@@ -92,6 +92,19 @@ def test_a_pipe_gets_plain_text(folder):
     assert text.isprintable() or set(text) - {"\n"} == {char for char in text if char.isprintable()}
 
 
+def test_what_the_run_has_found_to_be_wrong_stands_above_the_numbers_that_it_is_about(folder):
+    found = ["the first thing goes wrong: " + "look at it, and at it again, " * 4 + "done", "the \x1b[31msecond"]
+    text = printed(folder, warnings=found)
+    assert "- the first thing goes wrong" in text
+    assert text.index("Warnings") < text.index("again, done") < text.index("- the \\x1b") < text.index("Validation")
+    assert "\x1b" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    page = to_markdown(RunSummary.of_run(folder, outcome(warnings=found)))
+    assert "## Warnings\n\n- The first thing goes wrong: look" in page
+    assert page.index("## Warnings") < page.index("## Validation")
+    assert "Warnings" not in printed(folder) + to_markdown(RunSummary.of_run(folder, outcome()))
+
+
 def test_it_says_what_a_person_wants_to_know(folder):
     text = printed(folder)
     for part in (
