@@ -20,6 +20,7 @@ ANSWERS_FILE = "answers.jsonl"
 SUMMARY_FILE = "summary.md"
 CURVES_FILE = "curves.png"
 REPORT_FILE = "report.html"
+FAILED_STEPS = "failed-step-*.pt"
 OF_THE_MACHINE = ("time/", "memory/")
 """Beginnings of the names of what is logged about the machine, and differs between two equal runs."""
 MODEL_FOLDER = "model"

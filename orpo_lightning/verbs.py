@@ -15,6 +15,10 @@ OWN_VERBS = {
     "generate": ("answer the prompts of a file", "orpo_lightning.commands.generate:main"),
     "compare": ("set runs side by side, with intervals and tests", "orpo_lightning.commands.compare:main"),
     "report": ("write a page about runs, and figures for papers", "orpo_lightning.commands.report:main"),
+    "replay": (
+        "take a step again that ended a run, and show what is not finite",
+        "orpo_lightning.commands.replay:main",
+    ),
     "completion": (
         "print what makes a shell complete verbs and settings: source <(orpo-lightning completion bash)",
         "orpo_lightning.commands.completion:main",

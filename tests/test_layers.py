@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "command_line": {"verbs", "run_folder", "user_loggers", "models", "objectives"},
     "commands": {
         *("verbs", "run_folder", "signals", "records", "data", "models", "objectives", "summary", "comparison"),
-        *("report", "sweep", "command_line", "cli", "whole_file", "whole_folder"),
+        *("report", "sweep", "command_line", "cli", "whole_file", "whole_folder", "modules", "checkpoint_io"),
     },
     "cli": {
         *("verbs", "run_folder", "run_start", "loggers", "user_loggers", "checkpoint_io", "callbacks", "objectives"),

@@ -34,6 +34,14 @@ def test_the_loops_count_under_the_names_that_a_resumed_run_sets(trainer):
     assert callable(trainer.fit_loop.epoch_loop._should_check_val_fx)
 
 
+def test_a_step_that_fails_is_written_and_taken_again_by_parts_of_the_trainer(trainer):
+    assert callable(trainer._checkpoint_connector.dump_checkpoint)
+    counted = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total
+    counted.completed = 12
+    assert trainer.global_step == 12
+    counted.completed = 0
+
+
 def test_the_command_line_has_the_methods_that_ours_overrides():
     for name in ("_instantiate_trainer", "_parse_ckpt_path", "_parser", "_get"):
         assert callable(getattr(LightningCLI, name)), name

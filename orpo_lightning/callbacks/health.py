@@ -1,4 +1,4 @@
-"""A run that says by itself when something goes wrong."""
+"""A run that says by itself when something goes wrong, and keeps a step that ends it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from orpo_lightning.callbacks.failed_step import keep_failed_step
 from orpo_lightning.health.start import no_gradient, rate_of_zero, still_warming_up, worse_than_guessing
 from orpo_lightning.health.validations import ACCURACY, MARGIN, MEASURES, RULES, Measured, Rule
+from orpo_lightning.modules.finite import NonFiniteError
 from orpo_lightning.modules.preference import PreferenceModule
 from orpo_lightning.modules.validation_interval import is_complete
 from orpo_lightning.summary.record import Finding
@@ -29,13 +31,16 @@ class Health(Callback):
         enabled: whether to look.
         patience: how many validations in a row it takes. So many have to show that the chosen responses become less
             likely, or that all pairs are told apart.
+        failed_step: keep a step of a loss or gradient that is not finite. It is written to the run folder with the
+            weights from before it, for ``orpo-lightning replay``.
     """
 
-    def __init__(self, enabled: bool = True, patience: int = 3) -> None:
+    def __init__(self, enabled: bool = True, patience: int = 3, failed_step: bool = True) -> None:
         if patience < 2:
             raise ValueError(f"health.patience = {patience} is out of range; accepted: 2 or more")
         self.enabled = enabled
         self.patience = patience
+        self.failed_step = failed_step
         self._forget()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -79,12 +84,17 @@ class Health(Callback):
         self._step, measures = trainer.global_step, pl_module.measures
         self._training.add({name: measures[name] for name in (ACCURACY, MARGIN) if name in measures})
         if self._step == 1:
-            assert pl_module.policy is not None
-            vocabulary = pl_module.policy.net.config.get_text_config().vocab_size
-            self._say_now(
-                worse_than_guessing(float(measures["nll_response"]), vocabulary),
-                no_gradient(float(trainer.callback_metrics["train/grad_norm"])),
-            )
+            self._look_at_first_step(trainer, pl_module)
+
+    def _look_at_first_step(self, trainer: Trainer, module: PreferenceModule) -> None:
+        # a module of a user's own need not measure both
+        nll, norm = module.measures.get("nll_response"), trainer.callback_metrics.get("train/grad_norm")
+        assert module.policy is not None
+        vocabulary = module.policy.net.config.get_text_config().vocab_size
+        self._say_now(
+            None if nll is None else worse_than_guessing(float(nll), vocabulary),
+            None if norm is None else no_gradient(float(norm)),
+        )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at what the validation has measured, and the training since the one before."""
@@ -95,7 +105,8 @@ class Health(Callback):
             prefix, on = (f"val/{name}/", f"the validation set {name}") if name else ("val/", "the validation")
             found = {each: trainer.callback_metrics.get(f"{prefix}{each}") for each in MEASURES}
             values = {each: float(value) for each, value in found.items() if value is not None}
-            self._say(self._found_with(Measured(trainer.global_step, on, values)))
+            if values:
+                self._say(self._found_with(Measured(trainer.global_step, on, values)))
         self.on_train_epoch_end(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -104,6 +115,12 @@ class Health(Callback):
         if means:
             self._say(self._found_with(Measured(trainer.global_step, "the training", means)))
             self._training = _Sums()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Keep a step whose loss or gradient is not finite, and add to the error how to take it again."""
+        writes = self.enabled and self.failed_step and not trainer.fast_dev_run  # type: ignore[attr-defined]  # as above
+        if writes and isinstance(exception, NonFiniteError) and isinstance(pl_module, PreferenceModule):
+            exception.advice = keep_failed_step(trainer, pl_module, exception)
 
     def _found_with(self, measured: Measured) -> list[Finding]:
         """What is found now that this was measured too, and was not before."""

@@ -11,8 +11,9 @@ from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 from rich.text import Text
 
-from orpo_lightning.cli import CLI, make_cli
+from orpo_lightning.cli import make_cli
 from orpo_lightning.command_line.help import help_for
+from orpo_lightning.commands.parts import PartCLI
 from orpo_lightning.data.datamodule import PreferenceDataModule
 from orpo_lightning.data.mismatch import with_mismatched
 from orpo_lightning.data.report import print_reports
@@ -26,22 +27,13 @@ _STYLES = {Role.CHOSEN: "green", Role.REJECTED: "red", Role.UNPAIRED: "cyan"}
 _OUTSIDE = "dim"
 
 
-class _DataCLI(CLI):
-    """Reads the configuration of a fit, and makes the data module alone."""
+class _DataCLI(PartCLI):
+    part = "data"
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
         parser.add_argument("--show", type=int, default=2, help="how many rows to print as the model sees them")
         parser.add_argument("--dropped", type=str, default=None, help="list the rows that this reason dropped")
-        # a run keeps them in its config.yaml
-        parser.add_argument("--ckpt_path", type=str | None, default=None, help="of a fit; not looked at here")
-        parser.add_argument("--weights_only", type=bool | None, default=None, help="of a fit; not looked at here")
-
-    def before_instantiate_classes(self) -> None:
-        """Nothing to prepare: no run begins."""
-
-    def instantiate_classes(self) -> None:
-        self.datamodule = self.parser.instantiate_classes({"data": self.config["data"]})["data"]
 
 
 def main() -> None:
@@ -55,7 +47,7 @@ def main() -> None:
     assert isinstance(cli, _DataCLI)
     if cli.config["show"] < 0:
         raise ValueError(f"--show = {cli.config['show']} is out of range; accepted: 0 or more")
-    data = cli.datamodule
+    data = cli.made
     if not isinstance(data, PreferenceDataModule):
         raise ValueError(f"the verb data reads preference data, and data is a {type(data).__name__}")
     data.setup("fit")

@@ -258,6 +258,8 @@ class PreferenceModule(LightningModule):
                 f"the batch plan was made for {batch.step.micro_batches} micro-batches a step, but the trainer now "
                 f"takes {expected}: the accumulation must not change during training"
             )
+        if self.scored and self.scored[-1].batch.step.is_last:  # nobody has checked that step
+            self.scored.clear()
         torch.manual_seed(batch.step.seed)
         resume.log_as_of_step(self.trainer, self.global_step)
 

@@ -9,12 +9,22 @@ from typing import ClassVar
 
 import pytest
 import torch
-from helpers import NamedSets, Recorder, TinyModule, run
+from helpers import Exploding, NamedSets, Recorder, TinyModule, run
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from pages import page_named
 
-from orpo_lightning import DPO, KTO, ORPO, SFT, Objective, ObjectiveOutput, OptimizerConfig, ScheduleConfig
+from orpo_lightning import (
+    DPO,
+    KTO,
+    ORPO,
+    SFT,
+    NonFiniteError,
+    Objective,
+    ObjectiveOutput,
+    OptimizerConfig,
+    ScheduleConfig,
+)
 from orpo_lightning.callbacks.health import Health
 from orpo_lightning.summary.record import read_record
 from orpo_lightning.testing import make_rows, make_unpaired_rows
@@ -164,6 +174,23 @@ def test_a_model_that_does_worse_than_a_guess_is_said_after_the_first_step_and_w
             r"before training the chosen responses are less likely than a guess: nll_response is", found.sentence
         )
         assert "among all 97 tokens is 4.57" in found.sentence
+
+
+def test_a_module_that_measures_nothing_of_its_own_steps_is_not_looked_at():
+    class Bare(TinyModule):
+        def training_step(self, batch, batch_idx):
+            return self._shared_step(batch, self.train_metrics)[0]
+
+        def configure_gradient_clipping(self, *args, **kwargs):
+            pass
+
+    assert fit(module_class=Bare, validation=None) == []
+
+
+def test_a_step_that_fails_is_not_kept_where_no_configuration_could_take_it_again(tmp_path):
+    with pytest.raises(NonFiniteError, match=r"Rows: made:\d+(, made:\d+)*$"):
+        run(Exploding(), ROWS, callbacks=[Health()], default_root_dir=tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_switched_off_it_says_nothing():

@@ -229,6 +229,19 @@ def test_a_subclass_with_a_hook_of_its_own_before_the_step_is_clipped_and_stoppe
         run(Exploding(), module_class=Hooked)
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_no_micro_batch_is_held_longer_than_its_step_whoever_clips_the_gradients(accumulate):
+    held = []
+
+    class Own(TinyModule):
+        def configure_gradient_clipping(self, *args, **kwargs):
+            held.append(len(self.scored))
+
+    run(ORPO(), module_class=Own, accumulate_grad_batches=accumulate)
+    assert held == [accumulate] * 6
+    assert run(ORPO(), accumulate_grad_batches=accumulate).module.scored == []
+
+
 def test_models_train_in_train_mode_and_references_in_eval_mode():
     modes = []
 
