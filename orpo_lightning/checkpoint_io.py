@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import shutil
@@ -69,6 +70,8 @@ class SafeCheckpointIO(TorchCheckpointIO):
         place.parent.mkdir(parents=True, exist_ok=True)
         unfinished = place.with_name(f"{place.name}.part")
         try:
+            if place.is_dir() and not is_sharded(place):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))  # of somebody else's
             unfinished.unlink(missing_ok=True)  # a kill may have left there another name of a checkpoint
             with unfinished.open("wb") as file:
                 torch.save({**checkpoint, MANIFEST: Manifest.of(checkpoint, tensor_sizes(checkpoint)).plain()}, file)

@@ -93,6 +93,6 @@ def test_the_settings_that_a_resumed_run_refuses_are_on_the_page():
     assert sorted(refused) == sorted(named)
 
 
-def test_the_script_for_a_queue_is_a_script():
-    (script,) = PAGE.blocks("sh")
-    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+@pytest.mark.parametrize("name", ["torchrun.sh", "slurm.sh"])
+def test_the_scripts_for_several_machines_are_scripts(name):
+    subprocess.run(["bash", "-n", ROOT / "examples" / name], check=True)
