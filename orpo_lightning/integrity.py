@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-import torch.distributed
-
 from orpo_lightning.manifest import read_manifest
+from orpo_lightning.ranks import from_all_ranks, place_among_ranks
 from orpo_lightning.sharded_checkpoint import PLAIN_FILE, ShardedCheckpoint, is_sharded
 
 _CHUNK = 1 << 20
@@ -47,10 +46,8 @@ def check_whole_together(path: Path) -> None:
     Raises:
         ValueError: it is damaged, on all of them.
     """
-    ranks = torch.distributed.get_world_size()
-    found: list[str | None] = [None] * ranks
-    torch.distributed.all_gather_object(found, damage(path, torch.distributed.get_rank(), ranks))
-    wrong = next((each for each in found if each is not None), None)
+    rank, ranks = place_among_ranks()
+    wrong = next((each for each in from_all_ranks(damage(path, rank, ranks)) if each is not None), None)
     if wrong is not None:
         check_whole(path, wrong)
 

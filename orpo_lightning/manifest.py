@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from orpo_lightning.versions import versions
 
 MANIFEST_FILE = "manifest.json"
 MANIFEST = "manifest"
@@ -54,7 +55,7 @@ class Manifest:
             step=checkpoint.get("global_step", 0),
             epoch=checkpoint.get("epoch", 0),
             config=checkpoint.get(CONFIG_HASH),
-            versions={name: importlib.metadata.version(name) for name in ("orpo-lightning", "torch", "lightning")},
+            versions=versions(),
             sizes=dict(sizes),
             checksums=dict(checksums or {}),
         )

@@ -54,13 +54,13 @@ def write_whole(folder: Path, write: Callable[[Path], object], last: Collection[
 
 
 def take_place(new: Path, place: Path) -> None:
-    """Rename what is whole into its place; where a folder is there a kill in between leaves the old one to be put back.
+    """Rename a file that is whole into its place; where that is a folder, a kill in between leaves it to be put back.
 
     Args:
-        new: a file, or a folder.
+        new: a file.
         place: where to.
     """
-    if not place.is_dir() and new.is_file():
+    if not place.is_dir():
         os.replace(new, place)
         return
     hidden = Path(tempfile.mkdtemp(prefix=_prefix(place), dir=place.parent))

@@ -66,7 +66,7 @@ def test_an_optimizer_without_a_state_is_read_too(tmp_path):
 def test_the_manifest_says_what_is_there(folder):
     manifest = read_manifest(folder)
     assert (manifest.step, manifest.epoch, manifest.config) == (7, 1, "ab12")
-    assert manifest.versions.keys() == {"orpo-lightning", "torch", "lightning"}
+    assert manifest.versions.keys() == {"orpo-lightning", "torch", "transformers", "lightning"}
     files = {path.name: path.stat().st_size for path in folder.iterdir() if path.name != "manifest.json"}
     assert manifest.sizes == files
 

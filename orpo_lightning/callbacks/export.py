@@ -12,15 +12,15 @@ from torch import nn
 
 from orpo_lightning.callbacks.checkpoints import Checkpoints
 from orpo_lightning.data.report import read_reports
-from orpo_lightning.models.card import ModelCard, versions
+from orpo_lightning.models.card import ModelCard
 from orpo_lightning.models.checkpoint import load_policy, read_checkpoint, tokenizer_of
 from orpo_lightning.models.export import write_model
 from orpo_lightning.models.hub import MARKERS
 from orpo_lightning.models.loading import PolicyConfig
 from orpo_lightning.models.logp_model import LogpModel
-from orpo_lightning.models.pretrained import PACKAGE
 from orpo_lightning.models.tokenizer import load_tokenizer
 from orpo_lightning.run_folder import DATA_REPORT_FILE, MODEL_FOLDER, OF_THE_MACHINE, check_model_folder
+from orpo_lightning.versions import PACKAGE, versions
 from orpo_lightning.whole_folder import write_whole
 
 
@@ -47,12 +47,14 @@ class ExportModel(Callback):
         fast_dev_run = trainer.fast_dev_run  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
         if not self.enabled or fast_dev_run or not isinstance(policy, LogpModel):
             return
-        net: nn.Module | None = policy.net
-        if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
-            net = _of_last_checkpoint(trainer)
+        is_shared_out = isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)
+        net = _of_last_checkpoint(trainer) if is_shared_out else policy.net
         if net is None:
             rank_zero_warn("no model folder is written: no process has all of the weights, and there is no checkpoint")
-            return
+        else:
+            self._write(trainer, pl_module, net)
+
+    def _write(self, trainer: Trainer, pl_module: LightningModule, net: nn.Module) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
         config = pl_module.policy_config
         assert isinstance(config, PolicyConfig)
@@ -72,10 +74,8 @@ class ExportModel(Callback):
             },
         )
 
-        found = net
-
         def write(folder: Path) -> None:
-            write_model(found, tokenizer, folder)
+            write_model(net, tokenizer, folder)
             card.write(folder)
 
         write_whole(run / self.folder, write, MARKERS)

@@ -16,12 +16,12 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from orpo_lightning.callbacks.health import findings_of
 from orpo_lightning.data.datamodule import PreferenceDataModule
-from orpo_lightning.models.card import versions
 from orpo_lightning.models.loading import PolicyConfig
 from orpo_lightning.models.logp_model import LogpModel
 from orpo_lightning.objectives import Objective
 from orpo_lightning.run_folder import RECORD_FILE
 from orpo_lightning.summary.record import RunRecord, Status, read_record, write_record
+from orpo_lightning.versions import versions
 
 _LONGEST_REASON = 500
 _END_OF_REASON = 120

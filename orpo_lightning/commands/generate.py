@@ -74,12 +74,12 @@ def main() -> None:
     from tqdm import tqdm
 
     from orpo_lightning.data.tokenization import tokenize_prompts
-    from orpo_lightning.models.card import versions
     from orpo_lightning.models.generation import Sampling, generate
     from orpo_lightning.models.identity import fingerprint
     from orpo_lightning.models.loading import PolicyConfig, hide_loading_bars, load_causal_lm
     from orpo_lightning.models.pretrained import checkpoint_of
     from orpo_lightning.models.tokenizer import load_tokenizer
+    from orpo_lightning.versions import versions
 
     sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p, options.seed, options.batch_size)
     hide_loading_bars()

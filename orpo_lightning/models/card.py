@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,9 +10,9 @@ from pathlib import Path
 import yaml
 from huggingface_hub import metadata_load
 
-from orpo_lightning.models.pretrained import PACKAGE
 from orpo_lightning.models.short_names import HUB_IDS, difference_of_base
 from orpo_lightning.run_folder import config_of, metrics_of
+from orpo_lightning.versions import versions
 
 CARD_FILE = "README.md"
 _STEPS = "optimizer_steps"
@@ -26,11 +25,6 @@ chat = [{{"role": "user", "content": "Name a colour."}}]
 inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
 output = model.generate(**inputs, max_new_tokens=50)
 print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))"""
-
-
-def versions() -> dict[str, str]:
-    """Versions of this package and of what it computes with."""
-    return {name: importlib.metadata.version(name) for name in (PACKAGE, "torch", "transformers", "lightning")}
 
 
 def steps_of(folder: Path) -> int | None:

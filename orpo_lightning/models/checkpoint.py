@@ -20,10 +20,11 @@ from orpo_lightning.models.adapters import has_adapter
 from orpo_lightning.models.export import write_model
 from orpo_lightning.models.identity import base_weights, check_base, check_settings, fingerprint, settings_of
 from orpo_lightning.models.loading import PolicyConfig, load_causal_lm
-from orpo_lightning.models.pretrained import PACKAGE, absolute, newest_checkpoint
+from orpo_lightning.models.pretrained import absolute, newest_checkpoint
 from orpo_lightning.models.tokenizer import Tokenizer, load_tokenizer
 from orpo_lightning.run_folder import run_of
 from orpo_lightning.sharded_checkpoint import ShardedCheckpoint, is_sharded
+from orpo_lightning.versions import PACKAGE
 
 _POLICY = "policy.net."
 """What the names of the policy's weights begin with."""

@@ -16,8 +16,8 @@ from orpo_lightning.cache_folder import cache_folder, made_once
 from orpo_lightning.models.hub import MARKERS, why_not_on_hub
 from orpo_lightning.models.short_names import HUB_IDS, SHORT_NAMES, SMOLLM2_HELP, folder_of_short_name
 from orpo_lightning.sharded_checkpoint import is_sharded
+from orpo_lightning.versions import PACKAGE
 
-PACKAGE = "orpo-lightning"
 _COMMIT = re.compile("[0-9a-f]{40}")
 ADAPTER_FILE = "adapter_config.json"
 

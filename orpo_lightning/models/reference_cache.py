@@ -18,7 +18,7 @@ from orpo_lightning.models.host_to_device import to_device
 from orpo_lightning.models.reference_store import ReferenceStore
 from orpo_lightning.models.work import ModelSize
 from orpo_lightning.packing import PackedBatch, pack, response_key
-from orpo_lightning.ranks import from_all_ranks
+from orpo_lightning.ranks import from_all_ranks, place_among_ranks
 from orpo_lightning.records import HALF_PRECISION, ResponseLogps, StepInfo, TokenizedRow
 
 FILL_TOKENS = 4096
@@ -255,7 +255,7 @@ def _score_share(
     save: Callable[[dict[bytes, float]], None],
 ) -> None:
     """Score this rank's share of the rows and save it in parts, the last also where it is interrupted."""
-    rank, ranks = _place()
+    rank, ranks = place_among_ranks()
     batches = _micro_batches(tokens, ranks)[rank::ranks]
     title = f"reference log-probabilities of {len(tokens):,} rows"
     part: dict[bytes, float] = {}
@@ -319,14 +319,8 @@ def _without_duplicates(keys_of: Sequence[Sequence[bytes]], missing: set[bytes])
 @contextmanager
 def _one_run_at_a_time(store: ReferenceStore) -> Iterator[None]:
     """Let no other run compute the same meanwhile. The first rank waits for it, and the others for that one."""
-    rank, ranks = _place()
+    rank, ranks = place_among_ranks()
     seconds = -1 if ranks == 1 else _WAIT_OF_RANKS_S
     with store.filled_by_one(seconds) if rank == 0 else nullcontext():
         from_all_ranks(None)
         yield
-
-
-def _place() -> tuple[int, int]:
-    if not torch.distributed.is_initialized():
-        return 0, 1
-    return torch.distributed.get_rank(), torch.distributed.get_world_size()

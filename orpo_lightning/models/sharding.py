@@ -113,10 +113,10 @@ def sharded_models(module: nn.Module) -> list[FSDPModule]:
 def _put(net: nn.Module, make: Callable[[Tensor], Tensor], parts: Mapping[str, Tensor]) -> None:
     """Put other tensors in the place of the weights that were read; tied weights stay one."""
     made: dict[int, nn.Parameter] = {}
-    for prefix, module in net.named_modules():
-        for name, weight in list(module.named_parameters(recurse=False)):
-            if name_without_adapter(f"{prefix}.{name}" if prefix else name) not in parts and id(weight) not in made:
-                continue
-            if id(weight) not in made:
-                made[id(weight)] = nn.Parameter(make(weight), weight.requires_grad)
-            setattr(module, name, made[id(weight)])
+    for name, weight in list(net.named_parameters(remove_duplicate=False)):
+        if name_without_adapter(name) not in parts:
+            continue
+        if id(weight) not in made:
+            made[id(weight)] = nn.Parameter(make(weight), weight.requires_grad)
+        module, _, own_name = name.rpartition(".")
+        setattr(net.get_submodule(module), own_name, made[id(weight)])

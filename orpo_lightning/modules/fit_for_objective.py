@@ -1,9 +1,42 @@
-"""Whether an objective, the data and the batches of a run go together."""
+"""Whether an objective, the model, the data and the batches of a run go together."""
 
 from __future__ import annotations
 
 from orpo_lightning.objectives import Objective
-from orpo_lightning.records import ObjectiveOutput
+from orpo_lightning.records import ObjectiveOutput, StepInfo
+
+
+def check_data(data: object) -> None:
+    """Insist on data whose batches are planned.
+
+    Args:
+        data: the data module.
+
+    Raises:
+        ValueError: it does not tell what a plan is made of.
+    """
+    if not all(hasattr(type(data), name) for name in ("steps_per_epoch", "total_steps", "longest", "rows")):
+        raise ValueError(
+            "a PreferenceModule trains on planned batches: pass Trainer.fit a PreferenceDataModule, or a data "
+            "module with its properties steps_per_epoch, total_steps, longest and rows and batches of the same kind"
+        )
+
+
+def check_positions(positions: int | None, longest: int) -> None:
+    """Insist that a model has a position for every token.
+
+    Args:
+        positions: how many it has; None is no limit.
+        longest: tokens of the longest conversation.
+
+    Raises:
+        ValueError: it has fewer.
+    """
+    if positions is not None and longest > positions:
+        raise ValueError(
+            f"the longest conversation has {longest} tokens and the model has {positions} positions: set "
+            f"data.max_length to {positions} or less"
+        )
 
 
 def check_rows(objective: Objective, unpaired_row: str | None) -> None:
@@ -37,6 +70,23 @@ def check_micro_batches(objective: Objective, micro_batches: int) -> None:
         raise ValueError(
             f"{type(objective).__name__} couples the pairs of a batch, so its global batch cannot be split "
             f"into {micro_batches} micro-batches: set trainer.accumulate_grad_batches = 1 and use one process"
+        )
+
+
+def check_step(step: StepInfo, micro_batches: int) -> None:
+    """Insist that the trainer takes the steps that were planned.
+
+    Args:
+        step: a planned one.
+        micro_batches: how many the trainer takes a step, on all ranks.
+
+    Raises:
+        ValueError: it takes another number.
+    """
+    if step.micro_batches != micro_batches:
+        raise ValueError(
+            f"the batch plan was made for {step.micro_batches} micro-batches a step, but the trainer now takes "
+            f"{micro_batches}: the accumulation must not change during training"
         )
 
 

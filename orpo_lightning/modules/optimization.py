@@ -9,9 +9,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from orpo_lightning.records import HALF_PRECISION
 
 ScheduleName = Literal["constant", "linear", "cosine", "inverse_sqrt"]
 
@@ -119,6 +123,21 @@ def build_optimizer(
         raise ValueError(f"model.optimizer.options = {dict(config.options)}: {error}") from error
 
 
+def can_be_fused(weights: Iterable[nn.Parameter]) -> bool:
+    """Whether any fused optimizer steps these weights.
+
+    Not every one can where they are shared out over processes, and torch's SGD leaves half-precision ones on a CPU as
+    they are.
+
+    Example:
+        >>> can_be_fused(nn.Linear(2, 2).parameters()), can_be_fused(nn.Linear(2, 2).bfloat16().parameters())
+        (True, False)
+    """
+    return not any(
+        isinstance(each, DTensor) or (each.dtype in HALF_PRECISION and each.device.type == "cpu") for each in weights
+    )
+
+
 def form(config: OptimizerConfig, *, fused: bool) -> dict[str, bool | None]:
     """The argument that chooses the fused form of the optimizer class, for a class that has one.
 
@@ -151,6 +170,23 @@ def parameter_groups(config: OptimizerConfig, parameters: Iterable[tuple[str, nn
             (exempt if parameter.ndim <= 1 or name.endswith("bias") else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": exempt, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter], strategy: object) -> Tensor:
+    """The norm of all gradients together.
+
+    Args:
+        parameters: those that may have one.
+        strategy: that of the trainer; one that shares gradients out has a norm of its own.
+
+    Example:
+        >>> weight = nn.Parameter(torch.ones(2))
+        >>> weight.grad = torch.tensor([3.0, 4.0])
+        >>> gradient_norm([weight], strategy=None)
+        tensor(5.)
+    """
+    norm_of: Callable[[list[Tensor]], Tensor] = getattr(strategy, "gradient_norm", torch.nn.utils.get_total_norm)
+    return norm_of([each.grad for each in parameters if each.grad is not None])
 
 
 def build_schedule(config: ScheduleConfig, optimizer: Optimizer, total_steps: int) -> LambdaLR:

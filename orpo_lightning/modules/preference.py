@@ -12,7 +12,6 @@ from lightning import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from orpo_lightning.metrics import RatioMetrics, SplitMetrics, weighted_sum
@@ -24,10 +23,9 @@ from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig
 from orpo_lightning.models.logp_model import Layout, LogpModel
 from orpo_lightning.models.reference import Reference, make_reference, reference_mode
 from orpo_lightning.models.reference_cache import Scorer, start_tolerance
-from orpo_lightning.modules import resume
+from orpo_lightning.modules import fit_for_objective, optimization, resume
 from orpo_lightning.modules.finite import Scored, check_finite
-from orpo_lightning.modules.fit_for_objective import check_micro_batches, check_output, check_rows
-from orpo_lightning.modules.optimization import OptimizerConfig, ScheduleConfig, build_optimizer, build_schedule
+from orpo_lightning.modules.optimization import OptimizerConfig, ScheduleConfig
 from orpo_lightning.modules.reference_run import check_start, reference_run, start_difference
 from orpo_lightning.modules.settings import check_changes, honour_rates, settings_of_run
 from orpo_lightning.modules.validation_interval import (
@@ -39,7 +37,7 @@ from orpo_lightning.modules.validation_interval import (
 from orpo_lightning.modules.views import view_of
 from orpo_lightning.objectives import Objective
 from orpo_lightning.packing import PackedBatch
-from orpo_lightning.records import HALF_PRECISION, PairLogps, UnpairedLogps
+from orpo_lightning.records import PairLogps, UnpairedLogps
 
 
 class PreferenceModule(LightningModule):
@@ -109,7 +107,9 @@ class PreferenceModule(LightningModule):
 
     def configure_model(self) -> None:
         """Load the policy, and the reference if the objective needs one. Lightning may call this more than once."""
-        build: ModelBuilder = getattr(self._trainer and self.trainer.strategy, "build_model", build_whole)
+        # a strategy that shares models out loads them in a way of its own; without a trainer there is none
+        strategy = None if self._trainer is None else self.trainer.strategy
+        build: ModelBuilder = getattr(strategy, "build_model", build_whole)
         if self.policy is None:
             kernels = self.policy_config.kernels
             self.policy = build(self.policy_config, lambda net: LogpModel(net, self.layout, kernels))
@@ -126,21 +126,15 @@ class PreferenceModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer and the schedule, which advances once per optimizer step."""
-        optimizer = build_optimizer(self.optimizer_config, self._policy.named_parameters(), fused=self.can_fuse)
-        schedule = build_schedule(self.schedule_config, optimizer, self._data.total_steps)
+        weights = self._policy.named_parameters()
+        optimizer = optimization.build_optimizer(self.optimizer_config, weights, fused=self.can_fuse)
+        schedule = optimization.build_schedule(self.schedule_config, optimizer, self._data.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     @property
     def can_fuse(self) -> bool:
-        """Whether the optimizer may be a fused one.
-
-        That undoes the scaling of fp16 gradients by itself, so that they could not be clipped before. Not every one can
-        step weights that are shared out, and torch's SGD leaves half-precision ones on a CPU as they are.
-        """
-        weights = list(self._policy.parameters())
-        is_shared_out = any(isinstance(each, DTensor) for each in weights)
-        is_half_on_cpu = any(each.dtype in HALF_PRECISION and each.device.type == "cpu" for each in weights)
-        return self._scaler is None and not is_shared_out and not is_half_on_cpu
+        """Whether the optimizer may be a fused one, which unscales fp16 gradients too late for them to be clipped."""
+        return self._scaler is None and optimization.can_be_fused(self._policy.parameters())
 
     def policy_logps(self, batch: PackedBatch) -> PairLogps | UnpairedLogps:
         """Log-probabilities of a batch under the policy."""
@@ -198,7 +192,7 @@ class PreferenceModule(LightningModule):
         if self.training and self.global_step == 0 and reference is not None:
             self._check_reference(self._view.sums(policy), self._view.sums(reference), batch)
         output = self.objective(policy, reference)
-        check_output(self.objective, output)
+        fit_for_objective.check_output(self.objective, output)
         groups = self._view.groups(batch)
         weight = batch.weight[groups]
         metrics.update(self._view.ratios(policy, output, weight))
@@ -231,8 +225,8 @@ class PreferenceModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Refuse, before a model is loaded, what would train on something else than what was asked for."""
-        check_rows(self.objective, getattr(self._data, "unpaired_row", None))
-        check_micro_batches(self.objective, self.trainer.accumulate_grad_batches * self.trainer.world_size)
+        fit_for_objective.check_rows(self.objective, getattr(self._data, "unpaired_row", None))
+        fit_for_objective.check_micro_batches(self.objective, self._micro_batches)
         if stage != "fit":
             if not getattr(self._data, "val", True):
                 raise ValueError("there is nothing to measure: data.val is null; set it to validation data")
@@ -252,12 +246,7 @@ class PreferenceModule(LightningModule):
 
     def on_train_batch_start(self, batch: PackedBatch, batch_idx: int) -> None:
         """Make randomness a function of the position in the run, so that a resumed run draws the same."""
-        expected = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        if batch.step.micro_batches != expected:
-            raise ValueError(
-                f"the batch plan was made for {batch.step.micro_batches} micro-batches a step, but the trainer now "
-                f"takes {expected}: the accumulation must not change during training"
-            )
+        fit_for_objective.check_step(batch.step, self._micro_batches)
         if self.scored and self.scored[-1].batch.step.is_last:  # nobody has checked that step
             self.scored.clear()
         torch.manual_seed(batch.step.seed)
@@ -273,7 +262,7 @@ class PreferenceModule(LightningModule):
 
         Lightning calls it right before the optimizer steps; its own would refuse to clip under bf16-mixed.
         """
-        norm = self._measure_gradient_norm()
+        norm = optimization.gradient_norm(self.parameters(), self.trainer.strategy)
         self._check_and_log(norm, optimizer)
         if not gradient_clip_val:
             return
@@ -306,13 +295,6 @@ class PreferenceModule(LightningModule):
     def _scaler(self) -> Any:
         return getattr(self.trainer.precision_plugin, "scaler", None)
 
-    def _measure_gradient_norm(self) -> Tensor:
-        # a strategy that shares gradients out has a norm of its own
-        norm_of: Callable[[list[Tensor]], Tensor] = getattr(
-            self.trainer.strategy, "gradient_norm", torch.nn.utils.get_total_norm
-        )
-        return norm_of([each.grad for each in self.parameters() if each.grad is not None])
-
     def _check_reference(self, policy: Tensor, reference: Tensor, batch: PackedBatch) -> None:
         if self.reference_config.name_or_path is not None or self.policy_config.has_dropout:
             return  # they may differ
@@ -322,12 +304,8 @@ class PreferenceModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the objective's state, what an export needs, and which frozen weights were used, without those."""
         measuring = self._objective_state
-        checkpoint["objective"] = {
-            "class": resume.class_path(self.objective),
-            "repr": repr(self.objective),
-            "trained_by": self._trained_by,
-            "state": dict(self.objective.state_dict()) if measuring is None else measuring,
-        }
+        state = dict(self.objective.state_dict()) if measuring is None else measuring
+        checkpoint["objective"] = resume.describe_objective(self.objective, self._trained_by, state)
         checkpoint["amid_validation"] = measuring is not None or (self._is_fitting and is_still_to_come(self.trainer))
         checkpoint["policy"] = describe_policy(self.policy_config, self._policy.net, self._data)
         if self._is_fitting:
@@ -374,18 +352,18 @@ class PreferenceModule(LightningModule):
         return in_words(self._trained_by)
 
     @property
+    def _micro_batches(self) -> int:
+        """Of a step, on all ranks."""
+        return self.trainer.accumulate_grad_batches * self.trainer.world_size
+
+    @property
     def _is_fitting(self) -> bool:
         return self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
 
     def on_fit_start(self) -> None:
         """Refuse data that the model cannot take, and make the reference ready."""
         config = self._policy.net.config.get_text_config()
-        positions, longest = getattr(config, "max_position_embeddings", None), self._data.longest
-        if positions is not None and longest > positions:
-            raise ValueError(
-                f"the longest conversation has {longest} tokens and the model has {positions} positions: set "
-                f"data.max_length to {positions} or less"
-            )
+        fit_for_objective.check_positions(getattr(config, "max_position_embeddings", None), self._data.longest)
         self._prepare_reference()
 
     def on_validation_start(self) -> None:
@@ -412,11 +390,7 @@ class PreferenceModule(LightningModule):
 
     @property
     def _steps_per_epoch(self) -> int:
-        if not all(hasattr(type(self._data), name) for name in ("steps_per_epoch", "total_steps", "longest", "rows")):
-            raise ValueError(
-                "a PreferenceModule trains on planned batches: pass Trainer.fit a PreferenceDataModule, or a data "
-                "module with its properties steps_per_epoch, total_steps, longest and rows and batches of the same kind"
-            )
+        fit_for_objective.check_data(self._data)
         steps: int = self._data.steps_per_epoch
         return steps
 

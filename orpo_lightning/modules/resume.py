@@ -18,6 +18,17 @@ def class_path(objective: Objective) -> str:
     return f"{type(objective).__module__}.{type(objective).__qualname__}"
 
 
+def describe_objective(objective: Objective, trained_by: list[list[Any]], state: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of its objective, as plain data.
+
+    Args:
+        objective: that of the run.
+        trained_by: the objectives of the run so far and the steps that they began at.
+        state: its state.
+    """
+    return {"class": class_path(objective), "repr": repr(objective), "trained_by": trained_by, "state": state}
+
+
 def check_contents(checkpoint: Mapping[str, Any], goes_on: bool) -> None:
     """Insist that a checkpoint is one of a preference module, before anything is taken from it.
 

@@ -34,10 +34,8 @@ class FSDP1Strategy(CheckpointsOfAllRanks, FSDPStrategy):
 
     The unit that is gathered is the decoder layer of the model. Unlike Lightning's strategy it clips gradients by norm,
     and averages them in fp32. Each process loads the model whole before it is shared out: see
-    :class:`~orpo_lightning.strategies.FSDP2Strategy` for models that are too large for that.
-
-    Args:
-        as Lightning's :class:`~lightning.pytorch.strategies.FSDPStrategy`.
+    :class:`~orpo_lightning.strategies.FSDP2Strategy` for models that are too large for that. It takes the arguments of
+    Lightning's :class:`~lightning.pytorch.strategies.FSDPStrategy`.
     """
 
     @property

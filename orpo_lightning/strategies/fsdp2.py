@@ -169,9 +169,10 @@ class FSDP2Strategy(CheckpointsOfAllRanks, ModelParallelStrategy):
         """Put weights into the model, in each process those of its part."""
         assert self.lightning_module is not None
         own = self.lightning_module.state_dict()
+        others = set(untrained(self.lightning_module, own))
+        trained = own.keys() - others
         saved: Iterable[str] = checkpoint["state_dict"] if self._opened is None else self._opened.weights
-        trained = own.keys() - set(untrained(self.lightning_module, own))
-        strays = sorted(trained ^ (set(saved) - (own.keys() - trained)))
+        strays = sorted(trained ^ (set(saved) - others))
         if strays:
             raise ValueError(
                 f"the checkpoint is of another model: {len(strays)} weights are on one side only, such as {strays[0]}"
