@@ -48,6 +48,7 @@ from orpo_lightning.run_start import (
     start_that_writes_nothing,
 )
 from orpo_lightning.strategies import register_strategies
+from orpo_lightning.trainer_parts import callbacks_of, is_fast_dev_run
 from orpo_lightning.user_loggers import LoggerMaker
 from orpo_lightning.verbs import TRAINER_VERBS
 
@@ -168,14 +169,13 @@ class CLI(LightningCLI):
         own = self._get(self.config_init, "trainer")["callbacks"]
         own_bar = any(isinstance(each, ProgressBar) for each in (own if isinstance(own, list) else [own]))
         trainer = super().instantiate_trainer(**kwargs)
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
+        callbacks = callbacks_of(trainer)
         if not own_bar:
             callbacks[:] = [StepProgress() if isinstance(each, ProgressBar) else each for each in callbacks]
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # neither a user's own nor an accelerator's
             trainer.strategy.checkpoint_io = SafeCheckpointIO()
-        fast_dev_run = trainer.fast_dev_run  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
         callbacks += [DescribeRun(self._configuration), FirstLine()]
-        if self.subcommand == "fit" and not fast_dev_run:
+        if self.subcommand == "fit" and not is_fast_dev_run(trainer):
             file = MetricsFile(trainer.default_root_dir)
             trainer.loggers = [file, *trainer.loggers]
             callbacks += [DataReport(), KeptMeasures(file), PairMeasuresFile(), RunRecordFile()]

@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "cache_folder": set(),
     "ranks": set(),
     "versions": set(),
+    "trainer_parts": set(),
     "whole_file": set(),
     "whole_folder": set(),
     "manifest": {"versions"},
@@ -42,7 +43,7 @@ MAY_IMPORT = {
         "versions",
     },
     "data": {"records", "packing", "cache_folder", "models.tokenizer", "whole_file"},
-    "modules": {"records", "packing", "ranks", "objectives", "metrics", "models"},
+    "modules": {"records", "packing", "ranks", "objectives", "metrics", "models", "trainer_parts"},
     "health": {"modules"},
     "testing": {"records", "objectives", "metrics"},
     "summary": {"run_folder", "whole_file"},
@@ -52,6 +53,7 @@ MAY_IMPORT = {
     "callbacks": {
         *("run_folder", "signals", "loggers", "user_loggers", "records", "packing", "data", "models", "modules"),
         *("objectives", "summary", "comparison", "report", "whole_folder", "manifest", "ranks", "health", "versions"),
+        "trainer_parts",
     },
     "command_line": {"verbs", "run_folder", "user_loggers", "models", "objectives"},
     "commands": {
@@ -60,7 +62,7 @@ MAY_IMPORT = {
     },
     "cli": {
         *("verbs", "run_folder", "run_start", "loggers", "user_loggers", "checkpoint_io", "callbacks", "objectives"),
-        *("data", "command_line", "strategies"),
+        *("data", "command_line", "strategies", "trainer_parts"),
     },
     "trial": {"__main__", "sweep"},
     "__main__": {"verbs", "signals", "command_line", "__version__"},
@@ -74,7 +76,7 @@ THIRD_PARTIES = {
     "datasets": ("data",),
     "lightning": (
         *("data.datamodule", "modules", "loggers", "user_loggers", "checkpoint_io", "callbacks", "cli", "commands"),
-        *("command_line", "strategies"),
+        *("command_line", "strategies", "trainer_parts"),
     ),
     "torchmetrics": ("metrics",),
     "jsonargparse": ("cli", "command_line", "testing"),

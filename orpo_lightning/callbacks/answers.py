@@ -19,6 +19,7 @@ from orpo_lightning.models.tokenizer import Tokenizer, load_tokenizer
 from orpo_lightning.records import TokenizedRow
 from orpo_lightning.run_folder import ANSWERS_FILE
 from orpo_lightning.summary.answers import Answer, write_answers
+from orpo_lightning.trainer_parts import data_of
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def why_no_answers(trainer: Trainer, pl_module: LightningModule) -> str | None:
         return f"There are no answers to show: {type(pl_module).__name__} has no policy of this package."
     if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy | DeepSpeedStrategy):
         return "There are no answers to show: the weights are sharded; export a checkpoint, then generate."
-    if not any(name.startswith("validation") for name in getattr(_data(trainer), "rows", {})):
+    if not any(name.startswith("validation") for name in getattr(data_of(trainer), "rows", {})):
         return "There are no answers to show: there is no validation data to take prompts from."
     return None
 
@@ -51,7 +52,7 @@ def answer_prompts(trainer: Trainer, pl_module: LightningModule, count: int, max
         count: how many prompts, different ones.
         max_new_tokens: longest answer, tokens.
     """
-    policy, config, data = pl_module.policy, pl_module.policy_config, _data(trainer)
+    policy, config, data = pl_module.policy, pl_module.policy_config, data_of(trainer)
     assert isinstance(policy, LogpModel)
     assert isinstance(config, PolicyConfig)
     tokenizer = load_tokenizer(*tokenizer_of(data, config))
@@ -69,10 +70,6 @@ def answer_prompts(trainer: Trainer, pl_module: LightningModule, count: int, max
         for each, completion in zip(asked, completions, strict=True)
     ]
     write_answers(Path(trainer.default_root_dir) / ANSWERS_FILE, step, answers)
-
-
-def _data(trainer: Trainer) -> Any:
-    return trainer.datamodule  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
 
 
 def _first_prompts(data: Any, tokenizer: Tokenizer, count: int, room: int | None) -> list[_Asked]:

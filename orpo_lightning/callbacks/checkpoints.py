@@ -18,6 +18,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
 from orpo_lightning.run_folder import BEST_CHECKPOINTS, CHECKPOINT_FOLDER, LAST_CHECKPOINT
+from orpo_lightning.trainer_parts import is_fast_dev_run
 from orpo_lightning.whole_folder import put_all_back, take_place, write_whole
 
 
@@ -174,7 +175,7 @@ class Checkpoints(Checkpoint):
             trainer: amid a fit, between two steps.
             last: whether to save the last one in any case.
         """
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
+        if is_fast_dev_run(trainer):
             return
         assert self._measured is None or self._measured.step == trainer.global_step
         better = self._measured is not None and trainer.strategy.broadcast(self._is_better())

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from orpo_lightning.data.report import SplitReport, write_reports
 from orpo_lightning.run_folder import DATA_REPORT_FILE
+from orpo_lightning.trainer_parts import data_of, is_fast_dev_run
 
 
 class DataReport(Callback):
@@ -18,9 +19,8 @@ class DataReport(Callback):
     @rank_zero_only
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file, whole or not at all."""
-        data = trainer.datamodule  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
+        data = data_of(trainer)
         reports: dict[str, SplitReport] = getattr(data, "reports", {})
-        fast_dev_run = trainer.fast_dev_run  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
-        if not reports or fast_dev_run:
+        if not reports or is_fast_dev_run(trainer):
             return
         write_reports(Path(trainer.default_root_dir) / DATA_REPORT_FILE, reports)

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from orpo_lightning.data.report import SplitReport
 from orpo_lightning.manifest import CONFIG_HASH, config_hash
+from orpo_lightning.trainer_parts import data_of
 from orpo_lightning.user_loggers import keep_wandb_id
 
 
@@ -30,7 +31,7 @@ class DescribeRun(Callback):
     @rank_zero_only
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Describe the run; its data has been read by now, and no model has been loaded."""
-        data = trainer.datamodule  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
+        data = data_of(trainer)
         reports: dict[str, SplitReport] = getattr(data, "reports", {})
         described = dict(self.config)
         if reports:

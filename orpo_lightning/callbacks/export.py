@@ -20,6 +20,7 @@ from orpo_lightning.models.loading import PolicyConfig
 from orpo_lightning.models.logp_model import LogpModel
 from orpo_lightning.models.tokenizer import load_tokenizer
 from orpo_lightning.run_folder import DATA_REPORT_FILE, MODEL_FOLDER, OF_THE_MACHINE, check_model_folder
+from orpo_lightning.trainer_parts import data_of, is_fast_dev_run
 from orpo_lightning.versions import PACKAGE, versions
 from orpo_lightning.whole_folder import write_whole
 
@@ -44,8 +45,7 @@ class ExportModel(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the folder, in a hidden one until it is whole."""
         policy = getattr(pl_module, "policy", None)
-        fast_dev_run = trainer.fast_dev_run  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
-        if not self.enabled or fast_dev_run or not isinstance(policy, LogpModel):
+        if not self.enabled or is_fast_dev_run(trainer) or not isinstance(policy, LogpModel):
             return
         is_shared_out = isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)
         net = _of_last_checkpoint(trainer) if is_shared_out else policy.net
@@ -55,7 +55,7 @@ class ExportModel(Callback):
             self._write(trainer, pl_module, net)
 
     def _write(self, trainer: Trainer, pl_module: LightningModule, net: nn.Module) -> None:
-        data = trainer.datamodule  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
+        data = data_of(trainer)
         config = pl_module.policy_config
         assert isinstance(config, PolicyConfig)
         tokenizer = load_tokenizer(*tokenizer_of(data, config))

@@ -19,6 +19,7 @@ from orpo_lightning.modules.finite import NonFiniteError
 from orpo_lightning.modules.preference import PreferenceModule
 from orpo_lightning.modules.validation_interval import is_complete
 from orpo_lightning.summary.record import Finding
+from orpo_lightning.trainer_parts import callbacks_of, data_of, is_fast_dev_run, val_names_of
 
 
 class Health(Callback):
@@ -68,7 +69,7 @@ class Health(Callback):
         self._step = trainer.global_step
         if not self.enabled:
             return
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
+        data = data_of(trainer)
         self.findings += [Finding(self._step, sentence) for sentence in getattr(data, "advice", tuple)()]
         own = type(pl_module).configure_optimizers is not PreferenceModule.configure_optimizers
         if isinstance(pl_module, PreferenceModule) and not own:
@@ -100,8 +101,7 @@ class Health(Callback):
         """Look at what the validation has measured, and the training since the one before."""
         if not self.enabled or trainer.state.fn != TrainerFn.FITTING or not is_complete(trainer):
             return
-        names: tuple[str, ...] = getattr(trainer.datamodule, "val_names", ("",))  # type: ignore[attr-defined]  # as above
-        for name in names:
+        for name in val_names_of(trainer):
             prefix, on = (f"val/{name}/", f"the validation set {name}") if name else ("val/", "the validation")
             found = {each: trainer.callback_metrics.get(f"{prefix}{each}") for each in MEASURES}
             values = {each: float(value) for each, value in found.items() if value is not None}
@@ -118,7 +118,7 @@ class Health(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Keep a step whose loss or gradient is not finite, and add to the error how to take it again."""
-        writes = self.enabled and self.failed_step and not trainer.fast_dev_run  # type: ignore[attr-defined]  # as above
+        writes = self.enabled and self.failed_step and not is_fast_dev_run(trainer)
         if writes and isinstance(exception, NonFiniteError) and isinstance(pl_module, PreferenceModule):
             exception.advice = keep_failed_step(trainer, pl_module, exception)
 
@@ -165,5 +165,4 @@ class _Sums:
 
 def findings_of(trainer: Trainer) -> Iterable[Finding]:
     """What a run has found to be wrong with itself so far."""
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
-    return next((each.findings for each in callbacks if isinstance(each, Health)), ())
+    return next((each.findings for each in callbacks_of(trainer) if isinstance(each, Health)), ())

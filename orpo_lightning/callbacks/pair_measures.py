@@ -17,6 +17,7 @@ from orpo_lightning.ranks import from_all_ranks
 from orpo_lightning.records import PairScores, TokenizedRow
 from orpo_lightning.run_folder import PAIRS_FILE
 from orpo_lightning.summary.pairs import PairMeasures, cut_pairs, write_pairs
+from orpo_lightning.trainer_parts import data_of, val_names_of
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ class PairMeasuresFile(Callback):
             cut_pairs(Path(trainer.default_root_dir) / PAIRS_FILE, -1 if starts_anew else trainer.global_step)
 
     def _in_order(self, trainer: Trainer, pairs: list[PairMeasures]) -> list[PairMeasures]:
-        names = _set_names(trainer)
-        rows: Any = getattr(trainer.datamodule, "rows", {})  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
+        names = val_names_of(trainer)
+        rows: Any = getattr(data_of(trainer), "rows", {})
         for name in {pair.set for pair in pairs} - self._known.keys():
             self._known[name] = _known(rows.get(f"validation/{name}" if name else "validation", ()))
         found = [(pair, self._known[pair.set].get(pair.row_id, _UNKNOWN)) for pair in pairs]
@@ -106,11 +107,6 @@ def _content(row: TokenizedRow) -> str:
     return tokens.hexdigest()
 
 
-def _set_names(trainer: Trainer) -> tuple[str, ...]:
-    names: tuple[str, ...] = getattr(trainer.datamodule, "val_names", ("",))  # type: ignore[attr-defined]  # as above
-    return names
-
-
 def _rows(trainer: Trainer, step: int, number: int, scores: PairScores) -> list[PairMeasures]:
     parts = [
         scores.chosen / scores.chosen_tokens,
@@ -122,5 +118,5 @@ def _rows(trainer: Trainer, step: int, number: int, scores: PairScores) -> list[
         scores.weight,
     ]
     columns = zip(scores.row_ids, *(part.tolist() for part in parts), strict=True)
-    pairs = (PairMeasures(step, _set_names(trainer)[number], *values) for values in columns)
+    pairs = (PairMeasures(step, val_names_of(trainer)[number], *values) for values in columns)
     return [pair for pair in pairs if pair.weight]

@@ -21,6 +21,7 @@ from orpo_lightning.models.logp_model import LogpModel
 from orpo_lightning.objectives import Objective
 from orpo_lightning.run_folder import RECORD_FILE
 from orpo_lightning.summary.record import RunRecord, Status, read_record, write_record
+from orpo_lightning.trainer_parts import data_of
 from orpo_lightning.versions import versions
 
 _LONGEST_REASON = 500
@@ -129,7 +130,7 @@ class RunRecordFile(Callback):
 
 def _planned_steps(trainer: Trainer) -> int | None:
     """The same before the first step, when asking the trainer would make a resumed run's batches too early."""
-    data = trainer.datamodule  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
+    data = data_of(trainer)
     has_end = trainer.max_steps >= 0 or (trainer.max_epochs or -1) >= 0
     return data.total_steps if has_end and isinstance(data, PreferenceDataModule) else None
 

@@ -25,6 +25,7 @@ from orpo_lightning.run_folder import CURVES_FILE, RECORD_FILE, REPORT_FILE, SUM
 from orpo_lightning.summary.markdown import write_markdown
 from orpo_lightning.summary.run import Ending, Outcome, RunSummary, Speed
 from orpo_lightning.summary.terminal import print_summary
+from orpo_lightning.trainer_parts import callbacks_of, data_of, is_fast_dev_run
 
 
 class Summary(Callback):
@@ -76,8 +77,7 @@ class Summary(Callback):
             self._tell(trainer, pl_module, "interrupted")
 
     def _is_wanted(self, trainer: Trainer) -> bool:
-        fast_dev_run: int = trainer.fast_dev_run  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
-        return self.enabled and not fast_dev_run
+        return self.enabled and not is_fast_dev_run(trainer)
 
     def _answer(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._is_wanted(trainer) and self.prompts and why_no_answers(trainer, pl_module) is None:
@@ -88,7 +88,7 @@ class Summary(Callback):
             return
         folder = Path(trainer.default_root_dir)
         why_not = why_no_answers(trainer, pl_module) if self.prompts else None
-        reports: dict[str, SplitReport] = getattr(trainer.datamodule, "reports", {})  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
+        reports: dict[str, SplitReport] = getattr(data_of(trainer), "reports", {})
         outcome = Outcome(
             objective=getattr(pl_module, "trained_by", type(pl_module).__name__),
             ending=ending,
@@ -114,7 +114,7 @@ class Summary(Callback):
 
     def _speed(self, trainer: Trainer) -> Speed:
         seconds = time.perf_counter() - (self._started or time.perf_counter())
-        counted = next((each for each in trainer.callbacks if isinstance(each, Throughput)), None)  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
+        counted = next((each for each in callbacks_of(trainer) if isinstance(each, Throughput)), None)
         if counted is None:
             return Speed(seconds)
         totals = counted.totals

@@ -38,6 +38,7 @@ from orpo_lightning.modules.views import view_of
 from orpo_lightning.objectives import Objective
 from orpo_lightning.packing import PackedBatch
 from orpo_lightning.records import PairLogps, UnpairedLogps
+from orpo_lightning.trainer_parts import data_of, val_names_of
 
 
 class PreferenceModule(LightningModule):
@@ -171,7 +172,7 @@ class PreferenceModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Start to measure, and keep the state of the objective, which measuring must not move."""
-        self.eval_metrics = [SplitMetrics().to(self.device) for _ in self._evaluation_names]
+        self.eval_metrics = [SplitMetrics().to(self.device) for _ in val_names_of(self.trainer)]
         self._objective_state = copy.deepcopy(dict(self.objective.state_dict()))
 
     def on_test_epoch_start(self) -> None:
@@ -206,7 +207,7 @@ class PreferenceModule(LightningModule):
             self.objective.load_state_dict(self._objective_state)
             self._objective_state = None
         measured: dict[str, float] = {}
-        for name, metrics in zip(self._evaluation_names, self.eval_metrics, strict=True):
+        for name, metrics in zip(val_names_of(self.trainer), self.eval_metrics, strict=True):
             prefix, values = f"{stage}/{name}" if name else stage, metrics.compute()
             self._log(values, prefix, to_loggers=not self._is_fitting)
             measured |= {f"{prefix}/{key}": value.item() for key, value in values.items()}
@@ -380,13 +381,8 @@ class PreferenceModule(LightningModule):
             self.reference.prepare(reference_run(self, self._data, self.objective.needs_prompt_logps))
 
     @property
-    def _evaluation_names(self) -> tuple[str, ...]:
-        names: tuple[str, ...] = getattr(self._data, "val_names", ("",))
-        return names
-
-    @property
     def _data(self) -> Any:
-        return self.trainer.datamodule  # type: ignore[attr-defined]  # one of Lightning's connectors sets it
+        return data_of(self.trainer)
 
     @property
     def _steps_per_epoch(self) -> int:

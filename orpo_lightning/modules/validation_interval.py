@@ -7,6 +7,8 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from orpo_lightning.trainer_parts import data_of
+
 
 def is_complete(trainer: Trainer) -> bool:
     """Whether the validation that runs is one of all the data: Lightning's check at the start of a fit need not be, and
@@ -57,7 +59,7 @@ class ValidateAtEnd(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the interval as one micro-batch, where a run goes on amid the validation after its last step."""
-        if trainer.global_step >= trainer.datamodule.total_steps:  # type: ignore[attr-defined]  # a connector sets it
+        if trainer.global_step >= data_of(trainer).total_steps:
             self._interval = trainer.check_val_every_n_epoch, trainer.val_check_batch
             trainer.check_val_every_n_epoch, trainer.val_check_batch = None, 1
 
