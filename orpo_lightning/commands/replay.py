@@ -71,19 +71,15 @@ def main() -> None:
 
 
 def _find(place: Path) -> Path:
-    """The file that a user means."""
+    """The file that a user means, or the folder of one that several processes have written."""
     place = place.expanduser()
     if not place.exists():
         raise FileNotFoundError(f"{place}: there is no such file or folder; {_ACCEPTED}")
-    if place.match(FAILED_STEPS):
-        if place.is_dir():
-            raise ValueError(f"{place} holds the weights in the parts of several processes; accepted: one file")
-        return place
-    if place.is_dir():
+    if place.is_dir() and not place.match(FAILED_STEPS):
         kept = max(place.glob(FAILED_STEPS), key=lambda path: path.stat().st_mtime_ns, default=None)
         if kept is None:
             raise FileNotFoundError(f"{place}: no step is kept there; {_ACCEPTED}")
-        return _find(kept)
+        return kept
     return place
 
 

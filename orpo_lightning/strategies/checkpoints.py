@@ -8,7 +8,7 @@ from typing import Any
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.strategies import ParallelStrategy
 
-from orpo_lightning.sharded_checkpoint import write_sharded
+from orpo_lightning.sharded_checkpoint import is_sharded, write_sharded
 from orpo_lightning.whole_folder import write_whole
 
 
@@ -26,6 +26,9 @@ class CheckpointsOfAllRanks(ParallelStrategy):
             if self.is_global_zero:
                 self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options)
             return
+        place = Path(filepath)
+        if self.broadcast(place.is_dir() and not is_sharded(place)):  # on all of them: none waits for another
+            raise IsADirectoryError(f"{place} cannot be written: a folder is there that is no checkpoint")
         if storage_options is not None:
             raise ValueError(f"storage_options = {storage_options!r}; accepted: None, checkpoints are local folders")
 
@@ -36,6 +39,6 @@ class CheckpointsOfAllRanks(ParallelStrategy):
             self.barrier()
 
         if self.is_global_zero:
-            write_whole(Path(filepath), write)
+            write_whole(place, write)
         else:
             write(None)

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Callback
 
 from orpo_lightning import NonFiniteError, PreferenceDataModule
 from orpo_lightning.__main__ import main
+from orpo_lightning.checkpoint_io import SafeCheckpointIO
 from orpo_lightning.commands.replay import NOT_REPRODUCED
 from orpo_lightning.models.checkpoint import load_policy, read_checkpoint
 from orpo_lightning.summary.record import read_record
@@ -287,13 +288,14 @@ def test_what_holds_no_step_is_refused_with_what_is_accepted(failed, replay, her
     assert "the step in other.pt cannot be read" in refused("other.pt")
     KEPT.unlink()
     KEPT.mkdir()
-    assert refused(RUN).startswith(f"{KEPT} holds the weights in the parts of several processes")
+    assert str(KEPT) in refused(RUN)
 
 
 @pytest.mark.slow
-def test_a_step_of_two_processes_is_taken_again_in_one(here, replay):
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_a_step_of_two_processes_is_taken_again_in_one(here, replay, strategy):
     objective = ["--model.objective=failing_losses.FailingORPO", f"--model.objective.tokens={write_rows()}"]
-    two = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.accelerator=cpu"]
+    two = ["--trainer.devices=2", f"--trainer.strategy={strategy}", "--trainer.accelerator=cpu"]
     command = [sys.executable, "-m", "orpo_lightning", "fit", *SETTINGS, *objective, *two]
 
     def said_by_a_fit(*options):
@@ -309,7 +311,7 @@ def test_a_step_of_two_processes_is_taken_again_in_one(here, replay):
     assert code == 0
     assert {row_id for row_id, *_ in rows_of(printed)} == set(STEP)
     assert bad_rows_of(printed) == [BAD]
-    assert len(torch.load(KEPT, weights_only=True)["failed_step"]["micro_batches"]) == 4
+    assert len(SafeCheckpointIO().load_checkpoint(KEPT)["failed_step"]["micro_batches"]) == 4
     assert printed.endswith("It fails as it did: the loss of optimizer step 2 was nan, and is nan here.\n")
     shutil.rmtree(RUN)
     (KEPT / "in the way").mkdir(parents=True)
