@@ -59,6 +59,7 @@ MAY_IMPORT = {
     "commands": {
         *("verbs", "run_folder", "signals", "records", "data", "models", "objectives", "summary", "comparison"),
         *("report", "sweep", "command_line", "cli", "whole_file", "whole_folder", "modules", "checkpoint_io"),
+        "versions",
     },
     "cli": {
         *("verbs", "run_folder", "run_start", "loggers", "user_loggers", "checkpoint_io", "callbacks", "objectives"),
