@@ -33,7 +33,7 @@ def check_whole(path: Path, wrong: str | None = None) -> None:
         return
     others = sorted(path.parent.glob("*.ckpt"), key=lambda each: each.stat().st_mtime_ns, reverse=True)
     whole = next((each for each in others if each != path and damage(each) is None), None)
-    advice = f"whole is {whole}: --ckpt_path {whole}" if whole else "no other checkpoint beside it is whole"
+    advice = f"whole is {whole}: take that one" if whole else "no other checkpoint beside it is whole"
     raise ValueError(f"{path} is damaged: {wrong}; {advice}")
 
 
