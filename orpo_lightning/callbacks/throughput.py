@@ -59,6 +59,7 @@ class Totals:
         peak_gb: largest memory of a rank, in 10^9 bytes: of the accelerator if there is one, else of the process.
         peak_flops: floating-point operations per second that the hardware of all ranks can do; 0 where not known.
         ranks: their number.
+        busiest_tokens: tokens of the rank that had the most of them in its step, summed over the steps.
     """
 
     steps: int = 0
@@ -67,11 +68,16 @@ class Totals:
     peak_gb: float | None = None
     peak_flops: float = 0.0
     ranks: int = 1
+    busiest_tokens: float = 0.0
 
     def with_more(self, more: Totals) -> Totals:
         """These and more steps after them; peaks and ranks are those of the latter."""
         return replace(
-            more, steps=self.steps + more.steps, seconds=self.seconds + more.seconds, done=self.done + more.done
+            more,
+            steps=self.steps + more.steps,
+            seconds=self.seconds + more.seconds,
+            done=self.done + more.done,
+            busiest_tokens=self.busiest_tokens + more.busiest_tokens,
         )
 
     @property
@@ -91,6 +97,8 @@ class Totals:
                 "work/saved_by_sharing": self.done.saved_by_sharing,
                 "time/mfu": self.done.flops / self.seconds / self.peak_flops,
             }
+        if self.ranks > 1 and self.done.tokens:
+            found["work/imbalance"] = self.busiest_tokens * self.ranks / self.done.tokens
         if self.peak_gb is not None:
             found["memory/peak_gb"] = self.peak_gb
         return found
@@ -168,10 +176,11 @@ class Throughput(Callback):
         now = time.perf_counter()
         done = self._done + Done(seconds_waited=self._seconds_waited(trainer))
         peak_gb = peak_memory(trainer.strategy.root_device)
+        busiest = done.tokens
         if trainer.world_size > 1:
-            done, peak_gb = _over_all_ranks(trainer, done, peak_gb)
+            done, busiest, peak_gb = _over_all_ranks(trainer, done, peak_gb)
         steps, seconds = trainer.global_step - self._step, now - self._start
-        taken = Totals(steps, seconds, done, peak_gb, self._peak_flops, trainer.world_size)
+        taken = Totals(steps, seconds, done, peak_gb, self._peak_flops, trainer.world_size, busiest)
         self._start, self._step, self._done = now, trainer.global_step, Done()
         self.totals, self._run = self.totals.with_more(taken), self._run.with_more(taken)
         # a number that is no tensor yet would be copied to the device, and each copy waits for it
@@ -209,9 +218,10 @@ class Throughput(Callback):
         return peak_rate(device, dtype)
 
 
-def _over_all_ranks(trainer: Trainer, done: Done, peak_gb: float | None) -> tuple[Done, float | None]:
+def _over_all_ranks(trainer: Trainer, done: Done, peak_gb: float | None) -> tuple[Done, float, float | None]:
+    """What was done on all of them, the tokens of the one with the most, and the memory of the one with the most."""
     device = trainer.strategy.root_device
     sums = trainer.strategy.reduce(torch.tensor(astuple(done), dtype=torch.float64, device=device), reduce_op="sum")
-    if peak_gb is not None:
-        peak_gb = float(trainer.strategy.reduce(torch.tensor(peak_gb, device=device), reduce_op="max"))
-    return Done(*sums.tolist()), peak_gb
+    peaks = torch.tensor([done.tokens, math.nan if peak_gb is None else peak_gb], dtype=torch.float64, device=device)
+    busiest, most_gb = trainer.strategy.reduce(peaks, reduce_op="max").tolist()
+    return Done(*sums.tolist()), busiest, None if peak_gb is None else most_gb

@@ -12,11 +12,10 @@ from helpers import Exploding, leave_together, run, run_on_two_ranks
 from invariance import OBJECTIVES, assert_same, load, rows_of
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import SingleDeviceStrategy
+from pages import page_named
 
-from orpo_lightning import (
-    ORPO,
-    NonFiniteError,
-)
+from orpo_lightning import ORPO, NonFiniteError
+from orpo_lightning.callbacks.throughput import Throughput
 from orpo_lightning.models.tiny import tiny_model
 from orpo_lightning.testing import make_rows
 
@@ -135,6 +134,33 @@ def test_two_processes_stop_on_the_same_non_finite_loss_and_name_the_same_rows(t
         assert set(message.split("Rows: ")[1].split(", ")) == bad
 
 
+class TokensOfSteps(Callback):
+    """How many tokens this process has had in each step."""
+
+    def __init__(self):
+        self.found = {}
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        self.found[trainer.global_step] = self.found.get(trainer.global_step, 0) + batch.num_tokens
+
+
+def test_the_imbalance_is_that_of_the_tokens_of_the_processes(two_processes):
+    first, second = (json.loads((two_processes / f"tokens-{rank}.json").read_text()) for rank in (0, 1))
+    history = json.loads((two_processes / "throughput.json").read_text())
+    logged = [values["work/imbalance"] for _, values in history if "time/step_s" in values]
+    of_both = zip(first.values(), second.values(), strict=True)
+    assert logged == pytest.approx([2 * max(tokens) / sum(tokens) for tokens in of_both])
+    assert max(logged) > 1.2  # the step with the row that is longer than all others together
+    assert min(logged) < 1.1
+
+
+def test_the_page_names_what_several_processes_log_beyond_one(two_processes):
+    alone = {key for _, values in run(ORPO(), callbacks=[Throughput()]).history for key in values}
+    together = {key for _, values in json.loads((two_processes / "throughput.json").read_text()) for key in values}
+    rows = page_named("metrics").rows("key, with several processes | unit | what it is | good")
+    assert {f"`{key}`" for key in together - alone} == {key for key, *_ in rows}
+
+
 def main(folder: Path) -> None:
     from lightning.pytorch.strategies import DDPStrategy
 
@@ -151,6 +177,12 @@ def main(folder: Path) -> None:
         if found.trainer.global_rank == 0:
             saved = {"history": json.dumps(found.history), "gradients": found.gradients, "weights": found.weights}
             torch.save(saved, folder / f"{name}.pt")
+    tokens, rank = TokensOfSteps(), os.environ["RANK"]
+    strategy = DDPStrategy(process_group_backend="gloo")
+    counted = run(ORPO(), rows_of("uneven"), devices=2, strategy=strategy, callbacks=[Throughput(), tokens])
+    (folder / f"tokens-{rank}.json").write_text(json.dumps(tokens.found))
+    if rank == "0":
+        (folder / "throughput.json").write_text(json.dumps(counted.history))
     try:
         strategy = DDPStrategy(process_group_backend="gloo")
         run(Exploding(), make_rows(16), devices=2, strategy=strategy, data={"global_batch_size": 16})
