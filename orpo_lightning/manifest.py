@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -43,7 +43,7 @@ class Manifest:
     @classmethod
     def of(
         cls, checkpoint: Mapping[str, Any], sizes: Mapping[str, int], checksums: Mapping[str, int] | None = None
-    ) -> Manifest:
+    ) -> Self:
         """That of a checkpoint of the trainer.
 
         Args:
@@ -61,7 +61,7 @@ class Manifest:
         )
 
     @classmethod
-    def from_plain(cls, values: object) -> Manifest:
+    def from_plain(cls, values: object) -> Self:
         """Read one back.
 
         Raises:

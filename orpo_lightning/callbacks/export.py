@@ -11,16 +11,19 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zer
 from torch import nn
 
 from orpo_lightning.callbacks.checkpoints import Checkpoints
+from orpo_lightning.callbacks.describe_run import DescribeRun
 from orpo_lightning.data.report import read_reports
+from orpo_lightning.manifest import config_hash
 from orpo_lightning.models.card import ModelCard
 from orpo_lightning.models.checkpoint import load_policy, read_checkpoint, tokenizer_of
+from orpo_lightning.models.content import write_model_manifest
 from orpo_lightning.models.export import write_model
 from orpo_lightning.models.hub import MARKERS
 from orpo_lightning.models.loading import PolicyConfig
 from orpo_lightning.models.logp_model import LogpModel
 from orpo_lightning.models.tokenizer import load_tokenizer
 from orpo_lightning.run_folder import DATA_REPORT_FILE, MODEL_FOLDER, OF_THE_MACHINE, check_model_folder
-from orpo_lightning.trainer_parts import data_of, is_fast_dev_run
+from orpo_lightning.trainer_parts import callbacks_of, data_of, is_fast_dev_run
 from orpo_lightning.versions import PACKAGE, versions
 from orpo_lightning.whole_folder import write_whole
 
@@ -77,9 +80,16 @@ class ExportModel(Callback):
         def write(folder: Path) -> None:
             write_model(net, tokenizer, folder)
             card.write(folder)
+            write_model_manifest(folder, trainer.global_step, trainer.current_epoch, _config_of(trainer))
 
         write_whole(run / self.folder, write, MARKERS)
         rank_zero_info(f"the trained model is in {run / self.folder}")
+
+
+def _config_of(trainer: Trainer) -> str | None:
+    """Hash of the configuration of the run; None where there was no command line."""
+    descriptions = (each.config for each in callbacks_of(trainer) if isinstance(each, DescribeRun))
+    return next(map(config_hash, descriptions), None)
 
 
 def _of_last_checkpoint(trainer: Trainer) -> nn.Module | None:

@@ -52,6 +52,7 @@ def main() -> None:
     from orpo_lightning.models.adapters import has_adapter
     from orpo_lightning.models.card import ModelCard
     from orpo_lightning.models.checkpoint import load_its_tokenizer, load_policy, read_checkpoint
+    from orpo_lightning.models.content import write_model_manifest
     from orpo_lightning.models.export import write_adapter, write_model
     from orpo_lightning.models.hub import check_upload, upload
     from orpo_lightning.models.loading import hide_loading_bars
@@ -83,6 +84,7 @@ def main() -> None:
         else:
             write_model(net, tokenizer, folder)
         card.write(folder)
+        write_model_manifest(folder, checkpoint.steps, checkpoint.epoch, checkpoint.config)
 
     write_whole(out, write, MARKERS)
     print(f"{'adapter' if adapter else 'model'} of step {checkpoint.steps} of {checkpoint.path} written to {out}")

@@ -16,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from orpo_lightning.models.content import check_content
 from orpo_lightning.models.damage import DamagedFileError, naming_damage
 from orpo_lightning.models.hub import why_not_on_hub
 
@@ -256,6 +257,7 @@ def _check_there(source: str, what: str) -> None:
             f"{what}: the folder holds adapter_config.json, but no weights of an adapter; accepted: "
             f"{' or '.join(_WEIGHTS)}"
         )
+    check_content(folder)
 
 
 def _check_conflicts(source: str, config: LoraConfig, settings: Any) -> None:

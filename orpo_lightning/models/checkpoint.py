@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from orpo_lightning.integrity import check_whole
+from orpo_lightning.manifest import CONFIG_HASH
 from orpo_lightning.models.adapters import has_adapter
 from orpo_lightning.models.export import write_model
 from orpo_lightning.models.identity import base_weights, check_base, check_settings, fingerprint, settings_of
@@ -48,6 +49,8 @@ class Checkpoint:
         version: of this package, when the checkpoint was written.
         objective: the objective with its arguments.
         steps: optimizer steps done.
+        epoch: the epoch that they ended in.
+        config: hash of the configuration of the run; None where there was no command line.
         weights: the policy's; only those that were trained where the policy is an adapter.
         base: fingerprint of the frozen weights below an adapter; None where there is none.
         settings: what the model computed with beside its weights.
@@ -61,6 +64,8 @@ class Checkpoint:
     version: str
     objective: str
     steps: int
+    epoch: int
+    config: str | None
     weights: Mapping[str, Tensor]
     base: str | None
     settings: Mapping[str, Any]
@@ -155,6 +160,8 @@ def read_checkpoint(
         version=about["version"],
         objective=in_words(saved["objective"]["trained_by"]),
         steps=saved["global_step"],
+        epoch=saved.get("epoch", 0),
+        config=saved.get(CONFIG_HASH),
         base=saved["base"],
         settings=about["settings"],
         dtype=getattr(torch, about["dtype"]),

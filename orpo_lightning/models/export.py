@@ -14,6 +14,7 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from orpo_lightning.models.adapters import has_adapter, without_wrapper
 from orpo_lightning.models.pretrained import ADAPTER_FILE
+from orpo_lightning.models.saving import save_model
 from orpo_lightning.models.tokenizer import Tokenizer, end_of_turn
 
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
@@ -33,7 +34,7 @@ def write_model(net: nn.Module, tokenizer: Tokenizer, folder: Path) -> None:
         plain = type(base)(_plain_config(base, weights))
     plain.load_state_dict(weights, assign=True)
     plain.generation_config = generation_config(base, tokenizer)
-    plain.save_pretrained(folder)
+    save_model(plain, folder)
     tokenizer.save_pretrained(folder)
     _give_ordinary_modes(folder)
 

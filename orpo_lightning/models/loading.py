@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
@@ -21,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 from orpo_lightning.models.adapters import LoraConfig, add_adapter, merge_adapter
 from orpo_lightning.models.attention.choice import AttentionKernelName
 from orpo_lightning.models.compilation import compile_layers
+from orpo_lightning.models.content import check_content, check_content_together
 from orpo_lightning.models.damage import naming_damage
 from orpo_lightning.models.head_kernels import HeadKernelName
 from orpo_lightning.models.kernels import Kernels
@@ -181,6 +183,7 @@ def read_in_parts(config: PolicyConfig, processes: int) -> tuple[PreTrainedModel
     if processes == 1 or base is not None:
         net = _load_weights(config)
         return net, _weights_of(net)
+    check_content_together(Path(path))
     model_config = _config_to_train(config, path)
     with torch.device("meta"):
         net = AutoModelForCausalLM.from_config(
@@ -208,6 +211,7 @@ def _load_weights(config: PolicyConfig) -> PreTrainedModel:
     if base is not None:
         name, revision = base
         return merge_adapter(_load_weights(replace(config, name_or_path=name, revision=revision)), path)
+    check_content(Path(path))
     return _read_weights(config, path)
 
 

@@ -14,6 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, LlamaConfig, LlamaForCausalLM
 
 from orpo_lightning.cache_folder import made_once
+from orpo_lightning.models.saving import save_model
 from orpo_lightning.models.tiny import TEMPLATE, train_tiny_tokenizer
 
 TINY_VOCABULARY = 1024
@@ -89,7 +90,7 @@ def _build_tiny(folder: Path) -> None:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        LlamaForCausalLM(config).save_pretrained(folder)
+        save_model(LlamaForCausalLM(config), folder)
 
 
 def _smollm2_version() -> str:
@@ -112,7 +113,7 @@ def _convert_smollm2(folder: Path) -> None:
         package, gguf_file=gguf.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
     )
     tokenizer.save_pretrained(folder)
-    model.save_pretrained(folder)
+    save_model(model, folder)
 
 
 _BUILDERS: dict[str, tuple[Callable[[], str], Callable[[Path], None]]] = {

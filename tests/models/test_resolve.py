@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import constants
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from orpo_lightning.cache_folder import CACHE_VARIABLE
 from orpo_lightning.models import hub, pretrained, short_names
@@ -47,6 +48,14 @@ def write_checkpoint(path, seed, policy=PolicyConfig("tiny")):
         path,
     )
     return fingerprint(net)
+
+
+@pytest.fixture
+def second_of_two_processes():
+    """This process is the second of a group whose messages go nowhere."""
+    torch.distributed.init_process_group("fake", rank=1, world_size=2, store=FakeStore())
+    yield
+    torch.distributed.destroy_process_group()
 
 
 def weights_of(name):
@@ -259,3 +268,9 @@ def test_a_local_model_is_known_by_its_files(tmp_path):
     assert identity_of(str(folder)) == before != identity_of("tiny")
     os.utime(folder / "config.json", (0, 0))
     assert identity_of(str(folder)) != before
+
+
+def test_a_model_that_another_process_than_the_first_makes_has_its_weights(tmp_path, second_of_two_processes):
+    assert weights_of(resolve("tiny")) == weights_of("tiny")
+    fingerprint_of_checkpoint = write_checkpoint(tmp_path / "a.ckpt", seed=1)
+    assert weights_of(resolve(str(tmp_path / "a.ckpt"))) == fingerprint_of_checkpoint
