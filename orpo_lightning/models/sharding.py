@@ -57,7 +57,7 @@ class ShardedBuilder:
         net = finish_loading(net, config)
         _put(net, lambda weight: torch.empty(weight.shape, dtype=weight.dtype, device="meta"), parts)
         model = wrap(net)
-        model.gathered_dtype = self.gathered_dtype
+        model.gathered_dtype = self._gathered_dtype_of(net)
         self._shard(model)
         self._fill(model, parts)
         return model
@@ -67,10 +67,16 @@ class ShardedBuilder:
             weight = distribute_tensor(weight, self.mesh, [Shard(0)], src_data_rank=None)
         return weight.to_local()
 
+    def _gathered_dtype_of(self, net: nn.Module) -> torch.dtype | None:
+        # on a CPU torch's layer norm takes no weights in half precision beside an input in fp32; where they stay in
+        # fp32, autocast rounds what it multiplies, as in one process
+        keeps = self.mesh.device_type == "cpu" and any(isinstance(each, nn.LayerNorm) for each in net.modules())
+        return None if keeps else self.gathered_dtype
+
     def _shard(self, model: LogpModel) -> None:
         offload = CPUOffloadPolicy() if self.offload else OffloadPolicy()
         # what flows between the layers stays in the dtype that it has on one device
-        policy = MixedPrecisionPolicy(self.gathered_dtype, self.reduced_dtype, cast_forward_inputs=False)
+        policy = MixedPrecisionPolicy(model.gathered_dtype, self.reduced_dtype, cast_forward_inputs=False)
         for layer in decoder_layers(model.net).values():
             fully_shard(layer, mesh=self.mesh, mp_policy=policy, offload_policy=offload)
         policy = MixedPrecisionPolicy(None, self.reduced_dtype, cast_forward_inputs=False)

@@ -4,7 +4,9 @@ import json
 import os
 import sys
 import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -50,32 +52,53 @@ def models(folder):
 def module_of(folder, mode="copy", **policy):
     base, other = models(folder)
     reference = ReferenceConfig(None if mode == "adapter" else other, mode=mode)
-    return {"policy": PolicyConfig(base, dtype="float64", **policy), "reference": reference}
+    return {"policy": PolicyConfig(**{"name_or_path": base, "dtype": "float64", **policy}), "reference": reference}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A run: its objective, and settings of the model, of the strategy and of the trainer."""
+
+    objective: str
+    model: dict[str, Any] = field(default_factory=dict)
+    strategy: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Any] = field(default_factory=dict)
 
 
 LORA = LoraConfig(r=4, modules_to_save=["lm_head"])
-EVERY = {name: (name, {}, {}) for name in OBJECTIVES}
+SINGLE = {"dtype": "float32"}
+PRECISIONS = {"32-true": (1e-5, 1e-5), "bf16-mixed": (2e-3, 1e-2), "bf16-true": (2e-3, 1e-2)}
+"""How far losses and gradient norms may be apart, relative: a number in bf16 is itself rounded to 4e-3."""
+EVERY = {name: Case(name) for name in OBJECTIVES}
 FAST = {name: EVERY[name] for name in ("orpo", "dpo", "sft")} | {
-    "cached reference": ("dpo", {"mode": "cached"}, {}),
-    "LoRA": ("orpo", {"lora": LORA}, {}),
-    "LoRA and its reference": ("dpo", {"lora": LoraConfig(r=4), "mode": "adapter"}, {}),
-    "gradient checkpointing": ("orpo", {"gradient_checkpointing": True}, {}),
-    "averaged after each micro-batch": ("orpo", {}, {"synchronize": "micro_batch"}),
+    "cached reference": Case("dpo", {"mode": "cached"}),
+    "LoRA": Case("orpo", {"lora": LORA}),
+    "LoRA and its reference": Case("dpo", {"lora": LoraConfig(r=4), "mode": "adapter"}),
+    "gradient checkpointing": Case("orpo", {"gradient_checkpointing": True}),
+    "averaged after each micro-batch": Case("orpo", strategy={"synchronize": "micro_batch"}),
 }
-CASES = EVERY | FAST
-SLOW = [name for name in CASES if name not in FAST]
-IN_DDP = ["cached reference", "LoRA", "LoRA and its reference"]
+LLAMA = {**SINGLE, "name_or_path": "tiny"}
+IN_PRECISION = {
+    f"{shape} in {precision}": Case("orpo", model, trainer={"precision": precision})
+    for precision in PRECISIONS
+    for shape, model in {"opt": SINGLE, "llama": LLAMA}.items()
+}
+CASES = EVERY | FAST | IN_PRECISION
+SLOW = [name for name in EVERY if name not in FAST]
+FIRST_LAUNCH = [*FAST, *IN_PRECISION]
+IN_DDP = ["cached reference", "LoRA", "LoRA and its reference", *IN_PRECISION]
 
 
 def train(case, folder, **options):
-    objective, settings, _ = CASES[case]
+    wanted = CASES[case]
     return run(
-        OBJECTIVES[objective](),
+        OBJECTIVES[wanted.objective](),
         rows_of("uneven"),  # 22 pairs in batches of 8, one as long as all the others together
         make_rows(7, seed=9),
         module_class=Module,
-        module=module_of(folder, **settings),
+        module=module_of(folder, **wanted.model),
         gradient_clip_val=1.0,
+        **wanted.trainer,
         **options,
     )
 
@@ -85,7 +108,7 @@ def folder(tmp_path_factory):
     """Of one launch of two processes for the cases of the fast suite."""
     place = tmp_path_factory.mktemp("ranks")
     models(place)
-    run_on_two_ranks(__file__, place, CASES=json.dumps(list(FAST)))
+    run_on_two_ranks(__file__, place, CASES=json.dumps(FIRST_LAUNCH))
     return place
 
 
@@ -120,9 +143,20 @@ def test_so_they_do_for_every_other_objective(folder_of_others, alone, case):
     assert_same(load(folder_of_others, f"fsdp2-{case}"), alone(case), 1e-10)
 
 
-@pytest.mark.parametrize("case", IN_DDP)
+@pytest.mark.parametrize("case", [case for case in IN_DDP if case not in IN_PRECISION])
 def test_two_processes_with_all_of_the_weights_each_equal_one(folder, alone, case):
     assert_same(load(folder, f"ddp-{case}"), alone(case), 1e-10)
+
+
+@pytest.mark.parametrize("strategy", ["fsdp2", "ddp"])
+@pytest.mark.parametrize("case", IN_PRECISION)
+def test_in_every_precision_losses_and_gradient_norms_are_those_of_one_process(folder, alone, strategy, case):
+    found, expected = load(folder, f"{strategy}-{case}"), alone(case)
+    of_losses, of_norms = PRECISIONS[CASES[case].trainer["precision"]]
+    for key in ("train/loss", "train/grad_norm", "val/loss", "val/nll_response"):
+        values, wanted = ([logged[key] for _, logged in each.history if key in logged] for each in (found, expected))
+        assert len(values) > 1
+        assert values == pytest.approx(wanted, rel=of_norms if key == "train/grad_norm" else of_losses), key
 
 
 @pytest.mark.parametrize("strategy", ["fsdp2", "ddp"])
@@ -212,8 +246,8 @@ def explode(folder):
 def main(folder: Path) -> None:
     warnings.filterwarnings("ignore", ".*sync_dist.*")
     cases = json.loads(os.environ["CASES"])
-    reductions = train_all(cases, lambda case: FSDP2Strategy(**CASES[case][2]), "fsdp2", folder)
-    if cases == list(FAST):
+    reductions = train_all(cases, lambda case: FSDP2Strategy(**CASES[case].strategy), "fsdp2", folder)
+    if cases == FIRST_LAUNCH:
         train_all(IN_DDP, lambda case: DDPStrategy(), "ddp", folder)
         counts = [reductions[case] for case in ("orpo", "averaged after each micro-batch")]
         (folder / "reductions.json").write_text(json.dumps(counts))
