@@ -23,6 +23,7 @@ from orpo_lightning.callbacks.describe_run import DescribeRun
 from orpo_lightning.callbacks.early_stop import StoppedEarly
 from orpo_lightning.callbacks.first_line import FirstLine
 from orpo_lightning.callbacks.measures import KeptMeasures
+from orpo_lightning.callbacks.one_checkpoint import OneCheckpoint
 from orpo_lightning.callbacks.pair_measures import PairMeasuresFile
 from orpo_lightning.callbacks.progress import StepProgress
 from orpo_lightning.callbacks.run_record import RunRecordFile
@@ -187,7 +188,7 @@ class CLI(LightningCLI):
             callbacks = [each for each in callbacks if not isinstance(each, Checkpoints)]
         if self._start is not None:
             stoppers = [StoppedEarly(self._criteria()), StopOnSignal(self._start.command_to_go_on(sys.argv[1:]))]
-            callbacks = [*callbacks, *stoppers]
+            callbacks = [*callbacks, *stoppers, OneCheckpoint(self._start.checkpoint)]
         return super()._instantiate_trainer(config, callbacks)
 
     def _criteria(self) -> list[Any]:

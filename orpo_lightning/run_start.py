@@ -132,6 +132,7 @@ def start_of_other_rank(asked: Path, ckpt_path: str | None) -> RunStart:
     """
     found = os.environ.get(_FOR_OTHER_RANKS)
     if found is None:  # started from outside, at the same moment
+        put_all_back(asked / CHECKPOINT_FOLDER)  # as the first one does, which may not have come to it
         return start_that_writes_nothing(asked, ckpt_path)
     folder, checkpoint = json.loads(found)
     return RunStart(asked, Path(folder), checkpoint and Path(checkpoint))
