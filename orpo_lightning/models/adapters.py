@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -144,14 +144,31 @@ def has_adapter(net: nn.Module) -> bool:
 def untrained(module: nn.Module, state: Mapping[str, Any]) -> list[str]:
     """The names in a module's state that training does not change: what a checkpoint need not hold.
 
-    Those are frozen parameters, and everything in a child that has no other ones.
+    Those are frozen parameters, the scales of those in 4 bits, and everything in a child that has no other ones.
     """
     parameters = dict(module.named_parameters(remove_duplicate=False))
     trained = {name for name, weight in parameters.items() if weight.requires_grad}
     children = {name.partition(".")[0] for name in trained}
     return [
-        name for name in state if name not in trained and (name in parameters or name.partition(".")[0] not in children)
+        name
+        for name in state
+        if name not in trained
+        and (name in parameters or _owner(name, parameters) or name.partition(".")[0] not in children)
     ]
+
+
+def frozen_state(module: nn.Module) -> dict[str, Any]:
+    """What a checkpoint does not hold of a module, as the module takes it back."""
+    state = module.state_dict()
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    return {name: state[name] for name in untrained(module, state) if not _owner(name, parameters)}
+
+
+def _owner(name: str, parameters: Collection[str]) -> str | None:
+    """The parameter in 4 bits that a part of a module's state is a scale of."""
+    parts = name.split(".")
+    owners = (".".join(parts[:end]) for end in range(1, len(parts)))
+    return next((owner for owner in owners if owner in parameters), None)
 
 
 def _check_names(net: PreTrainedModel, config: LoraConfig) -> None:

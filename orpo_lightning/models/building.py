@@ -13,6 +13,19 @@ from orpo_lightning.models.logp_model import LogpModel
 Model = TypeVar("Model", bound=LogpModel)
 
 
+def refuse_four_bits(config: PolicyConfig) -> None:
+    """Insist that the weights of a model can be shared out over processes.
+
+    Raises:
+        ValueError: they are in 4 bits.
+    """
+    if config.load_in_4bit:
+        raise ValueError(
+            "model.policy.load_in_4bit = true, but trainer.strategy shares the weights out over the processes, and in "
+            "4 bits they cannot be; accepted: trainer.strategy ddp, or one device"
+        )
+
+
 class ModelBuilder(Protocol):
     """Loads a model of a configuration, as a function of a batch."""
 

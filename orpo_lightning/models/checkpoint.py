@@ -20,7 +20,7 @@ from orpo_lightning.manifest import CONFIG_HASH
 from orpo_lightning.models.adapters import has_adapter
 from orpo_lightning.models.export import write_model
 from orpo_lightning.models.identity import base_weights, check_base, check_settings, fingerprint, settings_of
-from orpo_lightning.models.loading import PolicyConfig, load_causal_lm
+from orpo_lightning.models.loading import PolicyConfig, finish_loading, load_causal_lm, read_base
 from orpo_lightning.models.pretrained import absolute, newest_checkpoint
 from orpo_lightning.models.tokenizer import Tokenizer, load_tokenizer
 from orpo_lightning.run_folder import run_of
@@ -237,14 +237,27 @@ def load_policy(checkpoint: Checkpoint) -> PreTrainedModel:
         ValueError: the base model is not what it was.
     """
     with _naming_what_is_gone(checkpoint):
-        net = load_causal_lm(checkpoint.policy)
+        net, base = _start_of(checkpoint.policy)
     try:
-        check_base(checkpoint.base, fingerprint(base_weights(net)) if has_adapter(net) else None)
+        check_base(checkpoint.base, base)
         check_settings(checkpoint.settings, settings_of(net))
     except ValueError as error:
         raise ValueError(f"{checkpoint.path}: {error}") from error
     _put_weights(net, checkpoint)
     return net
+
+
+def _start_of(policy: PolicyConfig) -> tuple[PreTrainedModel, str | None]:
+    """The model that training started from, and the fingerprint of what was frozen of it.
+
+    Weights in 4 bits are the numbers that they stand for: those are what the adapter was trained on.
+    """
+    if not policy.load_in_4bit:
+        net = load_causal_lm(policy)
+        return net, fingerprint(base_weights(net)) if has_adapter(net) else None
+    base = read_base(policy)
+    frozen = fingerprint(base)
+    return finish_loading(base.dequantize(), policy), frozen
 
 
 def _put_weights(net: PreTrainedModel, checkpoint: Checkpoint) -> None:

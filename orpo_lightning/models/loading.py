@@ -28,6 +28,7 @@ from orpo_lightning.models.head_kernels import HeadKernelName
 from orpo_lightning.models.kernels import Kernels
 from orpo_lightning.models.layers import decoder_layers
 from orpo_lightning.models.pretrained import base_of_adapter, resolve
+from orpo_lightning.models.quantization import four_bits
 
 Dtype = Literal["float64", "float32", "bfloat16", "float16"]
 ReferenceMode = Literal["auto", "copy", "adapter", "cached"]
@@ -57,6 +58,8 @@ class PolicyConfig:
         disable_dropout: set every dropout of the model to 0. With dropout the loss depends on how a global batch is
             split.
         trust_remote_code: run the Python files that come with a model whose architecture transformers does not know.
+        load_in_4bit: hold the frozen weights of the linear layers below an adapter in 4 bits (NF4) and compute in
+            `dtype`; needs the extra ``bitsandbytes``. On a CPU it is slow; on a GPU it has not been run so far.
         lora: the adapter that is trained in place of the model's own weights; with ``r: 0`` there is none.
     """
 
@@ -70,6 +73,7 @@ class PolicyConfig:
     compile_layers: bool = False
     disable_dropout: bool = True
     trust_remote_code: bool = False
+    load_in_4bit: bool = False
     lora: LoraConfig = LoraConfig()
 
     def __post_init__(self) -> None:
@@ -78,6 +82,12 @@ class PolicyConfig:
             raise ValueError(
                 "model.policy.compile_layers and model.policy.gradient_checkpointing are both true, but torch runs "
                 "layers that it checkpoints as they are written: set one of them to false"
+            )
+
+        if self.load_in_4bit and not self.lora.is_used:
+            raise ValueError(
+                "model.policy.load_in_4bit = true, but there is no adapter, and weights in 4 bits are not trained: set "
+                "model.policy.lora.r"
             )
 
     @property
@@ -147,6 +157,15 @@ def load_causal_lm(config: PolicyConfig) -> PreTrainedModel:
             code of its own, or the adapter does not fit it.
     """
     return finish_loading(_load_weights(config), config)
+
+
+def read_base(config: PolicyConfig) -> PreTrainedModel:
+    """The model below the adapter of a policy.
+
+    Raises:
+        As :func:`load_causal_lm`.
+    """
+    return _load_weights(config)
 
 
 def finish_loading(net: PreTrainedModel, config: PolicyConfig) -> PreTrainedModel:
@@ -259,6 +278,7 @@ def _read_weights(config: PolicyConfig, path: str, parts: DistributedConfig | No
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused here, by name
             distributed_config=parts,
+            quantization_config=four_bits(getattr(torch, config.dtype)) if config.load_in_4bit else None,
         )
     net, found = loaded
     _check_weights(config.name_or_path, net, found)
@@ -321,6 +341,7 @@ def reference_policy(reference: ReferenceConfig, policy: PolicyConfig) -> Policy
         attn_implementation=policy.attn_implementation,
         compile_layers=policy.compile_layers,
         trust_remote_code=policy.trust_remote_code,
+        load_in_4bit=policy.load_in_4bit and starts_from_adapter,
         lora=replace(policy.lora, dropout=0.0) if starts_from_adapter else LoraConfig(),
     )
 

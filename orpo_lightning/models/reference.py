@@ -128,6 +128,11 @@ def reference_mode(reference: ReferenceConfig, policy: PolicyConfig) -> Literal[
         )
     elif not policy.lora.is_used:
         obstacle = "the policy has no adapter to switch off (model.policy.lora.r = 0)"
+    elif policy.load_in_4bit and reference.mode not in ("auto", "adapter"):
+        raise ValueError(
+            f"model.reference.mode = {reference.mode!r} has the weights as they are, but the policy starts from them "
+            "in 4 bits (model.policy.load_in_4bit); accepted: auto, adapter"
+        )
     else:
         return "adapter" if reference.mode == "auto" else reference.mode
     if reference.mode == "adapter":

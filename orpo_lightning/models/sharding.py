@@ -16,7 +16,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from transformers import PreTrainedModel
 
-from orpo_lightning.models.building import Model
+from orpo_lightning.models.building import Model, refuse_four_bits
 from orpo_lightning.models.identity import name_without_adapter
 from orpo_lightning.models.layers import decoder_layers
 from orpo_lightning.models.loading import PolicyConfig, finish_loading, read_in_parts
@@ -49,6 +49,7 @@ class ShardedBuilder:
         Raises:
             As :func:`~orpo_lightning.models.loading.load_causal_lm`.
         """
+        refuse_four_bits(config)
         net, weights = read_in_parts(config, self.mesh.size())
         parts = {name: self._part(weight) for name, weight in weights.items()}
         del weights

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from orpo_lightning.models.quantization import numbers_in
 from orpo_lightning.packing import GroupSpan, PackedBatch
 
 
@@ -124,10 +125,10 @@ class ModelSize:
         for module in {*net.get_decoder().modules(), *of_head}:
             for parameter in () if module in replaced else module.parameters(recurse=False):
                 if module in of_head and parameter.ndim == 2:
-                    used = parameter.numel()
+                    used = numbers_in(parameter)
                     head, trained_head = head + used, trained_head + used * parameter.requires_grad
                 elif parameter.ndim >= 2 and not isinstance(module, nn.Embedding):
-                    used = parameter.numel()
+                    used = numbers_in(parameter)
                     if "Expert" in type(module).__name__:  # those of a layer, of which each token takes a few
                         if experts is None:
                             return None

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from orpo_lightning.metrics import RatioMetrics, SplitMetrics, weighted_sum
-from orpo_lightning.models.adapters import untrained
+from orpo_lightning.models.adapters import frozen_state, untrained
 from orpo_lightning.models.building import ModelBuilder, build_whole
 from orpo_lightning.models.checkpoint import describe_policy, in_words
 from orpo_lightning.models.identity import base_weights, check_base, check_settings, fingerprint, settings_of
@@ -344,8 +344,7 @@ class PreferenceModule(LightningModule):
             resume.check_reference_of(checkpoint, self.reference.fingerprint)
             self.reference.policy_moves()
         check_base(checkpoint["base"], self._base_fingerprint)
-        weights = self.state_dict()
-        checkpoint["state_dict"].update({name: weights[name] for name in untrained(self, weights)})
+        checkpoint["state_dict"].update(frozen_state(self))
 
     @property
     def trained_by(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,9 @@ from torch.distributed.fsdp import MixedPrecision
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.optim import Optimizer
 
+from orpo_lightning.models.building import Model, build_whole, refuse_four_bits
 from orpo_lightning.models.layers import decoder_layers
+from orpo_lightning.models.loading import PolicyConfig
 from orpo_lightning.models.logp_model import LogpModel
 from orpo_lightning.strategies.checkpoints import CheckpointsOfAllRanks
 
@@ -44,6 +46,12 @@ class FSDP1Strategy(CheckpointsOfAllRanks, FSDPStrategy):
         if self.mixed_precision is not None or "16" not in self.precision_plugin.precision:
             return super().mixed_precision_config
         return MixedPrecision(reduce_dtype=torch.float32)
+
+    @staticmethod
+    def build_model(config: PolicyConfig, wrap: Callable[[Any], Model]) -> Model:
+        """Load a model whole, to be shared out later."""
+        refuse_four_bits(config)
+        return build_whole(config, wrap)
 
     def _setup_model(self, model: nn.Module) -> nn.Module:
         nets = [each.net for each in model.modules() if isinstance(each, LogpModel)]

@@ -1,0 +1,106 @@
+"""Frozen weights in 4 bits below an adapter: they train, resume and are exported as the numbers that they stand for."""
+
+import importlib.util
+
+import pytest
+import torch
+from helpers import run
+from lightning.pytorch.callbacks import ModelCheckpoint
+from transformers import AutoModelForCausalLM
+
+from orpo_lightning import DPO, LoraConfig, PreferenceModule, ReferenceConfig
+from orpo_lightning.models.building import refuse_four_bits
+from orpo_lightning.models.checkpoint import export_checkpoint, load_policy, read_checkpoint
+from orpo_lightning.models.loading import PolicyConfig, load_causal_lm
+from orpo_lightning.models.reference import reference_mode
+from orpo_lightning.models.work import ModelSize
+from orpo_lightning.strategies import FSDP1Strategy
+
+LORA = LoraConfig(r=4)
+FOUR_BITS = PolicyConfig("tiny", load_in_4bit=True, lora=LORA)
+
+
+def fit(folder=None, policy=FOUR_BITS, **options):
+    saver = [] if folder is None else [ModelCheckpoint(folder, "{step}", every_n_train_steps=3, save_top_k=-1)]
+    settings = {"module_class": PreferenceModule, "module": {"policy": policy}, **options}
+    return run(DPO(), callbacks=saver, enable_checkpointing=folder is not None, **settings)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return fit(folder), folder
+
+
+def bytes_below_adapter(net):
+    return sum(weight.nbytes for name, weight in net.named_parameters() if ".base_layer." in name)
+
+
+def test_the_linear_layers_take_an_eighth_of_fp32_and_the_model_is_nearly_the_same():
+    whole, small = load_causal_lm(PolicyConfig("tiny", lora=LORA)), load_causal_lm(FOUR_BITS)
+    bytes_of_whole, bytes_of_small = (
+        sum(weight.nbytes for name, weight in net.named_parameters() if ".base_layer." in name)
+        for net in (whole, small)
+    )
+    assert bytes_of_whole == 8 * bytes_of_small > 0
+    ids = torch.arange(3, 35)[None]
+    with torch.no_grad():
+        wanted, found = (torch.log_softmax(net.eval()(ids).logits, -1) for net in (whole, small))
+    assert 0 < (found - wanted).abs().max() < 0.2
+    assert ModelSize.of(small) == ModelSize.of(whole)
+
+
+def test_the_policy_without_its_adapter_is_the_reference(trained):
+    first, *others = (logged["train/loss"] for _, logged in trained[0].history)
+    assert first == pytest.approx(torch.log(torch.tensor(2.0)).item(), abs=1e-6)
+    assert others[-1] != first
+
+
+def test_a_checkpoint_holds_the_adapter_alone_and_the_run_goes_on_from_it(trained):
+    straight, folder = trained
+    names = torch.load(folder / "step=3.ckpt", weights_only=True)["state_dict"]
+    assert names
+    assert all(".lora_" in name for name in names)
+    resumed = fit(ckpt_path=folder / "step=3.ckpt")
+    assert resumed.history == straight.history[3:]
+    assert torch.equal(resumed.weights, straight.weights)
+
+
+def test_the_exported_model_computes_what_was_trained(trained, tmp_path):
+    checkpoint = read_checkpoint(trained[1] / "step=6.ckpt")
+    export_checkpoint(checkpoint, tmp_path)
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert exported.config.to_dict().get("quantization_config") is None
+    ids = torch.arange(3, 35)[None]
+    with torch.no_grad():
+        wanted = trained[0].module.policy.net.eval()(ids).logits
+        for net in (exported, load_policy(checkpoint)):
+            torch.testing.assert_close(net.eval()(ids).logits, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_without_an_adapter_it_is_refused():
+    with pytest.raises(ValueError, match=r"load_in_4bit = true, but there is no adapter.*set model\.policy\.lora\.r"):
+        PolicyConfig("tiny", load_in_4bit=True)
+
+
+@pytest.mark.parametrize("mode", ["copy", "cached"])
+def test_a_reference_with_other_weights_than_the_policy_starts_from_is_refused(mode):
+    assert reference_mode(ReferenceConfig(), FOUR_BITS) == "adapter"
+    with pytest.raises(ValueError, match=r"model\.reference\.mode = .*in 4 bits.*accepted: auto, adapter"):
+        reference_mode(ReferenceConfig(mode=mode), FOUR_BITS)
+
+
+def test_strategies_that_share_weights_out_refuse_it():
+    with pytest.raises(ValueError, match=r"shares the weights out.*accepted: trainer\.strategy ddp, or one device"):
+        refuse_four_bits(FOUR_BITS)
+    with pytest.raises(ValueError, match="shares the weights out"):
+        FSDP1Strategy.build_model(FOUR_BITS, None)
+
+
+def test_without_the_package_it_says_how_to_get_it(monkeypatch):
+    present = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "bitsandbytes" else present(name, *rest)
+    )
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'orpo-lightning\[bitsandbytes\]'"):
+        load_causal_lm(FOUR_BITS)
