@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "orpo_lightning"
 MAY_IMPORT = {
     "verbs": set(),
     "records": set(),
+    "memory": set(),
     "signals": set(),
     "run_folder": set(),
     "run_start": {"run_folder", "whole_folder"},
@@ -33,7 +34,7 @@ MAY_IMPORT = {
     "objectives": {"records", "functional"},
     "metrics": {"records"},
     "models": {
-        *("records", "packing", "run_folder", "cache_folder"),
+        *("records", "memory", "packing", "run_folder", "cache_folder"),
         *("integrity", "manifest", "sharded_checkpoint", "ranks", "versions"),
     },
     "data": {"records", "packing", "cache_folder", "models.tokenizer", "whole_file"},

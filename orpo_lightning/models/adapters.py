@@ -118,6 +118,25 @@ def add_adapter(net: PreTrainedModel, config: LoraConfig, what: str | None = Non
         raise ValueError(f"model.policy.lora.target_modules = {config.target_modules!r}: {error}") from error
 
 
+def shape_of_adapter(config: LoraConfig) -> LoraConfig:
+    """An adapter that starts from nothing and has the weights of the one that is asked for, as far as its rank tells.
+
+    Raises:
+        ModuleNotFoundError: an adapter is to be read, and peft is not installed.
+        ValueError: it cannot be read.
+    """
+    if config.adapter is None:
+        return config
+    settings: Any = _read_settings(config.adapter, config, f"model.policy.lora.adapter = {config.adapter!r}")
+    targets = settings.target_modules
+    return LoraConfig(
+        r=settings.r,
+        dropout=config.dropout,
+        target_modules=targets if isinstance(targets, str) else sorted(targets),
+        modules_to_save=list(settings.modules_to_save or []),
+    )
+
+
 def merge_adapter(net: PreTrainedModel, source: str) -> PreTrainedModel:
     """Add the trained adapter of a folder to the weights of its base model; returns the model, all of it trainable.
 

@@ -9,6 +9,8 @@ Shape suffixes: M positions, C positions of a block, E hidden size, V vocabulary
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -21,6 +23,27 @@ BLOCK_LOGITS = {"cpu": 4 * 2**20}
 """Most logits of a block by kind of device: 16 MB in fp32, which stay in a CPU's cache between operations."""
 OTHER_BLOCK_LOGITS = 64 * 2**20
 """The same for an accelerator, which larger products keep busy."""
+_block_logits: ContextVar[int | None] = ContextVar("_block_logits", default=None)
+
+
+@contextmanager
+def blocks_of(device_type: str) -> Iterator[None]:
+    """Have blocks as large as on a kind of device, on whatever device they are: to find out what they would hold."""
+    token = _block_logits.set(most_logits(device_type))
+    try:
+        yield
+    finally:
+        _block_logits.reset(token)
+
+
+def most_logits(device_type: str) -> int:
+    """The most logits of a block on a kind of device.
+
+    Example:
+        >>> most_logits("cpu") < most_logits("cuda")
+        True
+    """
+    return _block_logits.get() or BLOCK_LOGITS.get(device_type, OTHER_BLOCK_LOGITS)
 
 
 def linear_logps(
@@ -141,7 +164,7 @@ def _raised(dtype: torch.dtype) -> torch.dtype:
 
 def _vocabulary_blocks(hidden_ME: Tensor, weight_VE: Tensor) -> Iterator[slice]:
     positions = max(1, min(len(hidden_ME), BLOCK_POSITIONS))
-    size = max(1, BLOCK_LOGITS.get(hidden_ME.device.type, OTHER_BLOCK_LOGITS) // positions)
+    size = max(1, most_logits(hidden_ME.device.type) // positions)
     entries = len(weight_VE)
     # up to the last entry: a target beyond it must not look as if it were in the last block
     return (slice(start, min(start + size, entries)) for start in range(0, entries, size))

@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.distributed.configuration_utils import DistributedConfig
 from transformers.utils import logging as transformers_logging
 
-from orpo_lightning.models.adapters import LoraConfig, add_adapter, merge_adapter
+from orpo_lightning.models.adapters import LoraConfig, add_adapter, merge_adapter, shape_of_adapter
 from orpo_lightning.models.attention.choice import AttentionKernelName
 from orpo_lightning.models.compilation import compile_layers
 from orpo_lightning.models.content import check_content, check_content_together
@@ -203,14 +203,8 @@ def read_in_parts(config: PolicyConfig, processes: int) -> tuple[PreTrainedModel
         net = _load_weights(config)
         return net, _weights_of(net)
     check_content_together(Path(path))
-    model_config = _config_to_train(config, path)
     with torch.device("meta"):
-        net = AutoModelForCausalLM.from_config(
-            model_config,
-            dtype=getattr(torch, config.dtype),
-            attn_implementation=config.attn_implementation,
-            trust_remote_code=config.trust_remote_code,
-        )
+        net = _of_config(config, path)
     plan = {re.sub(r"\.\d+", ".*", name): "free_full_weight" for name in decoder_layers(net)}
     parts = _read_weights(config, path, DistributedConfig(fsdp_size=processes, fsdp_plan=plan))
     for name, buffer in parts.named_buffers():
@@ -218,6 +212,34 @@ def read_in_parts(config: PolicyConfig, processes: int) -> tuple[PreTrainedModel
         net.get_submodule(module)._buffers[own_name] = buffer
     net.generation_config = parts.generation_config
     return net, _weights_of(parts)
+
+
+def load_without_weights(config: PolicyConfig) -> PreTrainedModel:
+    """A model with its adapter, of random weights: to be called where these take no memory.
+
+    Of a folder or hub id nothing is read but the settings.
+
+    Raises:
+        As :func:`load_causal_lm`, of what has nothing to do with weights.
+    """
+    path, base = _place_of(config)
+    if base is not None:
+        name, revision = base
+        return load_without_weights(replace(config, name_or_path=name, revision=revision))
+    lora = shape_of_adapter(config.lora) if config.lora.is_used else config.lora
+    # what torch.compile would save is not known before it has run
+    return finish_loading(_of_config(config, path), replace(config, lora=lora, compile_layers=False))
+
+
+def _of_config(config: PolicyConfig, path: str) -> PreTrainedModel:
+    """The model that its settings describe, with random weights."""
+    net: PreTrainedModel = AutoModelForCausalLM.from_config(
+        _config_to_train(config, path),
+        dtype=getattr(torch, config.dtype),
+        attn_implementation=config.attn_implementation,
+        trust_remote_code=config.trust_remote_code,
+    )
+    return net
 
 
 def _weights_of(net: PreTrainedModel) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from orpo_lightning.models.attention.choice import AttentionKernelName
-from orpo_lightning.models.attention.packed import PACKED_ATTENTION, layout_of
+from orpo_lightning.models.attention.packed import PACKED_ATTENTION, AttentionLayout, layout_of
 from orpo_lightning.models.compilation import without_compilation
 from orpo_lightning.models.head import OutputHead, TokenStatistic, target_logps
 from orpo_lightning.models.kernels import Kernels
@@ -134,7 +134,7 @@ class LogpModel(nn.Module):
             use_cache=False,
             # anything four-dimensional keeps transformers from building a mask of its own
             attention_mask=torch.zeros(1, 1, 1, 1, device=batch.input_ids.device),
-            layout=layout_of(batch, attention),
+            layout=self.attention_layout(batch, attention),
         ).last_hidden_state[0]
         return hidden_NE
 
@@ -168,12 +168,7 @@ class LogpModel(nn.Module):
     def _choose_route(self) -> Route:
         if self.layout == "padded":
             return self._padded
-        dtype = self.gathered_dtype or self.net.dtype
-        config = f"{type(self.net).__name__} {dtype} {self.net.config.to_json_string()}"
-        key = hashlib.sha256(config.encode()).hexdigest()
-        if key not in _verdicts:
-            _verdicts[key] = self._why_not_packed()
-        reason = _verdicts[key]
+        reason = self.verdict()
         if reason is None:
             self.net.set_attn_implementation(PACKED_ATTENTION)
             return self._packed
@@ -189,13 +184,30 @@ class LogpModel(nn.Module):
         )
         return self._padded
 
-    @torch.no_grad()
-    def _why_not_packed(self) -> str | None:
+    def verdict(self) -> str | None:
+        """Why this model cannot run packed; None if it can. Found out once for each configuration."""
+        dtype = self.gathered_dtype or self.net.dtype
+        config = f"{type(self.net).__name__} {dtype} {self.net.config.to_json_string()}"
+        key = hashlib.sha256(config.encode()).hexdigest()
+        if key not in _verdicts:
+            _verdicts[key] = self._why_not_packed()
+        return _verdicts[key]
+
+    def obstacle(self) -> str | None:
+        """What of that is known without weights."""
         kinds = set(getattr(self.net.config.get_text_config(), "layer_types", None) or ())
         if len(kinds) > 1:
             return f"its layers attend in different ways ({', '.join(sorted(kinds))})"
-        if not self.net._can_set_attn_implementation():
-            return "its attention cannot be replaced"
+        return None if self.net._can_set_attn_implementation() else "its attention cannot be replaced"
+
+    def attention_layout(self, batch: PackedBatch, kernel: AttentionKernelName) -> AttentionLayout:
+        """What computes the attention of a packed batch."""
+        return layout_of(batch, kernel)
+
+    @torch.no_grad()
+    def _why_not_packed(self) -> str | None:
+        if obstacle := self.obstacle():
+            return obstacle
         device = _input_embedding(self.net).device
         probe = _probe(self.net).to(device)
         training = self.net.training

@@ -1,0 +1,295 @@
+"""What a training step holds on one device, as arithmetic: no model, no tensor, bytes in and bytes out.
+
+A :class:`Footprint` is what a step holds in one process that has all of the weights. A :class:`Sharing` says what of it
+a device holds when several processes take the step together, and :func:`need` where in the step that is most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Bytes of what belongs to the weights of a model, by what is gathered together.
+
+    Args:
+        root: of the embeddings, the last norm and the head.
+        layers: of all decoder layers.
+        largest: of the largest decoder layer.
+
+    Example:
+        >>> Parts(root=10, layers=60, largest=20).total
+        70
+    """
+
+    root: int = 0
+    layers: int = 0
+    largest: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.root + self.layers
+
+
+class Moment(NamedTuple):
+    """What is there beside weights and the optimizer's state at a moment of a micro-batch, bytes.
+
+    Args:
+        when: ``forward``, ``head``, ``reference`` or ``backward``.
+        activations: what the decoder has made.
+        head: blocks of logits, what comes of them, and the gradient of the output embedding until it is added up.
+        reference: what a reference makes while it runs.
+        root_gradients: of the embeddings, the last norm and the head.
+        layer_gradients: of the decoder layers.
+    """
+
+    when: str
+    activations: int = 0
+    head: int = 0
+    reference: int = 0
+    root_gradients: int = 0
+    layer_gradients: int = 0
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a training step holds in one process with all of the weights, bytes.
+
+    Args:
+        weights: the weights as they are kept.
+        gathered: the same in the dtype that they compute in, where they are gathered for it; else as `weights`.
+        gradients: those of the trained weights as they are kept.
+        arriving: the same as the backward pass makes them.
+        reduced: the same in the dtype in which processes average them.
+        state: of the optimizer, after its first step.
+        stepping: what the optimizer makes while it steps, and frees again.
+        reference: the weights of a second model, if there is one.
+        moments: of the last micro-batch of a step, in their order.
+        adds_up: whether gradients of earlier micro-batches are there from the first moment on.
+    """
+
+    weights: Parts
+    gathered: Parts
+    gradients: Parts
+    arriving: Parts
+    reduced: Parts
+    state: int
+    stepping: int
+    reference: Parts
+    moments: Sequence[Moment]
+    adds_up: bool = False
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one device holds at one moment, bytes.
+
+    Args:
+        when: the moment, as in :class:`Moment`, or ``step``: the optimizer steps.
+        weights: of the policy.
+        gradients: of the trained weights.
+        optimizer: its state, and what it makes while it steps.
+        activations: of the decoder.
+        head: of the log-probabilities.
+        reference: weights and activations of a second model, or activations of the policy without its adapter.
+        exchange: what processes gather from each other, or send.
+        host: what is kept in the memory of the host instead, and not counted in the total.
+    """
+
+    when: str
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int = 0
+    head: int = 0
+    reference: int = 0
+    exchange: int = 0
+    host: int = 0
+
+    @property
+    def total(self) -> int:
+        """All that the device holds."""
+        return sum(getattr(self, name) for name in COMPONENTS)
+
+
+COMPONENTS = ("weights", "gradients", "optimizer", "activations", "head", "reference", "exchange")
+
+
+class Sharing(Protocol):
+    """How several processes take a step together."""
+
+    @property
+    def processes(self) -> int:
+        """How many there are."""
+
+    def at(self, footprint: Footprint, moment: Moment) -> Need:
+        """What a device holds at a moment of a micro-batch."""
+
+    def stepping(self, footprint: Footprint) -> Need:
+        """What a device holds while the optimizer steps."""
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Each process has all of the weights (one process, or DDP).
+
+    Example:
+        >>> weights = Parts(root=10, layers=60, largest=20)
+        >>> step = Footprint(weights, weights, weights, weights, weights, 140, 0, Parts(), [Moment("backward", 5)])
+        >>> [need(step, Copies(processes)).total for processes in (1, 2)]
+        [280, 350]
+    """
+
+    processes: int = 1
+
+    def _buckets(self, footprint: Footprint) -> int:
+        """Those that DDP copies gradients into, to send them."""
+        return footprint.gradients.total if self.processes > 1 else 0
+
+    def at(self, footprint: Footprint, moment: Moment) -> Need:
+        """What a device holds at a moment of a micro-batch."""
+        return Need(
+            when=moment.when,
+            weights=footprint.weights.total,
+            gradients=moment.root_gradients + moment.layer_gradients,
+            optimizer=footprint.state,
+            activations=moment.activations,
+            head=moment.head,
+            reference=footprint.reference.total + moment.reference,
+            exchange=self._buckets(footprint),
+        )
+
+    def stepping(self, footprint: Footprint) -> Need:
+        """What a device holds while the optimizer steps."""
+        return Need(
+            when="step",
+            weights=footprint.weights.total,
+            gradients=footprint.gradients.total,
+            optimizer=footprint.state + footprint.stepping,
+            reference=footprint.reference.total,
+            exchange=self._buckets(footprint),
+        )
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Each process has a part of the weights, gathers what computes, and keeps its part of gradients and state (FSDP).
+
+    Args:
+        processes: how many there are.
+        each_micro_batch: whether gradients are averaged after each micro-batch; else whole ones add up in each process.
+        offload: whether the parts are kept in the memory of the host.
+    """
+
+    processes: int
+    each_micro_batch: bool = False
+    offload: bool = False
+
+    def _part(self, size: int) -> int:
+        return -(-size // self.processes)
+
+    def at(self, footprint: Footprint, moment: Moment) -> Need:
+        """What a device holds at a moment of a micro-batch."""
+        parts = [self._part(footprint.weights.total), self._part(footprint.state)]
+        reference = self._part(footprint.reference.total)
+        # a layer computes while the next one is on its way
+        exchange = footprint.gathered.root + 2 * footprint.gathered.largest
+        if moment.when == "reference":
+            exchange += footprint.reference.root + 2 * footprint.reference.largest
+        whole, own = moment.root_gradients, moment.layer_gradients
+        if moment.when == "backward":
+            exchange += footprint.arriving.largest + footprint.reduced.largest
+        if footprint.adds_up and self.each_micro_batch:
+            whole, own = 0, footprint.gradients.total
+            exchange += footprint.reduced.root if moment.when == "backward" else 0
+        elif footprint.adds_up:
+            whole, own = footprint.reduced.total, 0
+        parts.append(self._part(own))
+        return self._need(moment.when, parts, reference, whole, moment, exchange)
+
+    def stepping(self, footprint: Footprint) -> Need:
+        """What a device holds while the optimizer steps."""
+        parts = [
+            self._part(footprint.weights.total),
+            self._part(footprint.state + footprint.stepping),
+            self._part(footprint.gradients.total),
+        ]
+        return self._need("step", parts, self._part(footprint.reference.total), 0, Moment("step"), 0)
+
+    def _need(
+        self, when: str, parts: Sequence[int], reference: int, gradients: int, moment: Moment, exchange: int
+    ) -> Need:
+        weights, state, own_gradients = parts
+        need = Need(
+            when=when,
+            weights=weights,
+            gradients=gradients + own_gradients,
+            optimizer=state,
+            activations=moment.activations,
+            head=moment.head,
+            reference=reference + moment.reference,
+            exchange=exchange,
+        )
+        if not self.offload:
+            return need
+        return replace(
+            need,
+            weights=0,
+            gradients=gradients,
+            optimizer=0,
+            reference=moment.reference,
+            host=sum(parts) + reference,
+        )
+
+
+def need(footprint: Footprint, sharing: Sharing) -> Need:
+    """What a device holds where that is most."""
+    return max(_needs(footprint, sharing), key=lambda each: each.total)
+
+
+def most(footprint: Footprint, sharing: Sharing) -> dict[str, int]:
+    """The most that each component comes to, which need not be at the same moment, bytes."""
+    needs = _needs(footprint, sharing)
+    return {name: max(getattr(each, name) for each in needs) for name in COMPONENTS}
+
+
+def _needs(footprint: Footprint, sharing: Sharing) -> list[Need]:
+    return [*(sharing.at(footprint, moment) for moment in footprint.moments), sharing.stepping(footprint)]
+
+
+def in_gib(size: int) -> str:
+    """A size as people read it.
+
+    Example:
+        >>> in_gib(3 * 2**29), in_gib(5 * 2**20)
+        ('1.50 GiB', '5.0 MiB')
+    """
+    return f"{size / GIB:,.2f} GiB" if size >= GIB / 10 else f"{size / 2**20:,.1f} MiB"
+
+
+def extrapolated(two: Sequence[Moment], three: Sequence[Moment], layers: int) -> list[Moment] | None:
+    """The moments of a model of many layers, from those of the same model with two and with three.
+
+    Each layer adds the same to every moment. None where the moments are not those of the same model.
+
+    Args:
+        two: the moments at two layers, those of a layer between the first and the last left out.
+        three: the same at three.
+        layers: how many the model has.
+
+    Example:
+        >>> extrapolated([Moment("head", 20)], [Moment("head", 25)], 32)
+        [Moment(when='head', activations=170, head=0, reference=0, root_gradients=0, layer_gradients=0)]
+    """
+    if [each.when for each in two] != [each.when for each in three]:
+        return None
+    return [
+        Moment(after.when, *(new + (layers - 3) * (new - old) for old, new in zip(before[1:], after[1:], strict=True)))
+        for before, after in zip(two, three, strict=True)
+    ]
