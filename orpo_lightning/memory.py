@@ -70,6 +70,7 @@ class Footprint:
         state: of the optimizer, after its first step.
         stepping: what the optimizer makes while it steps, and frees again.
         reference: the weights of a second model, if there is one.
+        gathered_reference: the same in the dtype that they compute in, where they are gathered for it.
         moments: of the last micro-batch of a step, in their order.
         adds_up: whether gradients of earlier micro-batches are there from the first moment on.
     """
@@ -82,6 +83,7 @@ class Footprint:
     state: int
     stepping: int
     reference: Parts
+    gathered_reference: Parts
     moments: Sequence[Moment]
     adds_up: bool = False
 
@@ -136,12 +138,31 @@ class Sharing(Protocol):
 
 
 @dataclass(frozen=True)
+class Partition:
+    """How a strategy shares the weights out over processes.
+
+    Args:
+        each_micro_batch: whether gradients are averaged after each micro-batch; else whole ones add up in each process.
+        offload: whether each process keeps its part in the memory of the host.
+        gathers_as_computed: whether layers are gathered in the dtype of the products; else in that of the weights.
+    """
+
+    each_micro_batch: bool = False
+    offload: bool = False
+    gathers_as_computed: bool = False
+
+    def over(self, processes: int) -> Shares:
+        """What each of so many processes holds."""
+        return Shares(processes, self.each_micro_batch, self.offload)
+
+
+@dataclass(frozen=True)
 class Copies:
     """Each process has all of the weights (one process, or DDP).
 
     Example:
-        >>> weights = Parts(root=10, layers=60, largest=20)
-        >>> step = Footprint(weights, weights, weights, weights, weights, 140, 0, Parts(), [Moment("backward", 5)])
+        >>> of, none = Parts(root=10, layers=60, largest=20), Parts()
+        >>> step = Footprint(of, of, of, of, of, 140, 0, none, none, [Moment("backward", 5)])
         >>> [need(step, Copies(processes)).total for processes in (1, 2)]
         [280, 350]
     """
@@ -201,7 +222,7 @@ class Shares:
         # a layer computes while the next one is on its way
         exchange = footprint.gathered.root + 2 * footprint.gathered.largest
         if moment.when == "reference":
-            exchange += footprint.reference.root + 2 * footprint.reference.largest
+            exchange += footprint.gathered_reference.root + 2 * footprint.gathered_reference.largest
         whole, own = moment.root_gradients, moment.layer_gradients
         if moment.when == "backward":
             exchange += footprint.arriving.largest + footprint.reduced.largest

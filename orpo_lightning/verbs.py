@@ -7,6 +7,10 @@ TRAINER_VERBS = {
 }
 OWN_VERBS = {
     "data": ("show what a run would train on, and what became of every row", "orpo_lightning.commands.data:main"),
+    "estimate": (
+        "say what a run needs on each device, before anything is loaded",
+        "orpo_lightning.commands.estimate:main",
+    ),
     "objectives": (
         "list the objectives, with their formulas and arguments",
         "orpo_lightning.objectives.table:print_objectives",
@@ -31,5 +35,7 @@ HELP = TRAINER_VERBS | {verb: text for verb, (text, _) in OWN_VERBS.items()}
 ENTRY_POINTS = dict.fromkeys(TRAINER_VERBS, "orpo_lightning.cli:run_trainer") | {
     verb: entry_point for verb, (_, entry_point) in OWN_VERBS.items()
 }
+OF_SETTINGS = {*TRAINER_VERBS, "data", "estimate"}
+"""Those that read the configuration of a run."""
 OTHER_NAMES = {"train": "fit", "finetune": "fit", "eval": "validate", "evaluate": "validate"}
 """What somebody may type for a verb."""

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "loggers": {"run_folder"},
     "user_loggers": {"run_folder"},
     "checkpoint_io": {"integrity", "manifest", "sharded_checkpoint", "whole_folder"},
-    "strategies": {"checkpoint_io", "integrity", "models", "sharded_checkpoint", "whole_folder"},
+    "strategies": {"checkpoint_io", "integrity", "memory", "models", "sharded_checkpoint", "whole_folder"},
     "functional": {"records"},
     "packing": {"records"},
     "objectives": {"records", "functional"},
@@ -38,7 +38,7 @@ MAY_IMPORT = {
         *("integrity", "manifest", "sharded_checkpoint", "ranks", "versions"),
     },
     "data": {"records", "packing", "cache_folder", "models.tokenizer", "whole_file"},
-    "modules": {"records", "packing", "ranks", "objectives", "metrics", "models", "trainer_parts"},
+    "modules": {"records", "packing", "memory", "ranks", "objectives", "metrics", "models", "trainer_parts"},
     "health": {"modules"},
     "testing": {"records", "objectives", "metrics"},
     "summary": {"run_folder", "whole_file"},
@@ -54,7 +54,7 @@ MAY_IMPORT = {
     "commands": {
         *("verbs", "run_folder", "signals", "records", "data", "models", "objectives", "summary", "comparison"),
         *("report", "sweep", "command_line", "cli", "whole_file", "whole_folder", "modules", "checkpoint_io"),
-        "versions",
+        *("memory", "packing", "versions"),
     },
     "cli": {
         *("verbs", "run_folder", "run_start", "loggers", "user_loggers", "checkpoint_io", "callbacks", "objectives"),

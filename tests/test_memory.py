@@ -17,6 +17,7 @@ STEP = Footprint(
     state=240,
     stepping=8,
     reference=Parts(),
+    gathered_reference=Parts(),
     moments=[
         Moment("forward", activations=50),
         Moment("head", activations=300, head=30, root_gradients=40),
@@ -73,16 +74,18 @@ def test_parts_in_the_memory_of_the_host_are_told_apart():
 
 
 def test_a_second_model_is_there_at_every_moment_and_gathered_where_it_computes():
-    step = replace(STEP, reference=WEIGHTS, moments=[Moment("reference", activations=300, reference=7)])
+    step = replace(
+        STEP, reference=WEIGHTS, gathered_reference=HALF, moments=[Moment("reference", activations=300, reference=7)]
+    )
     assert need(step, Copies()).reference == 127
     shared = need(step, Shares(4))
-    assert (shared.reference, shared.exchange) == (30 + 7, 60 + 40 + 2 * 20)
+    assert (shared.reference, shared.exchange) == (30 + 7, 60 + 40 + 2 * 10)
 
 
 @pytest.mark.parametrize("adds_up", [False, True])
 @pytest.mark.parametrize("each_micro_batch", [False, True])
 def test_more_devices_never_need_more_each(adds_up, each_micro_batch):
-    step = replace(STEP, adds_up=adds_up, reference=WEIGHTS)
+    step = replace(STEP, adds_up=adds_up, reference=WEIGHTS, gathered_reference=HALF)
     totals = [need(step, Shares(processes, each_micro_batch)).total for processes in range(1, 33)]
     assert totals == sorted(totals, reverse=True)
     assert totals[-1] < totals[0]

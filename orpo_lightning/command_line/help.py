@@ -36,6 +36,7 @@ _PLACE = {
     "validate": "checkpoint to measure: a file, last or best",
     "test": "checkpoint to measure: a file, last or best",
     "data": "of a fit; not looked at here",
+    "estimate": "of a fit; not looked at here",
 }
 
 

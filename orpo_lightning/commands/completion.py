@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 
 from orpo_lightning.commands.arguments import VerbParser
-from orpo_lightning.verbs import ENTRY_POINTS, HELP, TRAINER_VERBS
+from orpo_lightning.verbs import ENTRY_POINTS, HELP, OF_SETTINGS
 
 _FILES = ("ckpt_path", "data.train", "data.val", "model.policy.name_or_path", "model.reference.name_or_path")
 _PREAMBLE = {
@@ -44,12 +44,12 @@ def _whole_parser() -> argparse.ArgumentParser:
     """All verbs in one parser, which is never asked to parse anything."""
     parser = argparse.ArgumentParser(prog="orpo-lightning", allow_abbrev=False)
     verbs = parser.add_subparsers()
-    settings = {False: list(_settings(with_trainer=False)), True: list(_settings(with_trainer=True))}
+    of_run, of_data = list(_settings(with_trainer=True)), list(_settings(with_trainer=False))
     for verb, text in HELP.items():
         module = importlib.import_module(ENTRY_POINTS[verb].partition(":")[0])
-        if verb in TRAINER_VERBS or verb == "data":
+        if verb in OF_SETTINGS:
             parser_of_verb = verbs.add_parser(verb, help=text)
-            _add_settings(parser_of_verb, settings[verb in TRAINER_VERBS])
+            _add_settings(parser_of_verb, of_data if verb == "data" else of_run)
             if verb == "data":
                 parser_of_verb.add_argument("--show", help="how many rows to print")
                 parser_of_verb.add_argument("--dropped", help="list the rows that a reason dropped")

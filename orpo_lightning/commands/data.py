@@ -28,7 +28,7 @@ _OUTSIDE = "dim"
 
 
 class _DataCLI(PartCLI):
-    part = "data"
+    parts = ("data",)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
@@ -47,7 +47,7 @@ def main() -> None:
     assert isinstance(cli, _DataCLI)
     if cli.config["show"] < 0:
         raise ValueError(f"--show = {cli.config['show']} is out of range; accepted: 0 or more")
-    data = cli.made
+    data = cli.made["data"]
     if not isinstance(data, PreferenceDataModule):
         raise ValueError(f"the verb data reads preference data, and data is a {type(data).__name__}")
     data.setup("fit")

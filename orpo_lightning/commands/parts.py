@@ -1,4 +1,4 @@
-"""The command line of a verb that makes one part of what a configuration describes, and starts no run."""
+"""The command line of a verb that makes parts of what a configuration describes, and starts no run."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from orpo_lightning.cli import CLI
 
 
 class PartCLI(CLI):
-    """Reads the configuration of a fit, and makes a part of it alone."""
+    """Reads the configuration of a fit, and makes parts of it alone."""
 
-    part: ClassVar[str]
-    """Its key."""
-    made: Any
-    """That part."""
+    parts: ClassVar[tuple[str, ...]]
+    """Their keys."""
+    made: dict[str, Any]
+    """The parts by their keys."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Those of a fit, as a run keeps them in its config.yaml."""
@@ -27,5 +27,6 @@ class PartCLI(CLI):
         """Nothing to prepare: no run begins."""
 
     def instantiate_classes(self) -> None:
-        """Make the part."""
-        self.made = self.parser.instantiate_classes({self.part: self.config[self.part]})[self.part]
+        """Make the parts."""
+        made = self.parser.instantiate_classes({part: self.config[part] for part in self.parts})
+        self.made = {part: made[part] for part in self.parts}

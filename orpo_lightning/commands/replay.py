@@ -116,7 +116,7 @@ def _make_module(config: str) -> PreferenceModule:
     from orpo_lightning.modules.preference import PreferenceModule
 
     class ModuleCLI(PartCLI):
-        part = "model"
+        parts = ("model",)
 
     # its callbacks, loggers and data are not needed, and need not be where they were
     own = {key: value for key, value in yaml.safe_load(config).items() if key in ("seed_everything", "model")}
@@ -126,8 +126,9 @@ def _make_module(config: str) -> PreferenceModule:
         sys.argv = [f"{sys.argv[0]} replay", "--config", str(path)]
         cli = make_cli(ModuleCLI, run=False, save_config_callback=None)
     assert isinstance(cli, PartCLI)
-    assert isinstance(cli.made, PreferenceModule), "no other module keeps a step"
-    return cli.made
+    module = cli.made["model"]
+    assert isinstance(module, PreferenceModule), "no other module keeps a step"
+    return module
 
 
 def _fails_again(failed: FailedStep, found: Replay) -> bool:

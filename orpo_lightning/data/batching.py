@@ -124,6 +124,24 @@ class BatchPlan(Dataset[PackedBatch]):
         self._last = ((epoch, step), slots)
         return slots
 
+    def largest(self, epoch: int, steps: int | None = None) -> tuple[int, Slot]:
+        """The micro-batch of an epoch with the most tokens, of all ranks, with how many it has.
+
+        Args:
+            epoch: the epoch.
+            steps: only in its first steps; None is all of them.
+        """
+        slots = (slot for step in range(self.steps if steps is None else steps) for slot in self.slots(epoch, step))
+        return max(((self._tokens(slot), slot) for slot in slots), key=lambda each: each[0])
+
+    def longest_row(self, slot: Slot) -> tuple[int, str]:
+        """Tokens and id of the longest row of a micro-batch."""
+        longest = max(slot.rows, key=self._lengths.__getitem__)
+        return self._lengths[longest], self.rows[longest].row_id
+
+    def _tokens(self, slot: Slot) -> int:
+        return sum(self._lengths[i] for i in slot.rows)
+
     def check_tokens(self, epoch: int, steps: int | None = None) -> None:
         """Refuse an epoch that has a micro-batch of more than `max_tokens` tokens in its first `steps` steps.
 
@@ -132,17 +150,14 @@ class BatchPlan(Dataset[PackedBatch]):
         """
         if self.max_tokens is None:
             return
-        for step in range(self.steps if steps is None else steps):
-            for slot in self.slots(epoch, step):
-                tokens = sum(self._lengths[i] for i in slot.rows)
-                if tokens > self.max_tokens:
-                    longest = max(slot.rows, key=self._lengths.__getitem__)
-                    raise ValueError(
-                        f"a micro-batch of {len(slot.rows)} rows has {tokens:,} tokens, more than "
-                        f"data.max_tokens_per_batch = {self.max_tokens:,}; its longest row, "
-                        f"{self.rows[longest].row_id}, has {self._lengths[longest]:,}. Raise "
-                        "trainer.accumulate_grad_batches, which makes micro-batches smaller, or lower data.max_length."
-                    )
+        tokens, slot = self.largest(epoch, steps)
+        if tokens > self.max_tokens:
+            longest, row_id = self.longest_row(slot)
+            raise ValueError(
+                f"a micro-batch of {len(slot.rows)} rows has {tokens:,} tokens, more than "
+                f"data.max_tokens_per_batch = {self.max_tokens:,}; its longest row, {row_id}, has {longest:,}. Raise "
+                "trainer.accumulate_grad_batches, which makes micro-batches smaller, or lower data.max_length."
+            )
 
     def _order(self, epoch: int) -> list[int]:
         if self._order_of is None or self._order_of[0] != epoch:

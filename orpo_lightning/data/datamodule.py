@@ -255,23 +255,49 @@ class PreferenceDataModule(LightningDataModule):
                 "trainer.overfit_batches trains on the same batches in every epoch: set data.shuffle = false and use "
                 "one process"
             )
-        left_out = () if getattr(trainer.lightning_module, "needs_rejected", True) else (Role.REJECTED,)
-        plan = BatchPlan(
+        needs_rejected = getattr(trainer.lightning_module, "needs_rejected", True)
+        plan = self.plan(
             self._rows_for_module("train"),
-            self.global_batch_size,
             trainer.accumulate_grad_batches,
             trainer.world_size,
             trainer.global_rank,
-            shuffle=self.shuffle,
-            seed=self._seed,
-            roles=[role for role in Role if role not in left_out],
-            max_tokens=self.max_tokens_per_batch,
+            needs_rejected=needs_rejected,
         )
         epoch, first_step = divmod(trainer.global_step, self.steps_per_epoch)
         if self.max_tokens_per_batch is not None:
             for each in range(epoch, -(-self.total_steps // self.steps_per_epoch)):
                 plan.check_tokens(each, self.steps_per_epoch)
         return self._loader(PlanSampler(plan, epoch, first_step))
+
+    def plan(
+        self,
+        rows: Sequence[TokenizedRow],
+        accumulate: int,
+        world_size: int,
+        rank: int = 0,
+        *,
+        needs_rejected: bool = True,
+    ) -> BatchPlan:
+        """The plan of the training batches.
+
+        Args:
+            rows: the rows of the training split.
+            accumulate: micro-batches per rank and step.
+            world_size: number of ranks.
+            rank: one of them.
+            needs_rejected: whether the rejected responses are part of the stream.
+        """
+        return BatchPlan(
+            rows,
+            self.global_batch_size,
+            accumulate,
+            world_size,
+            rank,
+            shuffle=self.shuffle,
+            seed=self._seed,
+            roles=[role for role in Role if needs_rejected or role is not Role.REJECTED],
+            max_tokens=self.max_tokens_per_batch,
+        )
 
     def val_dataloader(self) -> list[DataLoader[PackedBatch]]:
         """The validation micro-batches of this rank, of each set: all of it as one global batch, in its order."""

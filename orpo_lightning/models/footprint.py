@@ -86,6 +86,7 @@ def footprint_of(step: StepOfModel, batch: PackedBatch) -> Footprint:
             if each is not None:
                 _pretend(each)
         state, stepping = _optimizer(step, net)
+        own_reference = _parts_of(reference)
         own, trained = _sizes(net), {name for name, each in net.named_parameters() if each.requires_grad}
         for each in (net, reference) if step.gathered is not None else ():
             for layer in decoder_layers(each).values() if each is not None else ():
@@ -104,7 +105,8 @@ def footprint_of(step: StepOfModel, batch: PackedBatch) -> Footprint:
             reduced=_parts(reduced, layers, trained),
             state=state,
             stepping=stepping,
-            reference=Parts() if reference is None else _parts(_sizes(reference), list(decoder_layers(reference))),
+            reference=own_reference,
+            gathered_reference=_parts_of(reference),
             moments=_moments(step, net, reference, lambda: _without_memory(batch, mode)),
             adds_up=step.adds_up,
         )
@@ -147,6 +149,10 @@ def _parts(sizes: dict[str, int], layers: list[str], names: Iterable[str] | None
     kept = sizes if names is None else {name: sizes[name] for name in names}
     of_layers = [sum(size for name, size in kept.items() if name.startswith(f"{layer}.")) for layer in layers]
     return Parts(sum(kept.values()) - sum(of_layers), sum(of_layers), max(of_layers, default=0))
+
+
+def _parts_of(net: PreTrainedModel | None) -> Parts:
+    return Parts() if net is None else _parts(_sizes(net), list(decoder_layers(net)))
 
 
 def _optimizer(step: StepOfModel, net: PreTrainedModel) -> tuple[int, int]:

@@ -24,6 +24,7 @@ from torch.distributed.fsdp import MixedPrecision
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.optim import Optimizer
 
+from orpo_lightning.memory import Partition
 from orpo_lightning.models.building import Model, build_whole, refuse_four_bits
 from orpo_lightning.models.layers import decoder_layers
 from orpo_lightning.models.loading import PolicyConfig
@@ -86,6 +87,11 @@ class FSDP1Strategy(CheckpointsOfAllRanks, FSDPStrategy):
         numbers = _numbers(state)
         groups = [{**group, "params": [numbers[name] for name in group["params"]]} for group in state["param_groups"]]
         return {"state": {numbers[name]: value for name, value in state["state"].items()}, "param_groups": groups}
+
+    @property
+    def partition(self) -> Partition:
+        """What each process holds."""
+        return Partition(offload=bool(self.cpu_offload is not None and self.cpu_offload.offload_params))
 
     @property
     def writes_folders(self) -> bool:

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from orpo_lightning.checkpoint_io import read_file
 from orpo_lightning.integrity import check_whole_together
+from orpo_lightning.memory import Partition
 from orpo_lightning.models.adapters import untrained
 from orpo_lightning.models.sharding import ShardedBuilder, sharded_models
 from orpo_lightning.sharded_checkpoint import ShardedCheckpoint, is_sharded
@@ -75,6 +76,11 @@ class FSDP2Strategy(CheckpointsOfAllRanks, ModelParallelStrategy):
         self.cpu_offload = cpu_offload
         self.synchronize = synchronize
         self._opened: ShardedCheckpoint | None = None
+
+    @property
+    def partition(self) -> Partition:
+        """What each process holds."""
+        return Partition(self.synchronize == "micro_batch", self.cpu_offload, gathers_as_computed=True)
 
     @property
     def writes_folders(self) -> bool:

@@ -48,7 +48,7 @@ def test_layers_are_merged_and_later_ones_win(printed_config):
     assert module["optimizer"]["lr"] == 0.25
 
 
-@pytest.mark.parametrize("verb", ["fit", "validate", "test", "data"])
+@pytest.mark.parametrize("verb", ["fit", "validate", "test", "data", "estimate"])
 def test_every_verb_that_reads_a_configuration_takes_short_names(printed_config, verb):
     assert yaml.safe_load(printed_config(verb, "--config", "kto"))["model"]["init_args"]["objective"]["class_path"] == (
         "orpo_lightning.KTO"

@@ -205,7 +205,7 @@ def test_a_mistake_is_placed_where_it_was_made_last(refusal):
     assert refusal("fit", "--data.limit=c").startswith("--data.limit = c")
 
 
-@pytest.mark.parametrize("verb", ["validate", "test", "data"])
+@pytest.mark.parametrize("verb", ["validate", "test", "data", "estimate"])
 def test_every_verb_answers_alike(refusal, verb):
     assert refusal(verb, "--data.max_lenght=9") == "--data.max_lenght is not a setting; did you mean --data.max_length?"
 

@@ -1,0 +1,173 @@
+"""The verb ``estimate``: what a run needs on each device, from its configuration and its data, with nothing loaded."""
+
+import json
+import re
+
+import pytest
+from transformers import LlamaConfig
+
+from orpo_lightning import OptimizerConfig
+from orpo_lightning.commands import estimate
+from orpo_lightning.memory import Copies, Partition
+from orpo_lightning.models import building, loading
+from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig
+from orpo_lightning.modules.estimate import Estimate, Setup, remedies, that_fit
+from orpo_lightning.packing import pack
+from orpo_lightning.records import StepInfo
+from orpo_lightning.testing import make_rows
+
+UNITS = {"MiB": 2**20, "GiB": 2**30}
+BATCH = pack(make_rows(8), StepInfo(weight=1.0, tokens_per_pair=1.0, full_tokens_per_pair=1.0))
+
+
+@pytest.fixture
+def said(orpo_lightning, capsys, monkeypatch):
+    """Runs the verb, and returns what it prints."""
+    for module in (building, loading):
+        monkeypatch.setattr(module, "load_causal_lm", lambda *args: pytest.fail("a model was loaded"))
+
+    def run(*options):
+        orpo_lightning("estimate", "--config", "orpo", *options)
+        return " ".join(capsys.readouterr().out.split())
+
+    return run
+
+
+@pytest.fixture
+def without_tokenizer(tmp_path):
+    """A folder with the settings of a model, and nothing else."""
+    LlamaConfig(vocab_size=500, hidden_size=64, intermediate_size=96, num_hidden_layers=2).save_pretrained(
+        tmp_path / "m"
+    )
+    return "--model.policy.name_or_path=m"
+
+
+def largest_of(said, name):
+    number, unit = re.search(rf"\b{name} ([\d.,]+) (MiB|GiB)", said).groups()
+    return float(number.replace(",", "")) * UNITS[unit]
+
+
+def total_of(said):
+    return largest_of(said, "all together")
+
+
+def test_it_tells_what_each_device_needs_and_which_micro_batch_is_the_longest(said):
+    printed = said()
+    weights = 4 * 132_224  # of the tiny model, whose head is its embedding
+    for name, expected in (("weights", weights), ("gradients", weights), ("optimizer", 2 * weights)):
+        assert largest_of(printed, name) == pytest.approx(expected, rel=0.15), name
+    parts = [largest_of(printed, name) for name in ("weights", "gradients", "optimizer", "activations", "head")]
+    assert 0 < total_of(printed) < sum(parts)
+    assert (
+        "The longest micro-batch of the data has 1,837 tokens in 8 rows; the longest of these, sample/train:" in printed
+    )
+    assert "--trainer.accumulate_grad_batches 2" in printed.split("It would take less with one of")[1]
+
+
+def test_the_longest_micro_batch_is_that_of_the_plan_of_the_run(said, tmp_path):
+    rows = [{"prompt": f"{i}?", "chosen": "yes " * (1 + 20 * (i == 5)), "rejected": "no"} for i in range(9)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ("--data.train=rows.jsonl", "--data.val=null", "--data.global_batch_size=4")
+    assert "in 1 rows; the longest of these, rows.jsonl:6" in said(*options, "--trainer.accumulate_grad_batches=2")
+    assert "in 4 rows; the longest of these, rows.jsonl:6" in said(*options, "--data.shuffle=false")
+
+
+def test_an_objective_that_trains_on_chosen_responses_alone_needs_less(said):
+    assert total_of(said("--model.objective=SFT")) < total_of(said())
+
+
+def test_a_reference_is_counted_where_the_objective_needs_one(said):
+    assert "reference" not in said()
+    assert "reference" in said("--model.objective=DPO")
+    assert "reference" not in said("--model.objective=DPO", "--model.reference.mode=cached")
+
+
+def test_several_gpus_are_estimated_where_there_is_none(said):
+    options = ("--trainer.accelerator=gpu", "--trainer.devices=2", "--trainer.precision=bf16-mixed")
+    copies, parts = said(*options, "--trainer.strategy=ddp"), said(*options, "--config", "trainer/fsdp2")
+    assert "2 x cuda, a copy of the weights each, bf16-mixed" in copies
+    assert "2 x cuda, weights shared out, bf16-mixed" in parts
+    assert largest_of(parts, "weights") == pytest.approx(largest_of(copies, "weights") / 2, rel=0.2)
+    assert largest_of(parts, "optimizer") < largest_of(copies, "optimizer"), "half the state, and scratch of its step"
+
+
+def test_where_the_rows_cannot_be_had_the_bound_is_taken_and_said(said, without_tokenizer):
+    whole = said(without_tokenizer, "--data.max_length=64", "--data.max_prompt_length=32")
+    assert "The data cannot be read here (the tokenizer of 'm' cannot be loaded" in whole
+    assert "none can be longer than, 1,000 tokens: 8 rows with a prompt of one token and responses up to" in whole
+    bounded = said(without_tokenizer, "--data.max_tokens_per_batch=400")
+    assert "none can be longer than, 400 tokens: data.max_tokens_per_batch = 400, beyond which a run" in bounded
+    assert total_of(bounded) < total_of(whole)
+
+
+@pytest.mark.parametrize(
+    ("options", "answer"),
+    [
+        (("--config=trainer/fsdp2",), "trainer.devices = -1 is every GPU of a machine, and there is none here: say"),
+        (("--trainer.precision=transformer-engine",), "trainer.precision = 'transformer-engine' cannot be estimated"),
+        (("--trainer.strategy=deepspeed_stage_2",), "trainer.strategy = deepspeed_stage_2 cannot be estimated"),
+        (("--model.policy.name_or_path=./nowhere",), "no model at './nowhere'"),
+    ],
+)
+def test_what_cannot_be_estimated_is_refused_by_name(said, options, answer):
+    with pytest.raises((ValueError, OSError), match=re.escape(answer)):
+        said(*options)
+
+
+@pytest.mark.parametrize(
+    ("devices", "kind", "expected"),
+    [
+        (2, "cpu", 2),
+        ("auto", "cpu", 1),
+        ([0, 3], "cuda", 2),
+        ("0,1,2", "cuda", 3),
+        ("8", "cuda", 8),
+        ("auto", "mps", 1),
+    ],
+)
+def test_devices_are_counted_as_the_trainer_counts_them(devices, kind, expected):
+    assert estimate._devices(devices, kind) == expected
+
+
+def test_a_strategy_tells_what_each_process_holds():
+    assert estimate._partition("auto") is estimate._partition("ddp") is None
+    assert estimate._partition("fsdp2") == Partition(gathers_as_computed=True)
+    assert estimate._partition("fsdp") == Partition()
+    assert estimate._partition("fsdp_cpu_offload") == Partition(offload=True)
+    assert estimate._partition("orpo_lightning.strategies.FSDP2Strategy") == estimate._partition("fsdp2")
+
+
+def setup(**options):
+    policy = options.pop("policy", PolicyConfig())
+    return Setup(policy, options.pop("reference", None), OptimizerConfig(), **options)
+
+
+def test_a_setting_that_would_lower_it_is_named_with_what_it_comes_to():
+    found = Estimate.of(setup(reference=ReferenceConfig(), processes=2), BATCH)
+    lower = {each.setting: each for each in remedies(found)}
+    assert [*lower] == [
+        "--trainer.accumulate_grad_batches 2",
+        "--model.policy.gradient_checkpointing true",
+        "--model.reference.mode cached",
+        "--trainer.strategy fsdp2",
+        "--model.policy.lora.r 16",
+    ]
+    assert all(each.estimate.need.total < found.need.total for each in lower.values())
+    assert lower["--model.reference.mode cached"].estimate.need.reference == 0
+    assert found.setup.sharing == Copies(2)
+
+
+def test_what_fits_is_a_setting_alone_or_several_together():
+    found = Estimate.of(setup(), BATCH)
+    alone = [*that_fit(found, int(0.9 * found.need.total))]
+    assert alone
+    assert all(each.estimate.need.total <= 0.9 * found.need.total for each in alone)
+    smallest = min(each.estimate.need.total for each in alone)
+    (together,) = that_fit(found, smallest - 2**14)
+    assert together.setting.startswith("--trainer.accumulate_grad_batches")
+    assert together.setting.count("--") > 1
+    assert [*that_fit(found, 1000)] == []
+
+
+def test_a_batch_that_may_not_be_split_is_not():
+    assert not any("accumulate" in each.setting for each in remedies(Estimate.of(setup(splits=False), BATCH)))
