@@ -8,6 +8,7 @@ import os
 import sys
 
 from orpo_lightning import __version__
+from orpo_lightning.secrets import hidden_output, hide
 from orpo_lightning.signals import ending_at_once
 from orpo_lightning.verbs import ENTRY_POINTS, HELP, OTHER_NAMES
 
@@ -37,9 +38,9 @@ def main() -> None:
 
 
 def console() -> None:
-    """What the installed command runs: :func:`main`, with errors of one line."""
+    """What the installed command runs: :func:`main`, with errors of one line, and without secrets in what it prints."""
     try:
-        with ending_at_once():
+        with ending_at_once(), hidden_output():
             main()
     except BrokenPipeError:  # whoever read it has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -49,7 +50,7 @@ def console() -> None:
         from orpo_lightning.command_line.messages import sentence_of
 
         hint = "" if _says_all(error) else f"\n(set {TRACEBACK_VARIABLE}=1 to see where)"
-        sys.exit(f"orpo-lightning: {sentence_of(str(error))}{hint}")
+        sys.exit(hide(f"orpo-lightning: {sentence_of(str(error))}{hint}"))
 
 
 def _is_a_mistake(error: Exception) -> bool:

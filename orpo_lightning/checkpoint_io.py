@@ -19,6 +19,7 @@ from torch.serialization import MAP_LOCATION
 
 from orpo_lightning.integrity import check_whole
 from orpo_lightning.manifest import MANIFEST, Manifest, size_of, tensor_sizes
+from orpo_lightning.secrets import without_secrets
 from orpo_lightning.sharded_checkpoint import ShardedCheckpoint, is_sharded
 from orpo_lightning.whole_folder import take_place
 
@@ -73,6 +74,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
             if place.is_dir() and not is_sharded(place):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))  # of somebody else's
             unfinished.unlink(missing_ok=True)  # a kill may have left there another name of a checkpoint
+            checkpoint = without_secrets(checkpoint)
             with unfinished.open("wb") as file:
                 torch.save({**checkpoint, MANIFEST: Manifest.of(checkpoint, tensor_sizes(checkpoint)).plain()}, file)
                 file.flush()

@@ -48,9 +48,10 @@ from orpo_lightning.run_start import (
     start_of_other_rank,
     start_that_writes_nothing,
 )
+from orpo_lightning.secrets import hide_words, hide_yaml
 from orpo_lightning.strategies import register_strategies
 from orpo_lightning.trainer_parts import callbacks_of, is_fast_dev_run
-from orpo_lightning.user_loggers import LoggerMaker
+from orpo_lightning.user_loggers import LoggerMaker, leave_out_secrets
 from orpo_lightning.verbs import TRAINER_VERBS
 
 
@@ -72,7 +73,7 @@ class SaveConfig(SaveConfigCallback):
         """Write config.yaml, or, where a run goes on with other settings, a numbered sibling."""
         config = self.config.clone()
         config.ckpt_path = None  # it is the configuration of the run, not of one of its parts
-        text = self.parser.dump(config, skip_unset=False)
+        text = hide_yaml(self.parser.dump(config, skip_unset=False))
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         path, number = folder / "config.yaml", 1
@@ -175,11 +176,14 @@ class CLI(LightningCLI):
             callbacks[:] = [StepProgress() if isinstance(each, ProgressBar) else each for each in callbacks]
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # neither a user's own nor an accelerator's
             trainer.strategy.checkpoint_io = SafeCheckpointIO()
-        callbacks += [DescribeRun(self._configuration), FirstLine()]
+        callbacks.insert(0, DescribeRun(self._configuration))
+        callbacks.append(FirstLine())
         if self.subcommand == "fit" and not is_fast_dev_run(trainer):
             file = MetricsFile(trainer.default_root_dir)
             trainer.loggers = [file, *trainer.loggers]
             callbacks += [DataReport(), KeptMeasures(file), PairMeasuresFile(), RunRecordFile()]
+        for logger in trainer.loggers:
+            leave_out_secrets(logger)
         callbacks.sort(key=lambda callback: isinstance(callback, Summary))  # it tells of what the others leave behind
         return trainer
 
@@ -187,8 +191,13 @@ class CLI(LightningCLI):
         if config.get("enable_checkpointing") is False:
             callbacks = [each for each in callbacks if not isinstance(each, Checkpoints)]
         if self._start is not None:
-            stoppers = [StoppedEarly(self._criteria()), StopOnSignal(self._start.command_to_go_on(sys.argv[1:]))]
-            callbacks = [*callbacks, *stoppers, OneCheckpoint(self._start.checkpoint)]
+            go_on = self._start.command_to_go_on(hide_words(sys.argv[1:]))
+            callbacks = [
+                *callbacks,
+                StoppedEarly(self._criteria()),
+                StopOnSignal(go_on),
+                OneCheckpoint(self._start.checkpoint),
+            ]
         return super()._instantiate_trainer(config, callbacks)
 
     def _criteria(self) -> list[Any]:
@@ -199,9 +208,9 @@ class CLI(LightningCLI):
 
     @cached_property
     def _configuration(self) -> dict[str, Any]:
-        """All settings as plain data, from when the trainer is made."""
+        """All settings as plain data without secrets, from when the trainer is made."""
         text = self._parser(self.subcommand).dump(self.config.get(self.subcommand), skip_unset=False)
-        return dict(yaml.safe_load(text))
+        return dict(yaml.safe_load(hide_yaml(text)))
 
     def _set_seed(self) -> None:
         seed = self._get(self.config, "seed_everything")

@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from orpo_lightning.secrets import hide_yaml
+
 METRICS_FILE = "metrics.csv"
 DATA_REPORT_FILE = "data_report.json"
 WANDB_ID_FILE = "wandb_id.txt"
@@ -70,7 +72,7 @@ def run_of(checkpoint: Path) -> Path:
 
 
 def config_of(run: Path) -> str | None:
-    """The configuration that was saved last, as YAML; None if there is none.
+    """The configuration that was saved last, as YAML without secrets; None if there is none.
 
     Beside a checkpoint that was moved somebody else's may lie: that of a run is config.yaml or config-N.yaml, with a
     model and data.
@@ -83,7 +85,7 @@ def config_of(run: Path) -> str | None:
         except (OSError, UnicodeDecodeError, yaml.YAMLError):
             continue
         if isinstance(values, dict) and {"model", "data"} <= values.keys():
-            return text
+            return hide_yaml(text)
     return None
 
 

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
+from orpo_lightning.secrets import hide
+
 AGAIN = 75
 """Exit code of a fit that was stopped and saved (EX_TEMPFAIL): the same command with ``--ckpt_path last`` goes on."""
 
@@ -150,4 +152,4 @@ def _set(handlers: Mapping[signal.Signals, Any]) -> dict[signal.Signals, Any]:
 def say(line: str) -> None:
     """Print a line amid whatever is being printed: what interrupts a print cannot print itself."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        os.write(2, f"\norpo-lightning: {line}\n".encode())
+        os.write(2, f"\norpo-lightning: {hide(line)}\n".encode())

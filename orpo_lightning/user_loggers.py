@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import os
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from orpo_lightning.run_folder import WANDB_ID_FILE
+from orpo_lightning.secrets import hide_values
 
 WANDB_HELP = "WandbLogger needs the package wandb, which is not installed: pip install 'orpo-lightning[wandb]'"
 
@@ -70,12 +72,24 @@ class LoggerMaker:
     def _complete_wandb(self, settings: dict[str, Any]) -> dict[str, Any]:
         # an empty `resume` would undo Lightning's, and the record of a resumed run begin anew
         given = {name: value for name, value in settings.items() if value is not None}
+        given |= {"config": hide_values(given["config"])} if "config" in given else {}
         given.setdefault("save_dir", given.get("dir") or os.environ.get("WANDB_DIR") or str(self.run))
         kept = self.run / WANDB_ID_FILE
         named = given.keys() & {"version", "id"} or os.environ.get("WANDB_RUN_ID")  # an agent of a sweep sets that
         if self.goes_on and not named and kept.exists():
             given["version"] = kept.read_text(encoding="utf-8").strip()
         return given
+
+
+def leave_out_secrets(logger: Logger) -> None:
+    """Have a logger that is told settings, by whomever, keep none of the secrets among them."""
+    log = logger.log_hyperparams
+
+    @functools.wraps(log)
+    def log_others(params: Any, *args: Any, **kwargs: Any) -> None:
+        log(hide_values(vars(params) if isinstance(params, argparse.Namespace) else params), *args, **kwargs)
+
+    logger.log_hyperparams = log_others  # type: ignore[method-assign]  # whatever class it is of
 
 
 def keep_wandb_id(loggers: Iterable[Logger], run: Path) -> None:

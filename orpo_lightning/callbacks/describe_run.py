@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from orpo_lightning.data.report import SplitReport
 from orpo_lightning.manifest import CONFIG_HASH, config_hash
+from orpo_lightning.secrets import hide_words
 from orpo_lightning.trainer_parts import data_of
 from orpo_lightning.user_loggers import keep_wandb_id
 
@@ -31,6 +33,7 @@ class DescribeRun(Callback):
     @rank_zero_only
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Describe the run; its data has been read by now, and no model has been loaded."""
+        sys.argv[1:] = hide_words(sys.argv[1:])  # Weights & Biases keeps them; all ranks have been started by now
         data = data_of(trainer)
         reports: dict[str, SplitReport] = getattr(data, "reports", {})
         described = dict(self.config)

@@ -20,6 +20,7 @@ from orpo_lightning.models.loading import PolicyConfig
 from orpo_lightning.models.logp_model import LogpModel
 from orpo_lightning.objectives import Objective
 from orpo_lightning.run_folder import RECORD_FILE
+from orpo_lightning.secrets import hide
 from orpo_lightning.summary.record import RunRecord, Status, read_record, write_record
 from orpo_lightning.trainer_parts import data_of
 from orpo_lightning.versions import versions
@@ -164,7 +165,7 @@ def _device(trainer: Trainer) -> str:
 
 
 def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(hide(str(error)).split()) or type(error).__name__
     if len(text) <= _LONGEST_REASON:
         return text
     return f"{text[: _LONGEST_REASON - _END_OF_REASON]} … {text[-_END_OF_REASON:]}"

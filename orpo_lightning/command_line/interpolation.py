@@ -11,6 +11,7 @@ from jsonargparse import get_loader, set_loader
 from omegaconf import OmegaConf
 
 from orpo_lightning.command_line.config_files import BLOCKS
+from orpo_lightning.secrets import remember
 
 MODE = "omegaconf+"
 """The parser mode in which references are resolved when all layers and options have been read."""
@@ -23,7 +24,9 @@ def refer_by_typed_keys() -> None:
     followed: list[str] = []
 
     def load_with_references(text: str) -> Any:
-        value = _marked(load(text))
+        value = load(text)
+        remember(value)
+        value = _marked(value)
         # of blocks only what a file leaves empty is null here
         return (
             {k: v for k, v in value.items() if v is not None or k not in BLOCKS} if isinstance(value, dict) else value

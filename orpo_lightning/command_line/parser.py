@@ -16,8 +16,10 @@ from omegaconf.errors import OmegaConfBaseException
 from orpo_lightning.command_line.config_files import ConfigFile, as_typed
 from orpo_lightning.command_line.errors import Typed, explain
 from orpo_lightning.command_line.interpolation import as_typed_references, with_references
+from orpo_lightning.command_line.messages import reason_of, value_of
 from orpo_lightning.command_line.options import Option, default_options, options_of_parser
 from orpo_lightning.command_line.private_parts import actions_of, check_null, is_block, verbs_of
+from orpo_lightning.secrets import PLACEHOLDER, hide, left_out, remember, remember_words
 from orpo_lightning.user_loggers import leave_folder_open
 
 
@@ -53,12 +55,21 @@ class Parser(LightningArgumentParser):
         """Parse, options over configuration files wherever these stand; say in one line what cannot be resolved."""
         words, *others = args or [None]
         try:
-            words = with_references(sys.argv[1:] if words is None else words)
-            words = _files_first(words, after=bool(verbs_of(self)))
-            return super().parse_args(words, *others, **kwargs)
+            words = sys.argv[1:] if words is None else words
+            remember_words(words)
+            words = _files_first(with_references(words), after=bool(verbs_of(self)))
+            return self._with_secrets(super().parse_args(words, *others, **kwargs))
         except OmegaConfBaseException as error:
             reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", str(error).splitlines()[0]).strip('"')
             self.error(f'Parser key "{as_typed(error.full_key or "")}":\n  {reason}', error)
+
+    def _with_secrets(self, config: Namespace) -> Namespace:
+        """The settings that were read, if none of them is a secret that was left out where they were kept."""
+        settings = config.as_dict()
+        remember(settings)
+        for key in left_out(settings):
+            self.error(_left_out(as_typed(key)))
+        return config
 
     def validate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:
         """Check the values, also those that are null.
@@ -79,9 +90,17 @@ class Parser(LightningArgumentParser):
         verbs = verbs_of(self)
         verb = next((word for word in sys.argv[1:2] if word in verbs), "")
         parser = verbs.get(verb, self)
-        message = message.replace(f'"{verb}.', '"') if verb else message
+        if value_of(message) == PLACEHOLDER:
+            message = _left_out(reason_of(message).key)
+        message = hide(message.replace(f'"{verb}.', '"') if verb else message)
         typed = Typed(self.args, parser.files, parser.options)
         self.exit(2, f"orpo-lightning: {as_typed_references(explain(message, typed))}\n")
+
+
+def _left_out(key: str) -> str:
+    """What is said of a secret that is not there, as jsonargparse would say it."""
+    said = f"{PLACEHOLDER} stands for a secret that was left out here; set it, best to ${{oc.env:NAME}}, a variable"
+    return f'Parser key "{key}":\n  {said} of the environment'
 
 
 def _files_first(words: Sequence[str], after: int) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, TypeAlias
 
 from orpo_lightning.records import ObjectiveOutput
+from orpo_lightning.secrets import hide_values
 
 _BUILT_IN = __name__.rpartition(".")[0] + "."
 _registry: dict[str, list[type[Objective]]] = {}
@@ -101,7 +102,8 @@ class Objective(ABC):
         return {name: getattr(self, name) for name in self.argument_names()}
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.arguments().items())})"
+        shown = hide_values(self.arguments())
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

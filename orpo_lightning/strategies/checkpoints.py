@@ -8,6 +8,7 @@ from typing import Any
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.strategies import ParallelStrategy
 
+from orpo_lightning.secrets import without_secrets
 from orpo_lightning.sharded_checkpoint import is_sharded, write_sharded
 from orpo_lightning.whole_folder import write_whole
 
@@ -35,7 +36,7 @@ class CheckpointsOfAllRanks(ParallelStrategy):
         def write(folder: Path | None) -> None:
             chosen = self.broadcast(folder)
             assert chosen is not None
-            write_sharded(checkpoint, chosen)
+            write_sharded(without_secrets(checkpoint), chosen)
             self.barrier()
 
         if self.is_global_zero:

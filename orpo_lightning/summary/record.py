@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from orpo_lightning.secrets import hide_values
 from orpo_lightning.whole_file import whole_file
 
 Status = Literal["running", "complete", "stopped", "failed"]
@@ -97,6 +98,6 @@ def read_record(path: Path) -> RunRecord | None:
 
 
 def write_record(path: Path, record: RunRecord) -> None:
-    """Write a record, whole or not at all."""
+    """Write a record, whole or not at all, without secrets."""
     with whole_file(path) as unfinished:
-        unfinished.write_text(json.dumps(asdict(record), indent=2, default=str) + "\n", encoding="utf-8")
+        unfinished.write_text(json.dumps(hide_values(asdict(record)), indent=2, default=str) + "\n", encoding="utf-8")

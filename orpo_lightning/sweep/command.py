@@ -10,11 +10,17 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from orpo_lightning.secrets import secret_option
 from orpo_lightning.sweep.block import Block
 
 USUAL = ("${env}", "${interpreter}", "${program}", "${args}")
 """The command of a file without one."""
 ARGS = "${args}"
+KEPT = (
+    "a secret that the folder of the sweep would keep; accepted: ${oc.env:NAME}, a variable of the environment, or the "
+    "setting in a file that --config names"
+)
+"""What is said of a secret."""
 _MACRO = re.compile(r"\$\{(env|interpreter|program|args\w*)\}")
 _VARIABLE = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")
 _OURS = ("orpo-lightning", "orpo_lightning")
@@ -87,6 +93,9 @@ def read_command(block: Block) -> Command:
     given = block.value("command") if "command" in block else list(USUAL)
     if not isinstance(given, list):
         raise block.mistake("command", f"= {given!r} is not a list of words; {_ACCEPTED}")
+    secret = secret_option([str(word) for word in given])
+    if secret is not None:
+        raise block.mistake("command", f"has {secret}, {KEPT}")
     words = [_expanded(block, str(word)) for word in given]
     kept = _without_program(words, block.text("program"))
     if kept is None:

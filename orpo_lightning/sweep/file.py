@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from orpo_lightning.secrets import is_secret_name
 from orpo_lightning.sweep.block import Block, read_block
-from orpo_lightning.sweep.command import Command, options_of, read_command
+from orpo_lightning.sweep.command import KEPT, Command, options_of, read_command
 from orpo_lightning.sweep.distributions import DISTRIBUTIONS, Distribution, read_distribution
 from orpo_lightning.sweep.early import EarlyTermination, read_early_termination
 from orpo_lightning.sweep.overruled import overruled
@@ -164,6 +165,8 @@ def _parameters(block: Block, method: Method) -> dict[str, Distribution]:
     for name, distribution in found.items():
         if name in OF_THE_SWEEP:
             raise block.mistake(name, f"is set by the sweep itself; accepted: the option {OF_THE_SWEEP[name]}")
+        if is_secret_name(name):
+            raise block.mistake(name, f"is {KEPT}")
         if method == "grid" and not distribution.count:
             countable = [each for each in DISTRIBUTIONS if "log" not in each and each != "uniform"]
             raise block.mistake(name, f"has no values that a grid can go through; accepted: {', '.join(countable)}")

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from orpo_lightning.sweep.command import options_of
+from orpo_lightning.secrets import secret_option
+from orpo_lightning.sweep.command import KEPT, options_of
 from orpo_lightning.sweep.file import OF_THE_SWEEP, Sweep
 from orpo_lightning.sweep.overruled import overruled
 from orpo_lightning.sweep.record import Trial, last_line
@@ -56,6 +57,9 @@ def check_options(sweep: Sweep, options: Sequence[str]) -> None:
         key = option.removeprefix("--")
         if key in OF_THE_SWEEP:
             raise ValueError(f"{option} is set by the sweep itself; accepted: {OF_THE_SWEEP[key]}")
+    secret = secret_option(options)
+    if secret is not None:
+        raise ValueError(f"{secret} is {KEPT}")
     found = overruled(options, sweep.parameters)
     if found is not None:
         option, name = found

@@ -268,6 +268,20 @@ def test_the_command_is_a_fit_of_this_program_by_any_of_its_names(sweep_file, mo
         assert read_sweep(file).command.words == words
 
 
+def test_a_secret_in_the_environment_is_no_mistake_of_a_command(sweep_file, monkeypatch):
+    monkeypatch.setenv("MY_KEY", "abc")
+    command = ["${program}", "fit", "${args}", "--logger.api_key=${envvar:MY_KEY}", "--logger.token=${oc.env:MY_KEY}"]
+    file = sweep_file(f"{HEAD.format(method='grid')}command: {command}\nparameters: {{a: {{values: [1, 2]}}}}\n")
+    assert read_sweep(file).command.words[2:] == ("--logger.api_key=abc", "--logger.token=${oc.env:MY_KEY}")
+
+
+def test_a_secret_is_no_parameter(sweep_file):
+    file = sweep_file(f"{HEAD.format(method='grid')}parameters: {{logger.api_key: {{values: [abc, def]}}}}\n")
+    with pytest.raises(ValueError, match=r"logger\.api_key is a secret that the folder of the") as refusal:
+        read_sweep(file)
+    assert "abc" not in str(refusal.value)
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [
@@ -277,6 +291,9 @@ def test_the_command_is_a_fit_of_this_program_by_any_of_its_names(sweep_file, mo
         ("${program} fit ${args_no_hyphens}", "${args_no_hyphens}, which a fit cannot read; accepted: ${args}"),
         ("${program} fit ${args_json_file}", "${args_json_file}, which a fit cannot read"),
         ("${program} fit ${args} ${envvar:NOT_SET_AT_ALL}", "the environment variable NOT_SET_AT_ALL"),
+        ("${program} fit ${args} --logger.api_key=abc", "has --logger.api_key, a secret that the folder of the sweep"),
+        ("${program} fit ${args} --logger.api_key abc", "has --logger.api_key, a secret that the folder of the sweep"),
+        ("${program} fit ${args} --url=https://me:abc@example.com", "has --url, a secret that the folder"),
     ],
 )
 def test_another_command_is_refused(sweep_file, command, said):

@@ -1,0 +1,340 @@
+"""Secrets, in the environment and in settings, and what is written in their place wherever text leaves the process.
+
+A secret is the value of an environment variable or setting whose name says so (``HF_TOKEN``, ``api_key``), or the user
+and password in a URL. In settings a secret of the environment becomes a reference to its variable,
+``${oc.env:HF_TOKEN}``, which is as good to a run that goes on; everything else becomes `PLACEHOLDER`, which is refused
+where a value is read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, cast
+from urllib.parse import quote
+
+PLACEHOLDER = "<secret>"
+_SHORTEST = 8
+"""Characters of a value that texts are searched for: shorter ones are parts of ordinary words and numbers."""
+_VARIABLE = re.compile(
+    r"SECRET|CREDENTIAL|PASSWORD|PASSWD|PASSPHRASE|(KEY|TOKEN|PASS)$|(^|_)(KEYS?|TOKEN|PASS|PAT|JWT)(_|\d|$)|_PWD$"
+)
+_PLACE = re.compile(r"_(FILE|PATH|DIR|DIRECTORY|HOME|SOCK)$")
+"""Of variables that say where a secret is."""
+_ALWAYS = {
+    *("secret", "secrets", "password", "passwords", "passwd", "passphrase", "pwd", "credential", "credentials"),
+    *("apikey", "authorization", "cookie", "jwt", "sig", "signature", "webhook"),
+}
+"""Words that make the name of a setting that of a secret wherever they stand in it."""
+_KINDS_OF_KEY = {
+    *("access", "account", "api", "auth", "deploy", "encryption", "hf", "license", "master", "openai", "private"),
+    *("service", "shared", "signing", "ssh", "subscription", "user", "wandb"),
+}
+"""What comes before ``key`` where it is a secret; there are many keys that are none."""
+_KINDS_OF_TOKEN = {
+    *("added", "audio", "begin", "bos", "class", "cls", "decoder", "end", "eos", "extra", "fim", "first", "forced"),
+    *("image", "last", "mask", "max", "min", "new", "next", "num", "pad", "padding", "per", "prefix", "response"),
+    *("sep", "separator", "special", "start", "stop", "suffix", "unk", "unknown", "video", "vision"),
+}
+"""What comes before ``token`` where it is one of a vocabulary."""
+_REFERENCE = re.compile(r"\$\{oc\.env:\s*([A-Za-z_]\w*)[^}]*\}")
+_URL = re.compile(r"(?<![\w+.-])([A-Za-z][\w+.-]*://)([^\s/?#'\"`]+)@")
+_NAME = re.compile(
+    r"--[\w.-]+ +|[A-Za-z][\w.-]*(?:=| = )|'[A-Za-z][\w.-]*': |\"[A-Za-z][\w.-]*\": ?(?=\")"
+    r"|^[ -]*[A-Za-z][\w.-]*: (?=\S+$)",
+    re.MULTILINE,
+)
+"""A name that a value follows: ``--key value``, ``key=value``, ``'key': 'value'``, and of YAML a line."""
+_VALUE = re.compile(r"'[^'\n]*'|\"[^\"\n]*\"|[^\s'\",;)\]}&#]+")
+_SAVED = ("hyper_parameters", "datamodule_hyper_parameters")
+"""The keys under which Lightning puts them into a checkpoint."""
+
+_values: set[str] = set()
+_variables: set[str] = set()
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a setting of this name holds a secret; of a key with dots its last part tells.
+
+    Example:
+        >>> [is_secret_name(name) for name in ("trainer.logger.api_key", "hub_token", "judgePassword")]
+        [True, True, True]
+        >>> [is_secret_name(name) for name in ("pad_token", "max_tokens_per_batch", "tokenizer", "sort_key")]
+        [False, False, False, False]
+    """
+    return bool(_strength(name))
+
+
+@cache
+def _strength(name: str) -> int:
+    """2 where any value is a secret, 1 where a text is, 0 where none is."""
+    last = name.rpartition(".")[2]
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", last)
+    words = [word.lower() for word in words]
+    if _ALWAYS & set(words):
+        return 2
+    for before, word in zip([None, *words], words, strict=False):
+        if word == "key" and before in _KINDS_OF_KEY:
+            return 1
+    return int(words[-1:] == ["token"] and not _KINDS_OF_TOKEN & set(words))
+
+
+def remember(settings: object) -> None:
+    """Know the secrets among settings from now on, so that no text tells them.
+
+    Args:
+        settings: plain data, as they were read; references to the environment make the variables secret as well.
+    """
+    for value, is_secret in _leaves(settings, 0):
+        if is_secret and not _REFERENCE.search(str(value)):
+            _values.add(str(value))
+        if isinstance(value, str):
+            inside = value if is_secret else "".join(found[2] for found in _URL.finditer(value))
+            _variables.update(_REFERENCE.findall(inside))
+
+
+def remember_words(words: Sequence[str]) -> None:
+    """The same of the options of a command line, ``--key value`` or ``--key=value``."""
+    for key, value in _options(words):
+        remember({key: value})
+
+
+def hide(text: str) -> str:
+    """A text without secrets: those of the environment, those that are remembered, and those that it names itself.
+
+    Example:
+        >>> hide("git clone https://me:hunter2@example.com/x --api_key=abc")
+        'git clone https://<secret>@example.com/x --api_key=<secret>'
+    """
+    for known in _known():
+        text = text.replace(known, PLACEHOLDER)
+    return _hide_named(_URL.sub(_without_user, text))
+
+
+def hide_values(settings: Any) -> Any:
+    """Settings as they may be kept: plain data without secrets.
+
+    Example:
+        >>> hide_values({"pad_token": "<pad>", "url": "https://me:hunter2@example.com", "password": 123})
+        {'pad_token': '<pad>', 'url': 'https://<secret>@example.com', 'password': '<secret>'}
+    """
+    return _hidden(settings, 0, _of_environment())
+
+
+def hide_yaml(text: str) -> str:
+    """The same of a configuration; its text is left as it is where it holds none."""
+    import yaml
+
+    settings = yaml.safe_load(text)
+    hidden = hide_values(settings)
+    return text if hidden == settings else yaml.safe_dump(hidden, sort_keys=False, allow_unicode=True)
+
+
+def hide_words(words: Sequence[str]) -> list[str]:
+    """The words of a command line as they may be shown.
+
+    Example:
+        >>> hide_words(["fit", "--trainer.logger.api_key", "abc", "--data.limit=8"])
+        ['fit', '--trainer.logger.api_key', '<secret>', '--data.limit=8']
+    """
+    hidden = list(words)
+    for i, word in enumerate(words):
+        key, equals, value = word.partition("=")
+        if key.startswith("--") and equals:
+            hidden[i] = f"{key}={hide_values({key: value})[key]}"
+        else:
+            key = words[i - 1] if i and words[i - 1].startswith("--") and "=" not in words[i - 1] else ""
+            hidden[i] = hide_values({key: word})[key]
+    return hidden
+
+
+def secret_option(words: Sequence[str]) -> str | None:
+    """The first option of a command line that holds a secret, and no reference to one; None where there is none.
+
+    Example:
+        >>> secret_option(["fit", "--data.limit=8", "--logger.api_key", "abc"])
+        '--logger.api_key'
+    """
+    for key, value in _options(words):
+        is_secret = (is_secret_name(key) and _is_secret(value, 1)) or _URL.sub(_without_user, value) != value
+        if is_secret and "${" not in value:
+            return f"--{key}"
+    return None
+
+
+def left_out(settings: object, key: str = "") -> Iterator[str]:
+    """The keys of those settings whose value was left out when they were written."""
+    if isinstance(settings, Mapping):
+        for name, value in settings.items():
+            yield from left_out(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(settings, list | tuple):
+        for value in settings:
+            yield from left_out(value, key)
+    elif isinstance(settings, str) and PLACEHOLDER in settings:
+        yield key
+
+
+def without_secrets(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint of the trainer as it may be kept: hyperparameters that a module has saved hold no secrets."""
+    saved = {key: checkpoint[key] for key in _SAVED if key in checkpoint}
+    hidden = {key: hide_values(value) for key, value in saved.items()}
+    return {**checkpoint, **{key: value for key, value in hidden.items() if value != saved[key]}}
+
+
+@contextmanager
+def hidden_output() -> Iterator[None]:
+    """Within it, what is printed has no secrets; a traceback that ends the process has none after it either."""
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (cast("Any", _Stream(stream)) for stream in streams)
+    sys.excepthook = _print_exception
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams
+
+
+class _Stream:
+    """A stream of text that is written without secrets; all else is left to the one that it is around.
+
+    Whoever puts a function of their own in the place of `write`, as Weights & Biases does to keep what is printed, gets
+    what is written, and not what it was made from.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._around = stream
+        self._write = stream.write
+
+    @property
+    def write(self) -> Callable[[str], int]:
+        write = self._write
+
+        def write_hidden(text: str) -> int:
+            write(hide(text))
+            return len(text)
+
+        return write_hidden
+
+    @write.setter
+    def write(self, function: Callable[[str], int]) -> None:
+        self._write = function
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_around"], name)
+
+
+def _print_exception(kind: Any, error: Any, trace: Any) -> None:
+    import traceback
+
+    sys.stderr.write(hide("".join(traceback.format_exception(kind, error, trace))))
+
+
+def _leaves(value: object, strength: int) -> Iterator[tuple[object, bool]]:
+    """The values in settings, each with whether it is a secret."""
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            yield from _leaves(each, _below(strength, name))
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _leaves(each, strength)
+    else:
+        yield value, _is_secret(value, strength)
+
+
+def _below(strength: int, name: object) -> int:
+    # of what is made from secret arguments the class is none
+    return 0 if name == "class_path" else max(strength, _strength(str(name)))
+
+
+def _is_secret(value: object, strength: int) -> bool:
+    if isinstance(value, str):
+        return strength > 0 and value not in ("", "null", "true", "false", PLACEHOLDER)
+    return strength > 1 and isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _hidden(value: Any, strength: int, variables: Mapping[str, str]) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _hidden(each, _below(strength, name), variables) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_hidden(each, strength, variables) for each in value]
+    is_secret = _is_secret(value, strength)
+    if is_secret and str(value) in variables:
+        return f"${{oc.env:{variables[str(value)]}}}"
+    if not isinstance(value, str):
+        return PLACEHOLDER if is_secret else value
+    for known, variable in variables.items():
+        if len(known) >= _SHORTEST:
+            value = value.replace(known, f"${{oc.env:{variable}}}")
+    if not is_secret:
+        return _hidden_elsewhere(value)
+    rest, references = _REFERENCE.subn("", value)
+    return value if references and rest.strip().lower() in ("", "bearer", "basic", "token") else PLACEHOLDER
+
+
+def _hidden_elsewhere(text: str) -> str:
+    for known in _forms(_values):
+        text = text.replace(known, PLACEHOLDER)
+    return _hide_named(_URL.sub(_without_user, text)) if "://" in text else text
+
+
+def _of_environment() -> dict[str, str]:
+    """The secrets of the environment, each with the name of its variable, the longest first."""
+    found: dict[str, str] = {}
+    for name, value in os.environ.items():
+        is_one = name in _variables or (_VARIABLE.search(name.upper()) and not _PLACE.search(name.upper()))
+        if is_one and value and not (len(value) >= _SHORTEST and os.path.exists(value)):
+            found.setdefault(value, name)
+    return dict(sorted(found.items(), key=lambda item: -len(item[0])))
+
+
+def _known() -> list[str]:
+    return _forms({*_of_environment(), *_values})
+
+
+def _forms(values: set[str]) -> list[str]:
+    """What texts may hold of secrets, the longest first: also as they are quoted, and the lines of long ones."""
+    whole = {value for value in values if len(value) >= _SHORTEST}
+    lines = {line for value in whole for line in value.splitlines() if len(line) >= 2 * _SHORTEST}
+    found = {
+        form
+        for value in whole | lines
+        for form in (value, repr(value)[1:-1], json.dumps(value)[1:-1], quote(value), quote(value, safe=""))
+    }
+    return sorted(found, key=len, reverse=True)
+
+
+def _without_user(found: re.Match[str]) -> str:
+    user, _, password = _REFERENCE.sub("", found[2]).partition(":")
+    # git@ of ssh says nothing, and a password may be a reference
+    if not password and (found[2] != user or not found[1].lower().startswith("http")):
+        return found[0]
+    return f"{found[1]}{PLACEHOLDER}@"
+
+
+def _hide_named(text: str) -> str:
+    """A text without the values that follow the name of a secret."""
+    parts, end = [], 0
+    for name in _NAME.finditer(text):
+        value = _VALUE.match(text, name.end())
+        if name.start() < end or value is None or not is_secret_name(name[0].strip("-=:'\" ")):
+            continue
+        bare = value[0].strip("'\"")
+        if _is_secret(bare, 1) and not bare.startswith(("-", "${")):
+            parts += [text[end : name.end()], PLACEHOLDER]
+            end = value.end()
+    return "".join([*parts, text[end:]])
+
+
+def _options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for word, following in zip(words, (*words, "")[1:], strict=True):
+        key, equals, value = word.partition("=")
+        if key.startswith("--"):
+            yield key.removeprefix("--"), value if equals else following

@@ -1,0 +1,212 @@
+"""What counts as a secret, and what is written in its place."""
+
+import io
+import sys
+
+import pytest
+import yaml
+
+from orpo_lightning import secrets
+from orpo_lightning.command_line.options import default_options, options_of, options_of_run
+from orpo_lightning.objectives import get_objective, list_objectives
+from orpo_lightning.secrets import (
+    hidden_output,
+    hide,
+    hide_values,
+    hide_words,
+    hide_yaml,
+    is_secret_name,
+    left_out,
+    remember,
+    remember_words,
+)
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    """An environment without secrets, in which none is known from before."""
+    monkeypatch.setattr(secrets, "_values", set())
+    monkeypatch.setattr(secrets, "_variables", set())
+    monkeypatch.setattr(secrets.os, "environ", {"HOME": "/home/somebody", "PWD": "/home/somebody/work"})
+    return secrets.os.environ
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("api_key", "apikey", "apiKey", "API_KEY", "trainer.logger.init_args.api_key", "wandb_api_key", "access_key"),
+        *("token", "hf_token", "hub_token", "auth_token", "access_token", "use_auth_token", "bot_token", "private_key"),
+        *("password", "db_password", "passwd", "passphrase", "client_secret", "secret_key_base", "credentials"),
+        *("Authorization", "webhook_url", "AWS_SECRET_ACCESS_KEY", "X-Amz-Security-Token", "X-Amz-Signature"),
+    ],
+)
+def test_the_name_of_a_secret(name):
+    assert is_secret_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("pad_token", "eos_token", "bos_token", "unk_token", "mask_token", "image_token", "pad_token_id", "token_ids"),
+        *("max_tokens_per_batch", "max_tokens", "max_new_tokens", "tokens", "num_tokens", "tokenizer", "tokenization"),
+        *("tokenizer_revision", "extra_special_tokens", "decoder_start_token", "stop_token", "end_of_turn_token"),
+        *("global_step", "key", "keys", "sort_key", "key_value_heads", "monitor", "author", "keyboard", "secretary"),
+        *("passes", "compass", "bypass", "num_passes", "path", "prompt", "objective", "per_token"),
+    ],
+)
+def test_the_name_of_none(name):
+    assert not is_secret_name(name)
+
+
+def test_no_setting_of_the_package_has_the_name_of_one():
+    from lightning import Trainer
+
+    options = [*default_options(), *options_of_run(), *options_of(Trainer, "trainer")]
+    options += [each for name in list_objectives() for each in options_of(get_objective(name), "model.objective")]
+    assert len(options) > 100
+    assert [option.key for option in options if is_secret_name(option.key)] == []
+
+
+@pytest.mark.parametrize(
+    "name", ["HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD", "MYSQL_PWD", "GCP_CREDENTIALS_JSON"]
+)
+def test_a_variable_that_says_so_is_a_secret_in_texts_and_a_reference_in_settings(environment, name):
+    environment[name] = "abcdefgh"
+    assert hide("failed with abcdefgh.") == "failed with <secret>."
+    assert hide_values({"url": "x/abcdefgh/y", "n": 1}) == {"url": f"x/${{oc.env:{name}}}/y", "n": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("TOKENIZERS_PARALLELISM", "disabled-everywhere"), ("PWD", "/home/somebody"), ("OLDPWD", "/home/somebody")),
+        *(("KEYBOARD_LAYOUT", "qwerty-us"), ("MAX_TOKENS", "100000000"), ("SSL_KEY_FILE", "/etc/ssl/key.pem")),
+        *(("GOOGLE_APPLICATION_CREDENTIALS", __file__), ("SSH_AUTH_SOCK", "/tmp/agent.sock")),
+    ],
+)
+def test_a_variable_that_is_none_and_one_that_says_where_a_secret_is_are_left_alone(environment, name, value):
+    environment[name] = value
+    assert hide(f"with {value}.") == f"with {value}."
+    assert hide_values({"a": value}) == {"a": value}
+
+
+def test_a_short_value_is_searched_for_in_no_text_and_left_out_under_its_name(environment):
+    environment |= {"HF_TOKEN": "1", "PASSWORD": "train", "DB_PASSWORD": "null"}
+    remember({"api_key": "orpo"})
+    text = "orpo: train/loss = 1 after 11 steps on train.jsonl, null"
+    assert hide(text) == text
+    settings = {"data": {"train": "train", "limit": 1}, "monitor": None, "objective": "orpo"}
+    assert hide_values(settings) == settings
+    assert hide_values({"api_key": "train", "password": "orpo"}) == {
+        "api_key": "${oc.env:PASSWORD}",
+        "password": "<secret>",
+    }
+    assert hide("fit --logger.api_key=orpo --logger.password orpo") == (
+        "fit --logger.api_key=<secret> --logger.password <secret>"
+    )
+
+
+@pytest.mark.parametrize("value", [None, "", True, False, "null", "true"])
+def test_what_says_that_there_is_none_stays(value):
+    assert hide_values({"api_key": value, "password": value}) == {"api_key": value, "password": value}
+
+
+def test_a_number_is_a_password_and_no_token():
+    assert hide_values({"password": 12345678, "token": 5, "api_key": 5}) == {
+        "password": "<secret>",
+        "token": 5,
+        "api_key": 5,
+    }
+
+
+def test_all_that_is_inside_a_secret_is_one_but_the_class_of_it():
+    settings = {"credentials": {"class_path": "my.Credentials", "init_args": {"user": "me", "codes": ["a", "b"]}}}
+    assert hide_values(settings) == {
+        "credentials": {
+            "class_path": "my.Credentials",
+            "init_args": {"user": "<secret>", "codes": ["<secret>", "<secret>"]},
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    ("address", "hidden"),
+    [
+        ("https://me:hunter2@example.com/x", "https://<secret>@example.com/x"),
+        ("https://ghp_abc@github.com/a/b.git", "https://<secret>@github.com/a/b.git"),
+        ("postgresql://me:p@ss:w@host:5432/db", "postgresql://<secret>@host:5432/db"),
+        ("https://example.com/x?token=abc&max_tokens=5", "https://example.com/x?token=<secret>&max_tokens=5"),
+        ("s3://bucket/key?X-Amz-Signature=0a1b", "s3://bucket/key?X-Amz-Signature=<secret>"),
+        *((same, same) for same in ("ssh://git@github.com/a/b", "https://example.com/@me", "git@github.com:a/b.git")),
+        *((same, same) for same in ("https://me:${oc.env:PW}@example.com", "mail me@example.com, http://a.b/c")),
+    ],
+)
+def test_the_user_of_an_address(address, hidden):
+    assert hide(address) == hidden
+    assert hide_values({"address": address}) == {"address": hidden}
+
+
+def test_a_reference_to_the_environment_makes_its_variable_a_secret_where_a_secret_is_set_to_it(environment):
+    environment |= {"MINE": "abcdefgh", "FOLDER": "ijklmnop", "PW": "qrstuvwx"}
+    remember({"api_key": "${oc.env:MINE}", "data": "${oc.env:FOLDER}", "url": "https://me:${oc.env:PW}@example.com"})
+    assert hide("abcdefgh ijklmnop qrstuvwx") == "<secret> ijklmnop <secret>"
+    resolved = {
+        "api_key": "abcdefgh",
+        "header": "Bearer abcdefgh",
+        "data": "ijklmnop",
+        "url": "https://me:qrstuvwx@a.b",
+    }
+    assert hide_values(resolved) == {
+        "api_key": "${oc.env:MINE}",
+        "header": "Bearer ${oc.env:MINE}",
+        "data": "ijklmnop",
+        "url": "https://me:${oc.env:PW}@a.b",
+    }
+
+
+def test_what_was_typed_is_hidden_however_it_is_quoted_or_shortened():
+    secret = "a 'quoted' \"secret\"\nof two lines that are long"
+    remember_words(["fit", "--x.token", secret])
+    for text in (repr(secret), yaml.safe_dump([secret.splitlines()[1]]), f"{secret!r} and {secret}"):
+        assert "two lines that are long" not in hide(text)
+
+
+def test_the_words_of_a_command_line(environment):
+    environment["HF_TOKEN"] = "abcdefgh"
+    words = ["fit", "--a.token=abcdefgh", "--a.password", "x", "--data.limit", "8", "--a.api_key", "${oc.env:KEY}"]
+    assert hide_words(words) == [
+        *("fit", "--a.token=${oc.env:HF_TOKEN}", "--a.password", "<secret>", "--data.limit", "8"),
+        *("--a.api_key", "${oc.env:KEY}"),
+    ]
+
+
+def test_settings_without_secrets_keep_their_text():
+    text = "# mine\na: {b: [1, 2]}\npad_token: '<pad>'\n"
+    assert hide_yaml(text) == text
+    assert yaml.safe_load(hide_yaml(text + "token: abc\n"))["token"] == "<secret>"
+
+
+def test_what_is_hidden_stays_as_it_is(environment):
+    environment["HF_TOKEN"] = "abcdefgh"
+    settings = {"token": "abcdefgh", "password": "x", "url": "https://a:b@c.d", "list": [{"api_key": "y"}]}
+    once = hide_values(settings)
+    assert hide_values(once) == once
+    assert sorted(left_out(once)) == ["list.api_key", "password", "url"]
+    text = hide("--token abcdefgh --password=x https://a:b@c.d 'api_key': 'y'")
+    assert hide(text) == text
+
+
+def test_what_is_printed_is_hidden_also_from_who_keeps_what_is_printed(environment, monkeypatch):
+    environment["HF_TOKEN"] = "abcdefgh"
+    printed, kept = io.StringIO(), []
+    monkeypatch.setattr(sys, "stdout", printed)
+    with hidden_output():
+        print("before abcdefgh")
+        write = sys.stdout.write
+        sys.stdout.write = lambda text: (kept.append(text), write(text))[1]  # as Weights & Biases does
+        print("after abcdefgh")
+        sys.stdout.writelines(["a line abcdefgh\n"])
+        assert not sys.stdout.isatty()
+    assert sys.stdout is printed
+    assert printed.getvalue() == "before <secret>\nafter <secret>\na line <secret>\n"
+    assert "".join(kept) == "after <secret>\na line <secret>\n"
