@@ -4,7 +4,9 @@ import random
 
 import pytest
 import torch
-from killed_runs import MOMENTS, killed_and_resumed, rows_of
+from killed_runs import MOMENTS, MOMENTS_OF_FOLDERS, OF_ALL_RANKS, killed_and_resumed, rows_of
+
+from orpo_lightning.checkpoint_io import SafeCheckpointIO
 
 KILL = -9
 BASE = [
@@ -30,13 +32,16 @@ def assert_equal_runs(found, expected):
         assert_equal_checkpoints(found / "checkpoints" / path.name, path)
     assert rows_of(found) == rows_of(expected)
     assert [*rows_of(found)[0]] == [*rows_of(expected)[0]]
-    for name in ("model/model.safetensors", "config.yaml", "data_report.json", "val_pairs.csv", "answers.jsonl"):
+    texts = ["model/model.safetensors", "config.yaml", "data_report.json", "val_pairs.csv"]
+    if (expected / "answers.jsonl").exists():  # not of weights that are shared out
+        texts.append("answers.jsonl")
+    for name in texts:
         left, right = ((run / name).read_bytes() for run in (found, expected))
         assert left.replace(found.name.encode(), expected.name.encode()) == right, name
 
 
 def assert_equal_checkpoints(found, expected):
-    ours, theirs = (torch.load(path, weights_only=True) for path in (found, expected))
+    ours, theirs = (SafeCheckpointIO().load_checkpoint(path) for path in (found, expected))
     assert ours["global_step"] == theirs["global_step"], found
     assert ours["state_dict"].keys() == theirs["state_dict"].keys()
     for name, weight in theirs["state_dict"].items():
@@ -57,12 +62,14 @@ def files_of(run):
     return sorted(str(path.relative_to(run)) for path in run.rglob("*") if path.is_file())
 
 
-def compare(tmp_path, options, kills, steps):
+def compare(tmp_path, options, kills, steps, ranks=1):
     command = [*BASE, *options]
     (straight, parts), said = killed_and_resumed(
         tmp_path,
         ([*command, "--trainer.default_root_dir=straight"], []),
         ([*command, "--trainer.default_root_dir=parts"], kills),
+        ranks=ranks,
+        timeout=600 * ranks**2,  # processes wait for each other
     )
     assert straight == [0]
     assert len(parts) == len(kills) + 1, said
@@ -100,3 +107,32 @@ def test_killed_at_twenty_random_moments(tmp_path, name, seed):
     killed = compare(tmp_path, [*RUNS[name], "--trainer.max_epochs=6"], [*kills, ("end", 1, 0)], steps=30)
     assert sum(killed) >= 20
     assert {moment for (moment, *_), hit in zip(kills, killed, strict=False) if hit} == MOMENTS.keys()
+
+
+ON_TWO_RANKS = {
+    "fsdp2": (MOMENTS_OF_FOLDERS, {*OF_ALL_RANKS, "writing"}),
+    "ddp": (MOMENTS, OF_ALL_RANKS),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ON_TWO_RANKS)
+def test_either_of_two_ranks_killed_at_twenty_random_moments(tmp_path, strategy):
+    draw, (moments, of_all) = random.Random(2), ON_TWO_RANKS[strategy]
+    kills = [
+        (
+            moment,
+            draw.randint(1, most),
+            draw.choice([0, 0, draw.uniform(0, 0.05)]),
+            draw.randrange(2) if moment in of_all else 0,
+        )
+        for moment, most in moments.items()
+        for _ in range(3)
+    ]
+    draw.shuffle(kills)
+    options = [*RUNS["orpo"], f"--trainer.strategy={strategy}", "--trainer.accelerator=cpu"]
+    options += ["--trainer.devices=2", "--trainer.accumulate_grad_batches=1", "--trainer.val_check_interval=2"]
+    options += ["--trainer.max_epochs=6"]
+    killed = compare(tmp_path, options, [*kills, ("end", 1, 0, 0)], steps=30, ranks=2)
+    assert sum(killed) >= 20
+    assert {moment for (moment, *_), hit in zip(kills, killed, strict=False) if hit} == moments.keys()
