@@ -56,7 +56,7 @@ def console() -> None:
 def _is_a_mistake(error: Exception) -> bool:
     """Whether it tells a user of something that can be set right, and no programmer of a bug."""
     of_lightning = type(error).__name__ == "MisconfigurationException"  # which is not imported here
-    return of_lightning or isinstance(error, (ValueError, OSError, ModuleNotFoundError, ArithmeticError))
+    return of_lightning or isinstance(error, (ValueError, OSError, ModuleNotFoundError, ArithmeticError, MemoryError))
 
 
 def _says_all(error: Exception) -> bool:

@@ -286,7 +286,10 @@ def test_trials_that_fail_do_not_end_a_sweep_whose_agent_is_told_to_go_on(tmp_pa
         desk.sweep(config, WANDB_AGENT_DISABLE_FLAPPING="true")
     assert [run.state for run in server.runs.values()] == ["failed", "failed", "failed", "finished"]
     assert [run.summary["status"] for run in server.runs.values()] == ["failed", "failed", "failed", "complete"]
-    assert "memory: you tried to allocate 400000000000000 bytes" in desk.trial(**greedy).summary["failure"]
+    assert (
+        "in the forward pass of step 0, which asked for 400000000000000 bytes"
+        in desk.trial(**greedy).summary["failure"]
+    )
 
 
 @pytest.mark.slow

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from lightning import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -26,6 +25,7 @@ from orpo_lightning.models.reference_cache import Scorer, start_tolerance
 from orpo_lightning.modules import fit_for_objective, optimization, resume
 from orpo_lightning.modules.finite import Scored, check_finite
 from orpo_lightning.modules.optimization import OptimizerConfig, ScheduleConfig
+from orpo_lightning.modules.out_of_memory import ExplainsMemory, explained
 from orpo_lightning.modules.reference_run import check_start, reference_run, start_difference
 from orpo_lightning.modules.settings import check_changes, honour_rates, settings_of_run
 from orpo_lightning.modules.validation_interval import (
@@ -41,7 +41,7 @@ from orpo_lightning.records import PairLogps, UnpairedLogps
 from orpo_lightning.trainer_parts import data_of, val_names_of
 
 
-class PreferenceModule(LightningModule):
+class PreferenceModule(ExplainsMemory):
     """Trains a policy on preference data: pairs, or single responses where the objective takes these.
 
     A loss that needs another forward pass than the response log-probabilities overrides :meth:`policy_logps` or
@@ -187,6 +187,7 @@ class PreferenceModule(LightningModule):
         """Log the measures of the test set."""
         self._finish_evaluation("test")
 
+    @explained
     def _shared_step(self, batch: PackedBatch, metrics: RatioMetrics) -> tuple[Tensor, Any]:
         policy: Any = self.policy_logps(batch)
         reference: Any = self.reference_logps(batch)

@@ -1,0 +1,158 @@
+"""A step that runs out of memory: what it held and what would fit, once, around the error that said so."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import run
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from orpo_lightning import ORPO, OptimizerConfig
+from orpo_lightning.models.tokenizer import load_tokenizer
+from orpo_lightning.modules.out_of_memory import StepOutOfMemoryError, is_out_of_memory
+from orpo_lightning.testing import make_rows
+
+OF_CUDA = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.15 GiB"
+OF_CPU = "err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."
+ROOT = Path(__file__).parents[2]
+
+
+class Fails(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, logps):
+        return logps.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise torch.OutOfMemoryError(OF_CUDA)
+
+
+class GreedyORPO(ORPO):
+    """Runs out of memory while it trains, or while it is measured, or backwards."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where = where
+
+    def __call__(self, policy, reference=None):
+        is_training = torch.is_grad_enabled()
+        if self.where == ("forward" if is_training else "validation"):
+            raise torch.OutOfMemoryError(OF_CUDA) if is_training else RuntimeError(OF_CPU)
+        if self.where == "backward":
+            policy = policy.replace(chosen=Fails.apply(policy.chosen))
+        return super().__call__(policy, reference)
+
+
+class GreedySGD(torch.optim.SGD):
+    def step(self, closure=None):
+        closure()
+        raise torch.OutOfMemoryError(OF_CUDA)
+
+
+@pytest.fixture(autouse=True)
+def only_its_own_advice(monkeypatch, request):
+    """What would fit is told by the last test, with a real limit; it takes seconds."""
+    if "limit" not in request.node.name:
+        monkeypatch.setattr("orpo_lightning.modules.out_of_memory._advice", lambda *_: "Advice")
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("forward", "in the forward pass of step 0, which asked for 2.00 GiB"),
+        ("backward", "in the backward pass of step 0, which asked for 2.00 GiB"),
+        ("step", "while the optimizer took step 0, which asked for 2.00 GiB"),
+        ("validation", "while it was measured, after 1 steps, which asked for 8 bytes"),
+    ],
+)
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_error_says_where_and_what_the_step_held(where, said, accumulate):
+    optimizer = OptimizerConfig(algorithm=f"{GreedySGD.__module__}.GreedySGD") if where == "step" else OptimizerConfig()
+    rows = make_rows(8)
+    with pytest.raises(StepOutOfMemoryError) as caught:
+        run(
+            GreedyORPO(where),
+            rows,
+            rows[:3],
+            module={"optimizer": optimizer},
+            data={"global_batch_size": 8},
+            accumulate_grad_batches=accumulate,
+        )
+    message, cause = str(caught.value), caught.value.__cause__
+    assert message.startswith(f"memory ran out {said}. The micro-batch had ")
+    assert message.count("memory ran out") == 1
+    held = re.search(r"had ([\d,]+) tokens in (\d) rows; the longest of these, (made:\d), has (\d+)\.", message)
+    assert held, message
+    assert int(held[2]) == (8 // accumulate if where != "validation" else 3)
+    assert "Weights in float32, precision 32-true, " in message
+    assert message.endswith(f"{optimizer.optimizer_class.__name__}, SingleDeviceStrategy on cpu. Advice")
+    assert str(cause) in (OF_CUDA, OF_CPU)
+
+
+def test_another_error_is_left_as_it_is():
+    class Broken(ORPO):
+        def __call__(self, policy, reference=None):
+            raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        run(Broken(), make_rows(4), data={"global_batch_size": 4})
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError(), RuntimeError(OF_CPU), MemoryError(), RuntimeError(OF_CUDA)]
+)
+def test_memory_runs_out_in_more_than_one_way(error):
+    assert is_out_of_memory(error)
+    assert not is_out_of_memory(StepOutOfMemoryError("said"))
+
+
+LIMIT = """
+import re, resource
+from pathlib import Path
+from lightning.pytorch.callbacks import Callback
+
+class Limit(Callback):
+    def on_train_start(self, trainer, module):
+        size = int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+        resource.setrlimit(resource.RLIMIT_AS, (size + 420 * 2**20, resource.RLIM_INFINITY))
+"""
+OPTIONS = [
+    *("fit", "--config=orpo", "--model.policy.name_or_path=model", "--data.val=null", "--trainer.max_steps=1"),
+    *("--trainer.callbacks=limit.Limit", "--trainer.enable_checkpointing=false", "--summary.prompts=0"),
+    *("--export.enabled=false", "--trainer.enable_progress_bar=false", "--throughput.peak_tflops=1"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit of a process is that of Linux")
+def test_under_a_real_limit_the_setting_that_it_names_fits(tmp_path):
+    (tmp_path / "limit.py").write_text(LIMIT)
+    tokenizer = load_tokenizer("tiny")
+    tokenizer.save_pretrained(tmp_path / "model")
+    shape = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 12, "num_attention_heads": 4}
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(tmp_path / "model")
+
+    def fit(*options):
+        return subprocess.run(
+            [sys.executable, "-m", "orpo_lightning", *OPTIONS, *options],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "MALLOC_ARENA_MAX": "1"},
+            capture_output=True,
+            text=True,
+            timeout=400,
+        )
+
+    failed = fit()
+    assert failed.returncode == 1, failed.stderr
+    (said,) = (line for line in failed.stderr.splitlines() if line.startswith("orpo-lightning: "))
+    assert "Traceback" not in failed.stderr
+    assert re.search(r"memory ran out in the \w+ pass of step 0, which asked for \d+ bytes", said), said
+    assert " tokens in 8 rows; the longest of these, sample/train:" in said
+    setting = re.search(r"What would fit: (--trainer\.accumulate_grad_batches \d+) \(", said)
+    assert setting, said
+    again = fit(*setting[1].split())
+    assert again.returncode == 0, again.stderr
