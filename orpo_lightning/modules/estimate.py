@@ -226,18 +226,28 @@ def _until_it_fits(change: _Changing, estimate: Estimate, capacity: int) -> Reme
         found = changed.remedy()
 
 
-def _accumulate(setup: Setup, batch: PackedBatch) -> _Change | None:
+def _larger_half(batch: PackedBatch) -> PackedBatch:
+    """The longer one of two micro-batches that a plan would make of one."""
     rows = unpack(batch)
-    if len(rows) < 2 or not setup.splits:
-        return None
     halves: list[tuple[int, int, list[int]]] = [(0, 0, []), (0, 1, [])]
     for i in sorted(range(len(rows)), key=lambda i: -rows[i].num_tokens):
         tokens, number, members = halves[0]
         heapq.heapreplace(halves, (tokens + rows[i].num_tokens, number, [*members, i]))
-    _, _, larger = max(halves)
+    return pack([rows[i] for i in sorted(max(halves)[-1])], batch.step)
+
+
+def _accumulate(setup: Setup, batch: PackedBatch) -> _Change | None:
+    if len(batch) < 2 or not setup.splits:
+        return None
     more = replace(setup, accumulate=2 * setup.accumulate)
-    setting = f"--trainer.accumulate_grad_batches {more.accumulate}"
-    return _Change(setting, _SAME, more, pack([rows[i] for i in sorted(larger)], batch.step))
+    return _Change(f"--trainer.accumulate_grad_batches {more.accumulate}", _SAME, more, _larger_half(batch))
+
+
+def _more_devices(setup: Setup, batch: PackedBatch) -> _Change | None:
+    if setup.partition is None or len(batch) < 2 or not setup.splits:
+        return None
+    more = replace(setup, processes=2 * setup.processes)
+    return _Change(f"{more.processes} devices in place of {setup.processes}", _SAME, more, _larger_half(batch))
 
 
 def _checkpointing(setup: Setup, batch: PackedBatch) -> _Change | None:
@@ -296,6 +306,6 @@ def _half_weights(setup: Setup, batch: PackedBatch) -> _Change | None:
 
 
 _CHANGES: tuple[_Changing, ...] = (
-    *(_accumulate, _checkpointing, _cached_reference, _average_often, _share_out),
+    *(_accumulate, _checkpointing, _cached_reference, _average_often, _share_out, _more_devices),
     *(_half_products, _adapter, _half_weights),
 )

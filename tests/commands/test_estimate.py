@@ -2,8 +2,10 @@
 
 import json
 import re
+import shlex
 
 import pytest
+from pages import page_named
 from transformers import LlamaConfig
 
 from orpo_lightning import OptimizerConfig
@@ -171,3 +173,12 @@ def test_what_fits_is_a_setting_alone_or_several_together():
 
 def test_a_batch_that_may_not_be_split_is_not():
     assert not any("accumulate" in each.setting for each in remedies(Estimate.of(setup(splits=False), BATCH)))
+
+
+@pytest.mark.slow
+def test_the_page_shows_what_the_verb_prints_of_a_7b_on_8_gpus(orpo_lightning, capsys, tmp_path):
+    (command,) = (block for block in page_named("scaling").blocks("sh") if block.startswith("orpo-lightning estimate"))
+    LlamaConfig().save_pretrained(tmp_path / "llama-2-7b")
+    orpo_lightning(*shlex.split(command.replace("\\\n", " "))[1:])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed in [" ".join(block.split()) for block in page_named("scaling").blocks("text")]
