@@ -50,7 +50,7 @@ class Setup:
         partition: how weights are shared out; None where each process has all of them.
 
     Raises:
-        ValueError: the precision is none of those that are known.
+        ValueError: the precision is none of those that are known, or weights are in 4 bits.
     """
 
     policy: PolicyConfig
@@ -70,6 +70,11 @@ class Setup:
         if self.precision not in _DTYPES:
             raise ValueError(
                 f"trainer.precision = {self.precision!r} cannot be estimated; accepted: {', '.join(_DTYPES)}"
+            )
+        if self.policy.load_in_4bit:
+            raise ValueError(
+                "model.policy.load_in_4bit = true cannot be estimated; accepted: false, of which the weights of the "
+                "linear layers then take an eighth in fp32, a quarter in bf16"
             )
 
     @property
