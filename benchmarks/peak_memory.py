@@ -40,11 +40,11 @@ CASES: dict[str, tuple[str, ...]] = {
     "smollm2, ORPO, all weights, 32-true": (),
     "smollm2, DPO with a live reference, an adapter, bf16-true": (
         *("--model.objective=DPO", "--model.policy.lora.r=16", "--trainer.precision=bf16-true"),
-        "--data.global_batch_size=4",
+        "--data.global_batch_size=2",
     ),
-    "a random OPT-125M, ORPO, gradient checkpointing, bf16-mixed, 2 micro-batches": (
+    "a random OPT-125M, ORPO, gradient checkpointing, 32-true, 2 micro-batches": (
         *("--model.policy.name_or_path=opt", "--model.policy.gradient_checkpointing=true"),
-        *("--trainer.precision=bf16-mixed", "--trainer.accumulate_grad_batches=2"),
+        "--trainer.accumulate_grad_batches=2",
     ),
 }
 """Options over the quickstart's, by what they are."""

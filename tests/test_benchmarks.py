@@ -13,6 +13,7 @@ import against_trl
 import callback_costs
 import gpu
 import operations
+import peak_memory
 import pytest
 import torch
 from counting import count_flops
@@ -648,3 +649,14 @@ def test_the_other_benchmarks_run_to_their_end(command, said):
 def test_versions_other_than_those_of_the_constraints_are_found():
     assert environment.wrong_versions({"torch": "2.13.0", "trl": "1.16.0", "not-pinned": "1"}) == []
     assert environment.wrong_versions({"torch": "2.12.0"}) == ["trl", "torch 2.12.0"]
+
+
+# the memory of steps
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak of a process is asked of Linux")
+@pytest.mark.parametrize("name", peak_memory.CASES)
+def test_the_estimate_of_a_step_is_within_a_quarter_of_what_it_takes(name):
+    found = peak_memory.compare(name)
+    assert 0.75 <= found.ratio <= 1.25, f"{found.estimated:,.0f} bytes estimated, {found.measured:,.0f} measured"
