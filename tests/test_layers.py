@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "orpo_lightning"
 MAY_IMPORT = {
     "verbs": set(),
     "secrets": set(),
+    "one_line": set(),
     "records": set(),
     "memory": set(),
     "signals": {"secrets"},
@@ -38,7 +39,7 @@ MAY_IMPORT = {
         *("records", "memory", "packing", "run_folder", "cache_folder"),
         *("integrity", "manifest", "sharded_checkpoint", "ranks", "versions"),
     },
-    "data": {"records", "packing", "cache_folder", "models.tokenizer", "whole_file"},
+    "data": {"records", "packing", "cache_folder", "models.tokenizer", "whole_file", "one_line"},
     "modules": {"records", "packing", "memory", "ranks", "objectives", "metrics", "models", "trainer_parts"},
     "health": {"modules"},
     "testing": {"records", "objectives", "metrics"},
@@ -49,9 +50,9 @@ MAY_IMPORT = {
     "callbacks": {
         *("run_folder", "signals", "loggers", "user_loggers", "records", "packing", "data", "models", "modules"),
         *("objectives", "summary", "comparison", "report", "whole_folder", "manifest", "ranks", "health", "versions"),
-        *("trainer_parts", "secrets"),
+        *("trainer_parts", "secrets", "one_line"),
     },
-    "command_line": {"verbs", "run_folder", "user_loggers", "models", "objectives", "secrets"},
+    "command_line": {"verbs", "run_folder", "user_loggers", "models", "objectives", "secrets", "one_line"},
     "commands": {
         *("verbs", "run_folder", "signals", "records", "data", "models", "objectives", "summary", "comparison"),
         *("report", "sweep", "command_line", "cli", "whole_file", "whole_folder", "modules", "checkpoint_io"),

@@ -33,7 +33,7 @@ class DescribeRun(Callback):
     @rank_zero_only
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Describe the run; its data has been read by now, and no model has been loaded."""
-        sys.argv[1:] = hide_words(sys.argv[1:])  # Weights & Biases keeps them; all ranks have been started by now
+        _hide_arguments()
         data = data_of(trainer)
         reports: dict[str, SplitReport] = getattr(data, "reports", {})
         described = dict(self.config)
@@ -44,6 +44,15 @@ class DescribeRun(Callback):
         if stage == "fit":
             keep_wandb_id(trainer.loggers, Path(trainer.default_root_dir))
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Have loggers that are started only now, to be told why, keep no secrets either."""
+        _hide_arguments()
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Have checkpoints tell by which configuration they were written."""
         checkpoint[CONFIG_HASH] = config_hash(self.config)
+
+
+def _hide_arguments() -> None:
+    """Leave no secret in the command line, which Weights & Biases keeps. Before, it is what ranks are started by."""
+    sys.argv[1:] = hide_words(sys.argv[1:])

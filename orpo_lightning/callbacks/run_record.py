@@ -19,15 +19,12 @@ from orpo_lightning.data.datamodule import PreferenceDataModule
 from orpo_lightning.models.loading import PolicyConfig
 from orpo_lightning.models.logp_model import LogpModel
 from orpo_lightning.objectives import Objective
+from orpo_lightning.one_line import in_line
 from orpo_lightning.run_folder import RECORD_FILE
 from orpo_lightning.secrets import hide
 from orpo_lightning.summary.record import RunRecord, Status, read_record, write_record
 from orpo_lightning.trainer_parts import data_of
 from orpo_lightning.versions import versions
-
-_LONGEST_REASON = 500
-_END_OF_REASON = 120
-"""Characters of a long reason's end that are kept: it says what to do."""
 
 
 def total_steps(trainer: Trainer) -> int | None:
@@ -165,7 +162,4 @@ def _device(trainer: Trainer) -> str:
 
 
 def _reason(error: Exception) -> str:
-    text = " ".join(hide(str(error)).split()) or type(error).__name__
-    if len(text) <= _LONGEST_REASON:
-        return text
-    return f"{text[: _LONGEST_REASON - _END_OF_REASON]} … {text[-_END_OF_REASON:]}"
+    return in_line(" ".join(hide(str(error)).split())) or type(error).__name__

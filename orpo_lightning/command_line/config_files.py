@@ -11,6 +11,8 @@ from typing import Any
 import yaml
 from jsonargparse import ActionConfigFile
 
+from orpo_lightning.one_line import in_line
+
 _PACKAGE = Path(__file__).parents[1]
 BLOCKS = ("model", "data", "trainer")
 """The parts of a configuration that hold the others; none of them can be null."""
@@ -100,7 +102,7 @@ def read_keys(path: Path) -> dict[str, int]:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         what = ", ".join(filter(None, (getattr(error, "context", None), getattr(error, "problem", None)))) or str(error)
-        raise ValueError(f"{where}: not valid YAML: {what}") from error
+        raise ValueError(f"{where}: not valid YAML: {in_line(' '.join(what.split()))}") from error
     if root is None or _is_null(root):
         return {}
     if not isinstance(root, yaml.MappingNode):

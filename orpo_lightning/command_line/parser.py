@@ -19,8 +19,12 @@ from orpo_lightning.command_line.interpolation import as_typed_references, with_
 from orpo_lightning.command_line.messages import reason_of, value_of
 from orpo_lightning.command_line.options import Option, default_options, options_of_parser
 from orpo_lightning.command_line.private_parts import actions_of, check_null, is_block, verbs_of
+from orpo_lightning.one_line import in_line
 from orpo_lightning.secrets import PLACEHOLDER, hide, left_out, remember, remember_words
 from orpo_lightning.user_loggers import leave_folder_open
+
+_LONGEST = 2000
+"""Characters of a message."""
 
 
 class Parser(LightningArgumentParser):
@@ -94,7 +98,7 @@ class Parser(LightningArgumentParser):
             message = _left_out(reason_of(message).key)
         message = hide(message.replace(f'"{verb}.', '"') if verb else message)
         typed = Typed(self.args, parser.files, parser.options)
-        self.exit(2, f"orpo-lightning: {as_typed_references(explain(message, typed))}\n")
+        self.exit(2, f"orpo-lightning: {in_line(as_typed_references(explain(message, typed)), _LONGEST)}\n")
 
 
 def _left_out(key: str) -> str:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from orpo_lightning.one_line import in_line
+
 Row = Mapping[str, Any]
 
 COLUMNS = (
@@ -22,6 +24,7 @@ class RowError(ValueError):
     """A row that cannot be read. `reason` is the name it is counted under."""
 
     def __init__(self, reason: str, row_id: str, detail: str) -> None:
+        detail = in_line(detail)
         super().__init__(f"{row_id}: {detail}")
         self.row_id = row_id
         self.reason = reason

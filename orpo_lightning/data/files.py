@@ -15,6 +15,7 @@ import pyarrow
 import pyarrow.parquet
 
 from orpo_lightning.data.columns import Row
+from orpo_lightning.one_line import in_line
 
 _PARQUET = ".parquet"
 KINDS = (".json", ".jsonl", ".json.gz", ".jsonl.gz", _PARQUET)
@@ -105,4 +106,5 @@ def _parquet_rows(path: Path, name: str) -> Iterator[tuple[int, Row]]:
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         if path.stat().st_size == 0:
             return
-        raise ValueError(f"{name}: cannot be read as parquet after row {number}: {error}") from error
+        what = in_line(" ".join(str(error).split()))
+        raise ValueError(f"{name}: cannot be read as parquet after row {number}: {what}") from error

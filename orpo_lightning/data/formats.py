@@ -20,6 +20,7 @@ from orpo_lightning.data.columns import (
     weight_of,
 )
 from orpo_lightning.data.row_format import RowFormat, own_format
+from orpo_lightning.one_line import in_line
 from orpo_lightning.records import Message, Role, TextResponse, TextRow
 
 _TURN = re.compile(r"\n\n(Human|Assistant):")
@@ -53,8 +54,8 @@ def find_format(rows: Iterable[Row], source: str, name: str | None = None) -> Ro
                 return row_format
     known = "\n".join(f"  {row_format.name}: {row_format.columns}" for row_format in FORMATS)
     raise ValueError(
-        f"{source}: no row is of a known format; the columns are {', '.join(columns)}. Columns of other names are "
-        f"mapped by data.columns, for example {{prompt: question}}. Known:\n{known}"
+        f"{source}: no row is of a known format; the columns are {in_line(', '.join(columns))}. Columns of other names "
+        f"are mapped by data.columns, for example {{prompt: question}}. Known:\n{known}"
     )
 
 

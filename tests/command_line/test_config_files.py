@@ -130,3 +130,17 @@ def test_a_mistake_is_placed_by_the_path_that_leads_to_the_file_from_here(refusa
     monkeypatch.setattr(config_files, "_HOMES", (shipped.parent,))
     assert refusal("fit", "--config=bad").startswith(f"{shipped}/bad.yaml:1: data.limit = many")
     assert refusal("fit", "--config=mine/bad.yaml").startswith("mine/bad.yaml:1: data.limit = many")
+
+
+def test_what_is_no_text_of_yaml_is_refused_in_one_line(refusal):
+    Path("mine.yaml").write_text("data:\n  limit: \x07\n")
+    assert refusal("fit", "--config=mine.yaml").startswith(
+        "mine.yaml: not valid YAML: unacceptable character #x0007: special characters are not allowed"
+    )
+
+
+def test_a_long_value_is_not_told_whole(refusal):
+    said = refusal("fit", "--config=orpo", f"--model.optimizer={'a' * 5000}")
+    assert said.startswith("--model.optimizer = aaa")
+    assert said.endswith("is not a block of settings; set one of them, such as --model.optimizer.lr 1e-5")
+    assert len(said) < 2100

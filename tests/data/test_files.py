@@ -135,3 +135,12 @@ def test_a_digest_is_of_the_content_and_the_name_and_of_nothing_else(tmp_path, w
     write_rows(tmp_path / "b.jsonl", GOOD)
     write_rows(tmp_path / "a.jsonl", OTHER)
     assert len({digest, digest_of_files([tmp_path / "a.jsonl"]), digest_of_files([tmp_path / "b.jsonl"])}) == 3
+
+
+def test_what_is_said_of_a_parquet_file_with_a_byte_too_many_is_one_line(tmp_path):
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"prompt": "{}", "chosen": "a", "rejected": None}]), path)
+    path.write_bytes(b"\0" + path.read_bytes())
+    with pytest.raises(ValueError, match=r"^a\.parquet: cannot be read as parquet after row 0: ") as refusal:
+        list(read_file(path, "a.parquet"))
+    assert "\n" not in str(refusal.value)

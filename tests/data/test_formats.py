@@ -483,3 +483,17 @@ def test_whatever_a_row_holds_it_is_read_or_refused_by_name(row):
             assert found.row_id == "some.jsonl:7"
             assert found.prompt
             assert all(isinstance(response.text, str) for response in found.responses)
+
+
+@pytest.mark.parametrize("name", ["\r", "\x1e0", "a\nb", "\ud800", "\u2028", "a" * 10**6])
+def test_what_the_columns_are_called_is_told_in_one_line_that_can_be_printed(name):
+    with pytest.raises(RowError) as refusal:
+        parse_text({name: 1, "prompt": "Hi"}, "file:7")
+    said = str(refusal.value)
+    assert said.startswith("file:7: there is no 'chosen'; there is ")
+    assert said.isprintable()
+    assert len(said) < 1000
+    with pytest.raises(ValueError, match="no row is of a known format") as refusal:
+        find_format([{name: 1}], "file")
+    assert str(refusal.value).splitlines()[0].endswith("Known:")
+    assert len(str(refusal.value)) < 2000
