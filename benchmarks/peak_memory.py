@@ -38,7 +38,7 @@ OF_FIT = [
 
 CASES: dict[str, tuple[str, ...]] = {
     "smollm2, ORPO, all weights, 32-true": (),
-    "smollm2, DPO with a live reference, an adapter, bf16-true": (
+    "smollm2, DPO with a live reference, an adapter, bf16-true, 2 pairs": (
         *("--model.objective=DPO", "--model.policy.lora.r=16", "--trainer.precision=bf16-true"),
         "--data.global_batch_size=2",
     ),
