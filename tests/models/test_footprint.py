@@ -168,6 +168,16 @@ def test_an_adapter_never_needs_more_than_all_weights(tmp_path):
     assert need(adapter, Copies()).total < need(full, Copies()).total
 
 
+def test_an_adapter_to_go_on_with_is_known_by_its_settings(tmp_path):
+    folder, fresh = folder_of(tmp_path, "llama"), LoraConfig(r=4, modules_to_save=["lm_head"])
+    tiny_model("llama").save_pretrained(folder)
+    load_causal_lm(PolicyConfig(folder, lora=fresh)).save_pretrained(tmp_path / "adapter")
+    given = LoraConfig(adapter=str(tmp_path / "adapter"))
+    new, old = (footprint_of(step_of(folder, lora=lora), BATCH) for lora in (fresh, given))
+    assert old.gradients == new.gradients
+    assert need(old, Copies()) == need(new, Copies())
+
+
 def test_layers_that_are_gathered_in_bf16_leave_no_copies_of_their_weights(tmp_path):
     options = {"autocast": torch.bfloat16, "reduced": torch.float32}
     folder = folder_of(tmp_path, "llama", num_hidden_layers=6)
