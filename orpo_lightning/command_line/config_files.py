@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from orpo_lightning.one_line import in_line
 _PACKAGE = Path(__file__).parents[1]
 BLOCKS = ("model", "data", "trainer")
 """The parts of a configuration that hold the others; none of them can be null."""
+_MOST_PARTS = 100_000
 _HOMES = (_PACKAGE, _PACKAGE.parent)
 """Of what is shipped, in a wheel and in a checkout."""
 
@@ -97,7 +99,11 @@ def read_keys(path: Path) -> dict[str, int]:
         True
     """
     try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        text = path.read_text(encoding="utf-8")
+        check_aliases(text)
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except RecursionError as error:
+        raise ValueError(f"{path}: not valid YAML: nested too deeply") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -117,6 +123,31 @@ def read_keys(path: Path) -> dict[str, int]:
     return dict(_keys(root, "", path))
 
 
+def check_aliases(text: str) -> None:
+    """Insist that what stands for another part of a text of YAML, ``*name``, makes no endless text of it.
+
+    Raises:
+        yaml.YAMLError: a part holds itself, or it would have more than `_MOST_PARTS` parts.
+    """
+    if "*" not in text:
+        return
+    waiting, parts = [yaml.compose(text, Loader=yaml.SafeLoader)], 0
+    while waiting:
+        node = waiting.pop()
+        parts += 1
+        if parts > _MOST_PARTS:
+            raise yaml.YAMLError(f"a part holds itself, or there are more than {_MOST_PARTS:,} parts")
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        elif isinstance(node, yaml.MappingNode):
+            waiting += [each for pair in node.value for each in pair]
+
+
+def is_too_large(value: object) -> bool:
+    """Whether a whole number cannot be compared with the numbers of settings."""
+    return isinstance(value, int) and abs(value) > sys.float_info.max
+
+
 def _is_null(node: yaml.Node) -> bool:
     return bool(node.tag == "tag:yaml.org,2002:null")
 
@@ -128,11 +159,25 @@ def _keys(node: yaml.MappingNode, prefix: str, path: Path) -> Iterator[tuple[str
         if key.value in lines:
             raise ValueError(f"{path}:{line}: {typed or key.value} is set in line {lines[key.value]} already; keep one")
         lines[key.value] = line
+        if typed == "config":
+            raise ValueError(f"{path}:{line}: config names files on the command line, and is no setting; leave it out")
+        if isinstance(value, yaml.ScalarNode):
+            _check_scalar(value, f"{path}:{line}: {typed}")
         if key.value != "init_args":
             yield typed, line
         for item in value.value if isinstance(value, yaml.SequenceNode) else [value]:
             if isinstance(item, yaml.MappingNode):
                 yield from _keys(item, f"{typed}." if typed else "", path)
+
+
+def _check_scalar(node: yaml.ScalarNode, where: str) -> None:
+    try:
+        value = yaml.SafeLoader("").construct_object(node)
+        if is_too_large(value):
+            raise ValueError("there is no such number")
+    except (ValueError, yaml.YAMLError) as error:
+        reason = getattr(error, "problem", None) or error
+        raise ValueError(f"{where} = {in_line(node.value)} cannot be read: {reason}") from error
 
 
 def as_typed(key: str) -> str:

@@ -209,6 +209,9 @@ def _not_a_block(reason: Reason, name: str, message: str, typed: Typed) -> str:
 
 
 def _not_of_type(reason: Reason, name: str, message: str, typed: Typed) -> str:
+    inside = re.search(r"NestedArg\(key='([^']*)'", message)
+    if inside and not reason.key.endswith(inside[1]):  # else it is the block around that was given it
+        return f"{typed.name(f'{reason.key}.{inside[1]}')} is not a setting; {reason.key} is a single value"
     kinds = [_KINDS.get(each, each) for each in types_of(message)]
     return f"{typed.name(reason.key)} = {value_of(message)}; accepted: {', '.join(kinds)}"
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 from jsonargparse import get_loader, set_loader
-from omegaconf import OmegaConf
+from omegaconf import Container, OmegaConf
 
-from orpo_lightning.command_line.config_files import BLOCKS
+from orpo_lightning.command_line.config_files import BLOCKS, check_aliases, is_too_large
 from orpo_lightning.secrets import remember
 
 MODE = "omegaconf+"
@@ -24,7 +24,11 @@ def refer_by_typed_keys() -> None:
     followed: list[str] = []
 
     def load_with_references(text: str) -> Any:
-        value = load(text)
+        try:
+            check_aliases(text)
+            value = load(text)
+        except (ValueError, RecursionError) as error:  # such as a date of the month 13
+            raise yaml.YAMLError(str(error)) from error
         remember(value)
         value = _marked(value)
         # of blocks only what a file leaves empty is null here
@@ -56,6 +60,8 @@ def _marked(value: Any) -> Any:
         return {key: _marked(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_marked(item) for item in value]
+    if is_too_large(value):
+        return str(value)  # which no type takes, where it could not even be compared with the numbers of some
     return _REFERENCE.sub(r"${setting:\1}", value) if isinstance(value, str) else value
 
 
@@ -79,4 +85,12 @@ def _value(root: Any, key: str) -> Any:
         if not isinstance(node, Mapping) or part not in node:
             raise ValueError(f"${{{key}}} refers to no setting")
         node = node[part]
+    if isinstance(node, Container) and _refers_to(OmegaConf.to_container(node, resolve=False), key):
+        raise ValueError(f"${{{key}}} refers to itself: it stands inside of {key}")
     return node
+
+
+def _refers_to(value: Any, key: str) -> bool:
+    if isinstance(value, dict | list):
+        return any(_refers_to(each, key) for each in (value.values() if isinstance(value, dict) else value))
+    return isinstance(value, str) and f"${{setting:{key}}}" in value

@@ -144,3 +144,44 @@ def test_a_long_value_is_not_told_whole(refusal):
     assert said.startswith("--model.optimizer = aaa")
     assert said.endswith("is not a block of settings; set one of them, such as --model.optimizer.lr 1e-5")
     assert len(said) < 2100
+
+
+ENDLESS = "mine.yaml: not valid YAML: a part holds itself, or there are more than 100,000 parts"
+LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 20))
+HUGE = "1" * 400
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("config: 1", "mine.yaml:1: config names files on the command line, and is no setting; leave it out"),
+        (
+            "data:\n  limit: !!float x",
+            "mine.yaml:2: data.limit = x cannot be read: could not convert string to float: 'x'",
+        ),
+        ("data:\n  train: 2026-13-01", "mine.yaml:2: data.train = 2026-13-01 cannot be read: month must be in 1..12"),
+        ("data: {seed: !x y}", "mine.yaml:1: data.seed = y cannot be read: could not determine a constructor for "),
+        ("data:\n  limit: ${data}", "mine.yaml:2: data.limit: ${data} refers to itself: it stands inside of data"),
+        ("data:\n  limit: &a [*a]", ENDLESS),
+        ("data:\n  limit: &a {b: *a}", ENDLESS),
+        (LAUGHS, ENDLESS),
+        (f"data: {'[' * 5000}", "mine.yaml: not valid YAML: nested too deeply"),
+        (f"data:\n  limit: {HUGE}", f"mine.yaml:2: data.limit = {HUGE} cannot be read: there is no such number"),
+    ],
+    ids=range(10),
+)
+def test_a_value_that_is_none_is_placed(refusal, text, said):
+    Path("mine.yaml").write_text(text)
+    assert refusal("fit", "--config=orpo", "--config=mine.yaml").startswith(said)
+
+
+@pytest.mark.parametrize("value", ["&a [*a]", "!!int x", "2026-13-01", "[" * 5000])
+def test_a_typed_value_that_is_none_is_named(refusal, value):
+    said = refusal("fit", "--config=orpo", f"--data.limit={value}")
+    assert said.startswith("--data.limit")
+    assert "\n" not in said
+
+
+def test_a_setting_inside_of_a_value_is_none(refusal):
+    said = "--model.optimizer.lr.x is not a setting; model.optimizer.lr is a single value"
+    assert refusal("fit", "--config=orpo", "--model.optimizer.lr.x=1") == said
