@@ -622,6 +622,7 @@ def test_a_page_that_holds_the_numbers_of_a_benchmark_names_its_command(file, pa
         ),
         ("sweep_samplers.py --seeds 1", "2 at once: GPSampler "),
         ("head.py --positions 20 --repeats 1", "| all logits at once | "),
+        ("precision.py --model tiny --steps 2 --rates 1e-5", "| 1e-05 | bf16-true | "),
         ("callback_costs.py --model tiny --steps 2", "| Throughput | "),
         pytest.param(
             "settings.py --model tiny --data hh_rlhf --steps 2 --repeats 2",
