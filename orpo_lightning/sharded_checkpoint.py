@@ -73,17 +73,26 @@ def write_sharded(checkpoint: Mapping[str, Any], folder: Path) -> None:
     Args:
         checkpoint: of the trainer; its weights and the states of its optimizers may be the parts of this process.
         folder: where to write.
+
+    Raises:
+        OSError: a process could not write its part, as on a full disk.
     """
     optimizers = checkpoint.get(OPTIMIZERS, [])
     states = {str(i): {str(key): value for key, value in each["state"].items()} for i, each in enumerate(optimizers)}
     plain = {**checkpoint, WEIGHTS: {}, OPTIMIZERS: [{**each, "state": {}} for each in optimizers]}
     alone = not torch.distributed.is_initialized()
-    with _quietly():
-        save(
-            {WEIGHTS: dict(checkpoint[WEIGHTS]), OPTIMIZERS: states},
-            storage_writer=FileSystemWriter(folder),
-            no_dist=alone,
-        )
+    try:
+        with _quietly():
+            save(
+                {WEIGHTS: dict(checkpoint[WEIGHTS]), OPTIMIZERS: states},
+                storage_writer=FileSystemWriter(folder),
+                no_dist=alone,
+            )
+    except CheckpointException as error:  # it is no Exception
+        raise OSError(
+            f"{folder} cannot be written ({_reasons(error)}). What was there before is as it was: make room, then go "
+            "on with --ckpt_path last"
+        ) from error
     if alone or torch.distributed.get_rank() == 0:
         with (folder / PLAIN_FILE).open("wb") as file:
             torch.save(plain, file)
@@ -95,6 +104,10 @@ def write_sharded(checkpoint: Mapping[str, Any], folder: Path) -> None:
             json.dump(Manifest.of(plain, sizes, checksums).plain(), text, indent=2)
             text.flush()
             os.fsync(text.fileno())
+
+
+def _reasons(error: CheckpointException) -> str:
+    return "; ".join(sorted({str(reason) for reason, _ in error.failures.values()}))
 
 
 class ShardedCheckpoint:
@@ -150,9 +163,8 @@ class ShardedCheckpoint:
         try:
             with _quietly():
                 load(dict(into), storage_reader=SafeReader(self.folder), no_dist=True)
-        except CheckpointException as error:  # it is no Exception
-            reasons = {str(reason) for reason, _ in error.failures.values()}
-            raise ValueError(f"{self.folder} cannot be read ({'; '.join(sorted(reasons))})") from error
+        except CheckpointException as error:
+            raise ValueError(f"{self.folder} cannot be read ({_reasons(error)})") from error
 
     def tensors(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Whole tensors on the CPU, by their names in the folder."""

@@ -1,5 +1,6 @@
 """Checkpoints that are folders: what was written is read, whole or weight by weight, and nothing of it can run code."""
 
+import errno
 import gc
 import json
 import os
@@ -55,6 +56,17 @@ def test_what_was_written_is_read(folder):
     assert is_sharded(folder)
     assert_equal(ShardedCheckpoint(folder).whole(), CHECKPOINT)
     assert_equal(SafeCheckpointIO().load_checkpoint(folder), CHECKPOINT)
+
+
+def test_a_disk_that_is_full_is_an_error_that_says_so_and_what_was_there_stays(folder, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "save", full)
+        with pytest.raises(OSError, match=r"cannot be written \(.*No space left.*make room.*--ckpt_path last"):
+            write_whole(folder, lambda new: write_sharded(CHECKPOINT, new))
+    assert_equal(ShardedCheckpoint(folder).whole(), CHECKPOINT)
 
 
 def test_an_optimizer_without_a_state_is_read_too(tmp_path):

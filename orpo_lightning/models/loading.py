@@ -250,6 +250,11 @@ def _weights_of(net: PreTrainedModel) -> dict[str, Tensor]:
 def _load_weights(config: PolicyConfig) -> PreTrainedModel:
     path, base = _place_of(config)
     if base is not None:
+        if config.load_in_4bit:
+            raise ValueError(
+                f"model.policy.load_in_4bit = true, but {config.name_or_path!r} is an adapter, and cannot be merged "
+                "into weights in 4 bits: export it with --merge-adapter first, or set model.policy.lora.adapter to it"
+            )
         name, revision = base
         return merge_adapter(_load_weights(replace(config, name_or_path=name, revision=revision)), path)
     check_content(Path(path))

@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
-from torch.distributed.fsdp import MixedPrecision
+from torch.distributed.fsdp import MixedPrecision, ShardingStrategy
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.optim import Optimizer
 
@@ -47,6 +47,19 @@ class FSDP1Strategy(CheckpointsOfAllRanks, FSDPStrategy):
         if self.mixed_precision is not None or "16" not in self.precision_plugin.precision:
             return super().mixed_precision_config
         return MixedPrecision(reduce_dtype=torch.float32)
+
+    def setup_environment(self) -> None:
+        """Join the other processes.
+
+        Raises:
+            ValueError: the strategy keeps copies of parts or wholes, of which its norm of gradients would count each.
+        """
+        if self.sharding_strategy is not ShardingStrategy.FULL_SHARD:
+            raise ValueError(
+                f"trainer.strategy.sharding_strategy = {self.sharding_strategy.name}; accepted: FULL_SHARD. For copies "
+                "in all processes take trainer.strategy ddp"
+            )
+        super().setup_environment()
 
     @staticmethod
     def build_model(config: PolicyConfig, wrap: Callable[[Any], Model]) -> Model:

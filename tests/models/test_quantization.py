@@ -11,8 +11,10 @@ from transformers import AutoModelForCausalLM
 from orpo_lightning import DPO, LoraConfig, PreferenceModule, ReferenceConfig
 from orpo_lightning.models.building import refuse_four_bits
 from orpo_lightning.models.checkpoint import export_checkpoint, load_policy, read_checkpoint
+from orpo_lightning.models.export import write_adapter
 from orpo_lightning.models.loading import PolicyConfig, load_causal_lm
 from orpo_lightning.models.reference import reference_mode
+from orpo_lightning.models.tokenizer import load_tokenizer
 from orpo_lightning.models.work import ModelSize
 from orpo_lightning.strategies import FSDP1Strategy
 
@@ -104,3 +106,10 @@ def test_without_the_package_it_says_how_to_get_it(monkeypatch):
     )
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'orpo-lightning\[bitsandbytes\]'"):
         load_causal_lm(FOUR_BITS)
+
+
+def test_a_folder_of_an_adapter_is_refused_as_the_model_below_another(trained, tmp_path):
+    net = load_causal_lm(PolicyConfig("tiny", lora=LORA))
+    write_adapter(net, load_tokenizer("tiny"), tmp_path, "tiny")
+    with pytest.raises(ValueError, match=r"cannot be merged into weights in 4 bits: export it with --merge-adapter"):
+        load_causal_lm(PolicyConfig(str(tmp_path), load_in_4bit=True, lora=LORA))
