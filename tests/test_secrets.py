@@ -58,6 +58,7 @@ def test_the_name_of_none(name):
     assert not is_secret_name(name)
 
 
+@pytest.mark.usefixtures("only_built_in_objectives")
 def test_no_setting_of_the_package_has_the_name_of_one():
     from lightning import Trainer
 

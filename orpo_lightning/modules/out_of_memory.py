@@ -63,18 +63,18 @@ def explained(step: _Step) -> _Step:
     return wrapped  # type: ignore[return-value]  # it has the signature of the step
 
 
-class ExplainsMemory(LightningModule):
+class ExplainsMemory:
     """A module whose backward pass and optimizer step say what they held where memory runs out."""
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Compute the gradients of a micro-batch."""
         with explaining(self, "in the backward pass of step {}"):
-            super().backward(loss, *args, **kwargs)
+            super().backward(loss, *args, **kwargs)  # type: ignore[misc]  # of the module that it is mixed into
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step."""
         with explaining(self, "while the optimizer took step {}"):
-            super().optimizer_step(*args, **kwargs)
+            super().optimizer_step(*args, **kwargs)  # type: ignore[misc]
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from lightning import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -41,7 +42,7 @@ from orpo_lightning.records import PairLogps, UnpairedLogps
 from orpo_lightning.trainer_parts import data_of, val_names_of
 
 
-class PreferenceModule(ExplainsMemory):
+class PreferenceModule(ExplainsMemory, LightningModule):
     """Trains a policy on preference data: pairs, or single responses where the objective takes these.
 
     A loss that needs another forward pass than the response log-probabilities overrides :meth:`policy_logps` or

@@ -286,6 +286,7 @@ def test_a_file_is_parsed_or_refused_in_a_line(tmp_path, small, examples):
 
 
 @at_every_length
+@pytest.mark.usefixtures("only_built_in_objectives")
 def test_a_command_line_is_parsed_or_refused_in_a_line(small, examples):
     for_all(examples, lambda words: check_parsing(small, words), words)
 
