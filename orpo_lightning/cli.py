@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from lightning.fabric.utilities.seed import max_seed_value
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from lightning.pytorch.strategies.launchers.launcher import _Launcher
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from orpo_lightning.callbacks.checkpoints import Checkpoints
@@ -161,6 +164,7 @@ class CLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Refuse what the data cannot be split into, before other ranks are started; then say where the run is."""
+        _hide_words_once_started(self.trainer.strategy.launcher)
         if self.subcommand == "fit" and isinstance(self.datamodule, PreferenceDataModule):
             self.datamodule.check_global_batch(self.trainer)
         for sentence in self._to_say:
@@ -176,8 +180,7 @@ class CLI(LightningCLI):
             callbacks[:] = [StepProgress() if isinstance(each, ProgressBar) else each for each in callbacks]
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # neither a user's own nor an accelerator's
             trainer.strategy.checkpoint_io = SafeCheckpointIO()
-        callbacks.insert(0, DescribeRun(self._configuration))
-        callbacks.append(FirstLine())
+        callbacks += [DescribeRun(self._configuration), FirstLine()]
         if self.subcommand == "fit" and not is_fast_dev_run(trainer):
             file = MetricsFile(trainer.default_root_dir)
             trainer.loggers = [file, *trainer.loggers]
@@ -227,6 +230,27 @@ class CLI(LightningCLI):
         skipped = LightningCLI.subcommands()
         asked = [verb for verb in TRAINER_VERBS if verb in sys.argv[1:2]]
         return {verb: skipped[verb] for verb in asked or TRAINER_VERBS}
+
+
+def _hide_words_once_started(launcher: _Launcher | None) -> None:
+    """Leave no secret in the command line, which Weights & Biases keeps, when no rank is started by it any more."""
+
+    def hide() -> None:
+        sys.argv[1:] = hide_words(sys.argv[1:])
+
+    if not isinstance(launcher, _SubprocessScriptLauncher):
+        hide()
+        return
+    launch = launcher.launch
+
+    def launch_and_hide(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            hide()
+            return function(*args, **kwargs)
+
+        return launch(run, *args, **kwargs)
+
+    launcher.launch = launch_and_hide  # type: ignore[method-assign]
 
 
 def _check_length(trainer: Namespace) -> None:

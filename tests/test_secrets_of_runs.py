@@ -265,7 +265,8 @@ def test_what_is_packed_or_quoted_is_found(place):
 
 
 def test_a_fit_keeps_and_prints_none_of_them_and_its_parts_get_all_of_them(place):
-    code, printed = place.run("fit", *SHORT, "--config", place.config())
+    typed = ["--trainer.callbacks.password", TYPED["password"], f"--model.module_token={TYPED['hub_token']}"]
+    code, printed = place.run("fit", *SHORT, "--config", place.config(), *typed)
     assert code == 0, printed
     assert place.leaks() == []
     received = place.received
@@ -314,7 +315,9 @@ def test_a_fit_that_is_stopped_says_how_to_go_on_without_them_and_goes_on_where_
 
     # a number cannot be left for a later file
     kept.write_text(kept.read_text().replace("pin_secret: <secret>", f"pin_secret: {TYPED['pin_secret']}"))
-    code, printed = place.run("fit", "--config", kept, "--config", place.config("again.yaml"), "--ckpt_path", "last")
+    code, printed = place.run(
+        "fit", "--config", kept, "--config", place.config("again.yaml", default_token="", end=""), "--ckpt_path", "last"
+    )
     assert code == 0, printed
     assert place.received["password"] == digest(TYPED["password"])
     kept.unlink()

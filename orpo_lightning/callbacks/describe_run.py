@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from orpo_lightning.data.report import SplitReport
 from orpo_lightning.manifest import CONFIG_HASH, config_hash
-from orpo_lightning.secrets import hide_words
 from orpo_lightning.trainer_parts import data_of
 from orpo_lightning.user_loggers import keep_wandb_id
 
@@ -33,7 +31,6 @@ class DescribeRun(Callback):
     @rank_zero_only
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Describe the run; its data has been read by now, and no model has been loaded."""
-        _hide_arguments()
         data = data_of(trainer)
         reports: dict[str, SplitReport] = getattr(data, "reports", {})
         described = dict(self.config)
@@ -44,15 +41,6 @@ class DescribeRun(Callback):
         if stage == "fit":
             keep_wandb_id(trainer.loggers, Path(trainer.default_root_dir))
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Have loggers that are started only now, to be told why, keep no secrets either."""
-        _hide_arguments()
-
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Have checkpoints tell by which configuration they were written."""
         checkpoint[CONFIG_HASH] = config_hash(self.config)
-
-
-def _hide_arguments() -> None:
-    """Leave no secret in the command line, which Weights & Biases keeps. Before, it is what ranks are started by."""
-    sys.argv[1:] = hide_words(sys.argv[1:])
