@@ -17,7 +17,6 @@ from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
-from lightning.pytorch.strategies.launchers.launcher import _Launcher
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from orpo_lightning.callbacks.checkpoints import Checkpoints
@@ -164,7 +163,6 @@ class CLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Refuse what the data cannot be split into, before other ranks are started; then say where the run is."""
-        _hide_words_once_started(self.trainer.strategy.launcher)
         if self.subcommand == "fit" and isinstance(self.datamodule, PreferenceDataModule):
             self.datamodule.check_global_batch(self.trainer)
         for sentence in self._to_say:
@@ -180,7 +178,8 @@ class CLI(LightningCLI):
             callbacks[:] = [StepProgress() if isinstance(each, ProgressBar) else each for each in callbacks]
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # neither a user's own nor an accelerator's
             trainer.strategy.checkpoint_io = SafeCheckpointIO()
-        callbacks += [DescribeRun(self._configuration), FirstLine()]
+        callbacks.insert(0, DescribeRun(self._configuration))
+        callbacks.append(FirstLine())
         if self.subcommand == "fit" and not is_fast_dev_run(trainer):
             file = MetricsFile(trainer.default_root_dir)
             trainer.loggers = [file, *trainer.loggers]
@@ -188,6 +187,7 @@ class CLI(LightningCLI):
         for logger in trainer.loggers:
             leave_out_secrets(logger)
         callbacks.sort(key=lambda callback: isinstance(callback, Summary))  # it tells of what the others leave behind
+        _hide_words_once_started(trainer.strategy.launcher)
         return trainer
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
@@ -232,8 +232,11 @@ class CLI(LightningCLI):
         return {verb: skipped[verb] for verb in asked or TRAINER_VERBS}
 
 
-def _hide_words_once_started(launcher: _Launcher | None) -> None:
-    """Leave no secret in the command line, which Weights & Biases keeps, when no rank is started by it any more."""
+def _hide_words_once_started(launcher: object) -> None:
+    """Leave no secret in the command line, which Weights & Biases keeps, as soon as no rank is started by it any more.
+
+    Lightning starts loggers before any hook of a callback, but for the one that is told of a failure.
+    """
 
     def hide() -> None:
         sys.argv[1:] = hide_words(sys.argv[1:])
@@ -244,11 +247,14 @@ def _hide_words_once_started(launcher: _Launcher | None) -> None:
     launch = launcher.launch
 
     def launch_and_hide(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        def run(*args: Any, **kwargs: Any) -> Any:
+        def hide_and_run(*args: Any, **kwargs: Any) -> Any:
             hide()
             return function(*args, **kwargs)
 
-        return launch(run, *args, **kwargs)
+        try:
+            return launch(hide_and_run, *args, **kwargs)
+        finally:
+            hide()  # also where no rank could be started
 
     launcher.launch = launch_and_hide  # type: ignore[method-assign]
 

@@ -18,6 +18,7 @@ def test_signals_are_handled_by_a_part_of_the_trainer_that_can_be_replaced(train
     assert callable(_SignalConnector.teardown)
     assert trainer.interrupted is False
     assert callable(_SubprocessScriptLauncher.kill)
+    assert callable(_SubprocessScriptLauncher.launch)
     assert _get_sigkill_signal() == 9
 
 
