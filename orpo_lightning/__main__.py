@@ -8,7 +8,7 @@ import os
 import sys
 
 from orpo_lightning import __version__
-from orpo_lightning.secrets import hidden_output, hide
+from orpo_lightning.secrets import hidden_output, hide, remember_words
 from orpo_lightning.signals import ending_at_once
 from orpo_lightning.verbs import ENTRY_POINTS, HELP, OTHER_NAMES
 
@@ -41,6 +41,7 @@ def console() -> None:
     """What the installed command runs: :func:`main`, with errors of one line, and without secrets in what it prints."""
     try:
         with ending_at_once(), hidden_output():
+            remember_words(sys.argv[1:])
             main()
     except BrokenPipeError:  # whoever read it has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -14,74 +14,30 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from typing import Any, cast
 from urllib.parse import quote
+
+from orpo_lightning.secret_names import is_secret_name, is_secret_variable, strength_of
 
 PLACEHOLDER = "<secret>"
 _SHORTEST = 8
 """Characters of a value that texts are searched for: shorter ones are parts of ordinary words and numbers."""
-_VARIABLE = re.compile(
-    r"SECRET|CREDENTIAL|PASSWORD|PASSWD|PASSPHRASE|(KEY|TOKEN|PASS)$|(^|_)(KEYS?|TOKEN|PASS|PAT|JWT)(_|\d|$)|_PWD$"
-)
-_PLACE = re.compile(r"_(FILE|PATH|DIR|DIRECTORY|HOME|SOCK)$")
-"""Of variables that say where a secret is."""
-_ALWAYS = {
-    *("secret", "secrets", "password", "passwords", "passwd", "passphrase", "pwd", "credential", "credentials"),
-    *("apikey", "authorization", "cookie", "jwt", "sig", "signature", "webhook"),
-}
-"""Words that make the name of a setting that of a secret wherever they stand in it."""
-_KINDS_OF_KEY = {
-    *("access", "account", "api", "auth", "deploy", "encryption", "hf", "license", "master", "openai", "private"),
-    *("service", "shared", "signing", "ssh", "subscription", "user", "wandb"),
-}
-"""What comes before ``key`` where it is a secret; there are many keys that are none."""
-_KINDS_OF_TOKEN = {
-    *("added", "audio", "begin", "bos", "class", "cls", "decoder", "end", "eos", "extra", "fim", "first", "forced"),
-    *("image", "last", "mask", "max", "min", "new", "next", "num", "pad", "padding", "per", "prefix", "response"),
-    *("sep", "separator", "special", "start", "stop", "suffix", "unk", "unknown", "video", "vision"),
-}
-"""What comes before ``token`` where it is one of a vocabulary."""
 _REFERENCE = re.compile(r"\$\{oc\.env:\s*([A-Za-z_]\w*)[^}]*\}")
-_URL = re.compile(r"(?<![\w+.-])([A-Za-z][\w+.-]*://)([^\s/?#'\"`]+)@")
+_ADDRESS = re.compile(r"(?<![\w+.-])[A-Za-z][\w+.-]*://[^\s'\"`]+")
+_USER = re.compile(r"(?<![\w+.-])([A-Za-z][\w+.-]*://)([^\s/?#'\"`]+)@")
+_PARAMETER = re.compile(r"(?<=[?&;#])([\w.-]+)=([^\s'\",;)\]}&#]+)")
 _NAME = re.compile(
-    r"--[\w.-]+ +|[A-Za-z][\w.-]*(?:=| = )|'[A-Za-z][\w.-]*': |\"[A-Za-z][\w.-]*\": ?(?=\")"
-    r"|^[ -]*[A-Za-z][\w.-]*: (?=\S+$)",
+    r"--[\w.-]+ +|(?<![\w.])\w[\w.-]*(?:=| = )|'[A-Za-z][\w.-]*': |\"[A-Za-z][\w.-]*\": ?(?=\")"
+    r"|(?:^[ -]*|[{,] *)[A-Za-z][\w.-]*: (?=\S+$|[^\s,}]+ *[,}])",
     re.MULTILINE,
 )
-"""A name that a value follows: ``--key value``, ``key=value``, ``'key': 'value'``, and of YAML a line."""
+"""A name that a value follows: ``--key value``, ``key=value``, ``'key': 'value'``, and of YAML a line or mapping."""
 _VALUE = re.compile(r"'[^'\n]*'|\"[^\"\n]*\"|[^\s'\",;)\]}&#]+")
 _SAVED = ("hyper_parameters", "datamodule_hyper_parameters")
 """The keys under which Lightning puts them into a checkpoint."""
 
 _values: set[str] = set()
 _variables: set[str] = set()
-
-
-def is_secret_name(name: str) -> bool:
-    """Whether a setting of this name holds a secret; of a key with dots its last part tells.
-
-    Example:
-        >>> [is_secret_name(name) for name in ("trainer.logger.api_key", "hub_token", "judgePassword")]
-        [True, True, True]
-        >>> [is_secret_name(name) for name in ("pad_token", "max_tokens_per_batch", "tokenizer", "sort_key")]
-        [False, False, False, False]
-    """
-    return bool(_strength(name))
-
-
-@cache
-def _strength(name: str) -> int:
-    """2 where any value is a secret, 1 where a text is, 0 where none is."""
-    last = name.rpartition(".")[2]
-    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", last)
-    words = [word.lower() for word in words]
-    if _ALWAYS & set(words):
-        return 2
-    for before, word in zip([None, *words], words, strict=False):
-        if word == "key" and before in _KINDS_OF_KEY:
-            return 1
-    return int(words[-1:] == ["token"] and not _KINDS_OF_TOKEN & set(words))
 
 
 def remember(settings: object) -> None:
@@ -94,7 +50,7 @@ def remember(settings: object) -> None:
         if is_secret and not _REFERENCE.search(str(value)):
             _values.add(str(value))
         if isinstance(value, str):
-            inside = value if is_secret else "".join(found[2] for found in _URL.finditer(value))
+            inside = value if is_secret else "".join(found[2] for found in _USER.finditer(value))
             _variables.update(_REFERENCE.findall(inside))
 
 
@@ -105,15 +61,28 @@ def remember_words(words: Sequence[str]) -> None:
 
 
 def hide(text: str) -> str:
-    """A text without secrets: those of the environment, those that are remembered, and those that it names itself.
+    """A text without secrets that are known, those of the environment and of settings, and those of addresses in it.
+
+    What else it says stays: of rows and of code that are shown, nobody can tell what is a secret by a name alone.
 
     Example:
-        >>> hide("git clone https://me:hunter2@example.com/x --api_key=abc")
-        'git clone https://<secret>@example.com/x --api_key=<secret>'
+        >>> hide("git clone https://me:hunter2@example.com/x; password: swordfish")
+        'git clone https://<secret>@example.com/x; password: swordfish'
     """
-    for known in _known():
-        text = text.replace(known, PLACEHOLDER)
-    return _hide_named(_URL.sub(_without_user, text))
+    values = {*_of_environment(), *_values}
+    text = _without_credentials(_without(values, text))
+    too_short_to_search_for = {value for value in values if len(value) < _SHORTEST}
+    return _replace_named(text, too_short_to_search_for.__contains__) if too_short_to_search_for else text
+
+
+def hide_named(text: str) -> str:
+    """The same without whatever follows the name of a secret: a message about what somebody has typed.
+
+    Example:
+        >>> hide_named("unrecognized arguments: --api_key=abc --limit=8")
+        'unrecognized arguments: --api_key=<secret> --limit=8'
+    """
+    return _replace_named(hide(text), bool)
 
 
 def hide_values(settings: Any) -> Any:
@@ -146,10 +115,10 @@ def hide_words(words: Sequence[str]) -> list[str]:
     for i, word in enumerate(words):
         key, equals, value = word.partition("=")
         if key.startswith("--") and equals:
-            hidden[i] = f"{key}={hide_values({key: value})[key]}"
+            hidden[i] = f"{key}={_replace_named(hide_values({key: value})[key], bool)}"
         else:
             key = words[i - 1] if i and words[i - 1].startswith("--") and "=" not in words[i - 1] else ""
-            hidden[i] = hide_values({key: word})[key]
+            hidden[i] = _replace_named(hide_values({key: word})[key], bool)
     return hidden
 
 
@@ -161,7 +130,7 @@ def secret_option(words: Sequence[str]) -> str | None:
         '--logger.api_key'
     """
     for key, value in _options(words):
-        is_secret = (is_secret_name(key) and _is_secret(value, 1)) or _URL.sub(_without_user, value) != value
+        is_secret = (is_secret_name(key) and _is_secret(value, 1)) or _without_credentials(value) != value
         if is_secret and "${" not in value:
             return f"--{key}"
     return None
@@ -251,7 +220,7 @@ def _leaves(value: object, strength: int) -> Iterator[tuple[object, bool]]:
 
 def _below(strength: int, name: object) -> int:
     # of what is made from secret arguments the class is none
-    return 0 if name == "class_path" else max(strength, _strength(str(name)))
+    return 0 if name == "class_path" else max(strength, strength_of(str(name)))
 
 
 def _is_secret(value: object, strength: int) -> bool:
@@ -274,29 +243,25 @@ def _hidden(value: Any, strength: int, variables: Mapping[str, str]) -> Any:
         if len(known) >= _SHORTEST:
             value = value.replace(known, f"${{oc.env:{variable}}}")
     if not is_secret:
-        return _hidden_elsewhere(value)
+        return _without_credentials(_without(_values, value))
     rest, references = _REFERENCE.subn("", value)
     return value if references and rest.strip().lower() in ("", "bearer", "basic", "token") else PLACEHOLDER
-
-
-def _hidden_elsewhere(text: str) -> str:
-    for known in _forms(_values):
-        text = text.replace(known, PLACEHOLDER)
-    return _hide_named(_URL.sub(_without_user, text)) if "://" in text else text
 
 
 def _of_environment() -> dict[str, str]:
     """The secrets of the environment, each with the name of its variable, the longest first."""
     found: dict[str, str] = {}
     for name, value in os.environ.items():
-        is_one = name in _variables or (_VARIABLE.search(name.upper()) and not _PLACE.search(name.upper()))
+        is_one = name in _variables or is_secret_variable(name)
         if is_one and value and not (len(value) >= _SHORTEST and os.path.exists(value)):
             found.setdefault(value, name)
     return dict(sorted(found.items(), key=lambda item: -len(item[0])))
 
 
-def _known() -> list[str]:
-    return _forms({*_of_environment(), *_values})
+def _without(values: set[str], text: str) -> str:
+    for form in _forms(values):
+        text = text.replace(form, PLACEHOLDER)
+    return text
 
 
 def _forms(values: set[str]) -> list[str]:
@@ -311,6 +276,11 @@ def _forms(values: set[str]) -> list[str]:
     return sorted(found, key=len, reverse=True)
 
 
+def _without_credentials(text: str) -> str:
+    """A text without the users, passwords and tokens of the addresses in it."""
+    return _ADDRESS.sub(lambda found: _PARAMETER.sub(_without_value, _USER.sub(_without_user, found[0])), text)
+
+
 def _without_user(found: re.Match[str]) -> str:
     user, _, password = _REFERENCE.sub("", found[2]).partition(":")
     # git@ of ssh says nothing, and a password may be a reference
@@ -319,15 +289,20 @@ def _without_user(found: re.Match[str]) -> str:
     return f"{found[1]}{PLACEHOLDER}@"
 
 
-def _hide_named(text: str) -> str:
-    """A text without the values that follow the name of a secret."""
+def _without_value(found: re.Match[str]) -> str:
+    is_secret = is_secret_name(found[1]) and _is_secret(found[2], 1) and not found[2].startswith("${")
+    return f"{found[1]}={PLACEHOLDER}" if is_secret else found[0]
+
+
+def _replace_named(text: str, is_hidden: Callable[[str], bool]) -> str:
+    """A text without those values that follow the name of a secret and are to be hidden."""
     parts, end = [], 0
     for name in _NAME.finditer(text):
         value = _VALUE.match(text, name.end())
-        if name.start() < end or value is None or not is_secret_name(name[0].strip("-=:'\" ")):
+        if name.start() < end or value is None or not is_secret_name(name[0].strip("-=:'\"{, ")):
             continue
         bare = value[0].strip("'\"")
-        if _is_secret(bare, 1) and not bare.startswith(("-", "${")):
+        if _is_secret(bare, 1) and is_hidden(bare) and not bare.startswith(("-", "${")):
             parts += [text[end : name.end()], PLACEHOLDER]
             end = value.end()
     return "".join([*parts, text[end:]])

@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "orpo_lightning"
 # room: the rooms it may import from; the first match of a module's path names its room
 MAY_IMPORT = {
     "verbs": set(),
-    "secrets": set(),
+    "secret_names": set(),
+    "secrets": {"secret_names"},
     "one_line": set(),
     "records": set(),
     "memory": set(),
@@ -46,7 +47,7 @@ MAY_IMPORT = {
     "summary": {"run_folder", "whole_file", "secrets"},
     "comparison": {"run_folder", "summary", "whole_file"},
     "report": {"run_folder", "summary", "comparison", "whole_file"},
-    "sweep": {"run_folder", "signals", "summary", "whole_file", "secrets"},
+    "sweep": {"run_folder", "signals", "summary", "whole_file", "secret_names", "secrets"},
     "callbacks": {
         *("run_folder", "signals", "loggers", "user_loggers", "records", "packing", "data", "models", "modules"),
         *("objectives", "summary", "comparison", "report", "whole_folder", "manifest", "ranks", "health", "versions"),
@@ -56,7 +57,7 @@ MAY_IMPORT = {
     "commands": {
         *("verbs", "run_folder", "signals", "records", "data", "models", "objectives", "summary", "comparison"),
         *("report", "sweep", "command_line", "cli", "whole_file", "whole_folder", "modules", "checkpoint_io"),
-        *("memory", "packing", "versions"),
+        *("memory", "packing", "versions", "secrets"),
     },
     "cli": {
         *("verbs", "run_folder", "run_start", "loggers", "user_loggers", "checkpoint_io", "callbacks", "objectives"),

@@ -9,13 +9,14 @@ import yaml
 from orpo_lightning import secrets
 from orpo_lightning.command_line.options import default_options, options_of, options_of_run
 from orpo_lightning.objectives import get_objective, list_objectives
+from orpo_lightning.secret_names import is_secret_name
 from orpo_lightning.secrets import (
     hidden_output,
     hide,
+    hide_named,
     hide_values,
     hide_words,
     hide_yaml,
-    is_secret_name,
     left_out,
     remember,
     remember_words,
@@ -38,6 +39,8 @@ def environment(monkeypatch):
         *("token", "hf_token", "hub_token", "auth_token", "access_token", "use_auth_token", "bot_token", "private_key"),
         *("password", "db_password", "passwd", "passphrase", "client_secret", "secret_key_base", "credentials"),
         *("Authorization", "webhook_url", "AWS_SECRET_ACCESS_KEY", "X-Amz-Security-Token", "X-Amz-Signature"),
+        *("api_keys", "apiKeys", "hub_tokens", "access_tokens", "smtp_pass", "DbPass", "anthropic_key", "groq_keys"),
+        *("auth", "basic_auth", "bearer", "cookies", "api_key_2"),
     ],
 )
 def test_the_name_of_a_secret(name):
@@ -52,6 +55,9 @@ def test_the_name_of_a_secret(name):
         *("tokenizer_revision", "extra_special_tokens", "decoder_start_token", "stop_token", "end_of_turn_token"),
         *("global_step", "key", "keys", "sort_key", "key_value_heads", "monitor", "author", "keyboard", "secretary"),
         *("passes", "compass", "bypass", "num_passes", "path", "prompt", "objective", "per_token"),
+        *("api_key_file", "private_key_path", "secret_name", "signature_columns", "cookie_policy", "api_key_env"),
+        *("password_length", "auth_type", "token_type", "apiKeyName", "credentials_dir", "trainer.auth_backend"),
+        *("image_keys", "sort_keys", "prompt_tokens", "max_api_tokens", "assistant_token", "forward_pass", "pass_at_k"),
     ],
 )
 def test_the_name_of_none(name):
@@ -69,7 +75,11 @@ def test_no_setting_of_the_package_has_the_name_of_one():
 
 
 @pytest.mark.parametrize(
-    "name", ["HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD", "MYSQL_PWD", "GCP_CREDENTIALS_JSON"]
+    "name",
+    [
+        *("HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD", "MYSQL_PWD", "GCP_CREDENTIALS_JSON"),
+        *("HUB_TOKENS", "PROXY_AUTH", "SLACK_WEBHOOK_URL"),
+    ],
 )
 def test_a_variable_that_says_so_is_a_secret_in_texts_and_a_reference_in_settings(environment, name):
     environment[name] = "abcdefgh"
@@ -83,6 +93,7 @@ def test_a_variable_that_says_so_is_a_secret_in_texts_and_a_reference_in_setting
         *(("TOKENIZERS_PARALLELISM", "disabled-everywhere"), ("PWD", "/home/somebody"), ("OLDPWD", "/home/somebody")),
         *(("KEYBOARD_LAYOUT", "qwerty-us"), ("MAX_TOKENS", "100000000"), ("SSL_KEY_FILE", "/etc/ssl/key.pem")),
         *(("GOOGLE_APPLICATION_CREDENTIALS", __file__), ("SSH_AUTH_SOCK", "/tmp/agent.sock")),
+        *(("SECRET_NAME", "production/key"), ("GIT_AUTHOR_NAME", "somebody")),
     ],
 )
 def test_a_variable_that_is_none_and_one_that_says_where_a_secret_is_are_left_alone(environment, name, value):
@@ -138,6 +149,7 @@ def test_all_that_is_inside_a_secret_is_one_but_the_class_of_it():
         ("postgresql://me:p@ss:w@host:5432/db", "postgresql://<secret>@host:5432/db"),
         ("https://example.com/x?token=abc&max_tokens=5", "https://example.com/x?token=<secret>&max_tokens=5"),
         ("s3://bucket/key?X-Amz-Signature=0a1b", "s3://bucket/key?X-Amz-Signature=<secret>"),
+        ("(https://a.b/c#access_token=abc), token=x", "(https://a.b/c#access_token=<secret>), token=x"),
         *((same, same) for same in ("ssh://git@github.com/a/b", "https://example.com/@me", "git@github.com:a/b.git")),
         *((same, same) for same in ("https://me:${oc.env:PW}@example.com", "mail me@example.com, http://a.b/c")),
     ],
@@ -172,12 +184,66 @@ def test_what_was_typed_is_hidden_however_it_is_quoted_or_shortened():
         assert "two lines that are long" not in hide(text)
 
 
+ROWS = [
+    *("password: swordfish", "token = f(x)", "api_key = os.environ['KEY']", "{'token': 'abc', 'n': 1}"),
+    *('{"chosen": "use --password hunter2", "password": "abc"}', "curl -H Authorization=abc", "auth: basic"),
+]
+
+
+@pytest.mark.parametrize("text", ROWS)
+def test_a_name_alone_makes_nothing_a_secret_of_what_is_shown(environment, text):
+    environment["HF_TOKEN"] = "abcdefgh"
+    remember({"pin_secret": "sh0r7", "password": "a known one"})
+    assert hide(text) == text
+    assert hide_values({"prompt": text}) == {"prompt": text}
+
+
+@pytest.mark.parametrize("text", ROWS)
+def test_in_a_message_about_what_was_typed_it_does(text):
+    hidden = hide_named(text)
+    assert "<secret>" in hidden
+    assert not any(secret in hidden for secret in ("swordfish", "f(x", "os.environ", "abc", "hunter2", "basic"))
+
+
+@pytest.mark.parametrize("text", ["password: {}", "token = {}", "{{'api_key': {}}}", "--pin_secret {}"])
+def test_a_known_value_that_is_too_short_to_search_for_is_left_out_after_the_name_of_a_secret(text):
+    remember({"password": "sh0r7"})
+    assert hide(f"sh0r7\n{text.format('sh0r7')}") == f"sh0r7\n{text.format('<secret>')}"
+
+
+def test_rows_and_code_are_printed_as_they_are_and_tracebacks_too(environment, monkeypatch):
+    environment["HF_TOKEN"] = "abcdefgh"
+    printed = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", printed)
+    monkeypatch.setattr(sys, "stderr", printed)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    with hidden_output():
+        print(*ROWS, sep="\n")
+        try:
+            password = int("abcdefgh")  # a line of code that a traceback shows
+            print(password)
+        except ValueError:
+            sys.excepthook(*sys.exc_info())
+    assert printed.getvalue().startswith("\n".join([*ROWS, "Traceback"]))
+    assert 'password = int("<secret>")' in printed.getvalue()
+    assert printed.getvalue().endswith("invalid literal for int() with base 10: '<secret>'\n")
+
+
 def test_the_words_of_a_command_line(environment):
     environment["HF_TOKEN"] = "abcdefgh"
     words = ["fit", "--a.token=abcdefgh", "--a.password", "x", "--data.limit", "8", "--a.api_key", "${oc.env:KEY}"]
     assert hide_words(words) == [
         *("fit", "--a.token=${oc.env:HF_TOKEN}", "--a.password", "<secret>", "--data.limit", "8"),
         *("--a.api_key", "${oc.env:KEY}"),
+    ]
+    mappings = ["--a={api_key: abc, limit: 8}", "--b", '{"api_key": "abc", "limit": 8}', "--c=[{'password': 'abc'}]"]
+    assert hide_words(mappings) == [
+        *(
+            "--a={api_key: <secret>, limit: 8}",
+            "--b",
+            '{"api_key": <secret>, "limit": 8}',
+            "--c=[{'password': <secret>}]",
+        ),
     ]
 
 
@@ -193,8 +259,8 @@ def test_what_is_hidden_stays_as_it_is(environment):
     once = hide_values(settings)
     assert hide_values(once) == once
     assert sorted(left_out(once)) == ["list.api_key", "password", "url"]
-    text = hide("--token abcdefgh --password=x https://a:b@c.d 'api_key': 'y'")
-    assert hide(text) == text
+    text = hide_named("--token abcdefgh --password=x https://a:b@c.d 'api_key': 'y'")
+    assert hide_named(text) == hide(text) == text
 
 
 def test_what_is_printed_is_hidden_also_from_who_keeps_what_is_printed(environment, monkeypatch):

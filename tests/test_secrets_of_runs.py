@@ -289,6 +289,34 @@ def test_a_fit_keeps_and_prints_none_of_them_and_its_parts_get_all_of_them(place
     assert place.work.joinpath("runs/orpo/checkpoints/last.ckpt").exists()
 
 
+def test_rows_are_shown_as_they_are_whatever_is_said_of_secrets_in_them(place):
+    said = ["password: swordfish", "def f(x):\n    token = f(x)", '{"api_key": "abc"} --password abc']
+    rows = [{"prompt": f"What is {i}?", "chosen": text, "rejected": "I know."} for i, text in enumerate(said)]
+    (place.work / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    code, printed = place.run("data", "--config", "orpo", "--data.train", "rows.jsonl", "--data.val=null", "--show=3")
+    assert code == 0, printed
+    for line in "\n".join(said).splitlines():
+        assert line in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["compare", "a", "b", "--api_key=typed-as-an-option-0008"], "unrecognized arguments: --api_key=<secret>"),
+        (
+            ["export", "--checkpoint", "a", "--out", "b", "--hub_tokens", "sh0r7"],
+            "unrecognized arguments: --hub_tokens <secret>",
+        ),
+        (["fit", "--api_key=typed-as-an-option-0008"], "--api_key is not a setting"),
+    ],
+)
+def test_an_option_that_no_verb_has_is_named_without_what_was_typed(place, words, said):
+    code, printed = place.run(*words)
+    assert code == 2
+    assert said in printed
+    assert place.leaks() == []
+
+
 @pytest.mark.slow
 def test_a_fit_that_is_stopped_says_how_to_go_on_without_them_and_goes_on_where_they_are_given_again(place):
     typed = ["--trainer.callbacks.password", TYPED["password"], f"--model.module_token={ENVIRONMENT['HF_TOKEN']}"]

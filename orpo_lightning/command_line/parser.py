@@ -20,7 +20,7 @@ from orpo_lightning.command_line.messages import reason_of, value_of
 from orpo_lightning.command_line.options import Option, default_options, options_of_parser
 from orpo_lightning.command_line.private_parts import actions_of, check_null, is_block, verbs_of
 from orpo_lightning.one_line import in_line
-from orpo_lightning.secrets import PLACEHOLDER, hide, left_out, remember, remember_words
+from orpo_lightning.secrets import PLACEHOLDER, hide_named, left_out, remember, remember_words
 from orpo_lightning.user_loggers import leave_folder_open
 
 _LONGEST = 2000
@@ -75,6 +75,11 @@ class Parser(LightningArgumentParser):
             self.error(_left_out(as_typed(key)))
         return config
 
+    def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
+        """Write settings, whose secrets are known from now on: where they are printed, defaults of classes are too."""
+        remember(namespace.as_dict())
+        return str(super().dump(namespace, *args, **kwargs))
+
     def validate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:
         """Check the values, also those that are null.
 
@@ -96,7 +101,7 @@ class Parser(LightningArgumentParser):
         parser = verbs.get(verb, self)
         if value_of(message) == PLACEHOLDER:
             message = _left_out(reason_of(message).key)
-        message = hide(message.replace(f'"{verb}.', '"') if verb else message)
+        message = hide_named(message.replace(f'"{verb}.', '"') if verb else message)
         typed = Typed(self.args, parser.files, parser.options)
         self.exit(2, f"orpo-lightning: {in_line(as_typed_references(explain(message, typed)), _LONGEST)}\n")
 

@@ -6,6 +6,8 @@ import argparse
 import difflib
 from typing import NoReturn
 
+from orpo_lightning.secrets import hide_named
+
 _LIKENESS = 0.75
 """Of a name to one that is meant."""
 
@@ -27,4 +29,4 @@ class VerbParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with the message alone."""
-        self.exit(2, f"{self.prog}: {message} (options: {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: {hide_named(message)} (options: {self.prog} --help)\n")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from orpo_lightning.secrets import is_secret_name
+from orpo_lightning.secret_names import is_secret_name
 from orpo_lightning.sweep.block import Block, read_block
 from orpo_lightning.sweep.command import KEPT, Command, options_of, read_command
 from orpo_lightning.sweep.distributions import DISTRIBUTIONS, Distribution, read_distribution

@@ -1,0 +1,105 @@
+"""Which settings and variables of the environment hold a secret, as their names say."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from itertools import pairwise
+
+_ALWAYS = {
+    *("secret", "secrets", "password", "passwords", "passwd", "passphrase", "pwd", "credential", "credentials"),
+    *("apikey", "apikeys", "authorization", "cookie", "cookies", "jwt", "sig", "signature", "webhook", "webhooks"),
+}
+"""Words that make a name that of a secret wherever they stand in it."""
+_AT_THE_END = {"auth", "bearer"}
+"""Those that do so as the last: ``auth_type`` holds none."""
+_ABOUT = {
+    *("file", "files", "filename", "path", "paths", "dir", "directory", "folder", "home", "sock", "socket", "location"),
+    *("name", "names", "column", "columns", "field", "fields", "env", "var", "variable", "policy", "type", "kind"),
+    *("method", "mode", "scheme", "algorithm", "format", "length", "len", "size", "count", "digits", "limit", "level"),
+    *("timeout", "ttl", "expiry", "interval", "retries", "version", "provider", "manager", "store", "backend"),
+}
+"""What a name ends with that says something of a secret, such as where it is: its value is none."""
+_HOLDERS = {
+    *("access", "account", "admin", "api", "auth", "bearer", "bot", "deploy", "encryption", "license", "master"),
+    *("personal", "private", "refresh", "root", "security", "service", "session", "shared", "signing", "subscription"),
+    *("gpg", "pgp", "rsa", "ssh", "ssl", "tls", "user"),
+    *("anthropic", "aws", "azure", "cohere", "comet", "datadog", "deepseek", "discord", "fireworks", "gcp", "gemini"),
+    *("github", "gitlab", "google", "groq", "hf", "hub", "huggingface", "kaggle", "langfuse", "langsmith", "mailgun"),
+    *("mistral", "mlflow", "neptune", "ngc", "nvidia", "openai", "openrouter", "perplexity", "pinecone", "replicate"),
+    *("runpod", "sendgrid", "sentry", "serper", "slack", "stripe", "tavily", "telegram", "together", "twilio"),
+    *("vertex", "wandb", "xai"),
+}
+"""What comes before ``key``, ``keys`` and ``tokens`` where they are secrets; there are many that are none."""
+_OF_A_VOCABULARY = {
+    *("added", "assistant", "audio", "begin", "bos", "byte", "class", "cls", "decoder", "end", "eod", "eom", "eos"),
+    *("eot", "extra", "fim", "first", "forced", "image", "last", "mask", "max", "min", "new", "newline", "next", "num"),
+    *("pad", "padding", "per", "prefix", "reserved", "response", "sep", "separator", "sos", "special", "start", "stop"),
+    *("suffix", "system", "think", "tool", "turn", "unk", "unknown", "video", "vision"),
+}
+"""What a name with ``token`` holds where it is one of a vocabulary, or a number of them."""
+_OVER_DATA = {
+    *("all", "backward", "band", "dry", "each", "encoder", "eval", "every", "first", "forward", "full", "high", "last"),
+    *("low", "max", "min", "multi", "next", "num", "one", "per", "second", "single", "test", "train", "two", "val"),
+    *("validation", "warmup"),
+}
+"""What a name with ``pass`` holds where it is no password."""
+_VARIABLE = re.compile(
+    r"SECRET|CREDENTIAL|PASSWORD|PASSWD|PASSPHRASE|(KEY|TOKEN|PASS)$|(^|_)(KEYS?|TOKEN|PASS|PAT|JWT)(_|\d|$)|_PWD$"
+)
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a setting of this name holds a secret; of a key with dots its last part tells.
+
+    Example:
+        >>> [is_secret_name(name) for name in ("trainer.logger.api_key", "hub_tokens", "judgePassword")]
+        [True, True, True]
+        >>> [is_secret_name(name) for name in ("pad_token", "max_tokens_per_batch", "sort_key", "api_key_file")]
+        [False, False, False, False]
+    """
+    return bool(strength_of(name))
+
+
+@cache
+def strength_of(name: str) -> int:
+    """2 where any value of a setting of this name is a secret, 1 where a text is, 0 where none is."""
+    words = _words_of(name.rpartition(".")[2])
+    if _is_about(words):
+        return 0
+    if _ALWAYS & set(words):
+        return 2
+    of_keys = any(key in ("key", "keys") and holder in _HOLDERS for holder, key in pairwise(words))
+    return int(of_keys or _ends_as_secret(words))
+
+
+@cache
+def is_secret_variable(name: str) -> bool:
+    """Whether a variable of the environment of this name holds a secret.
+
+    Example:
+        >>> [is_secret_variable(name) for name in ("HF_TOKEN", "PGPASSWORD", "SSL_KEY_FILE", "MAX_TOKENS")]
+        [True, True, False, False]
+    """
+    words = _words_of(name.upper())
+    if _is_about(words) or words == ["pwd"]:  # the latter is the folder that a shell is in
+        return False
+    return _VARIABLE.search(name.upper()) is not None or is_secret_name(name.upper())
+
+
+def _words_of(name: str) -> list[str]:
+    return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)]
+
+
+def _is_about(words: list[str]) -> bool:
+    return bool(words) and words[-1] in _ABOUT
+
+
+def _ends_as_secret(words: list[str]) -> bool:
+    *before, last = words or [""]
+    return (
+        last in _AT_THE_END
+        or (last == "token" and not _OF_A_VOCABULARY & set(before))
+        or (last == "tokens" and bool(_HOLDERS & set(before[-1:])) and not _OF_A_VOCABULARY & set(before))
+        or (last == "pass" and not _OVER_DATA & set(before))
+    )
