@@ -58,7 +58,8 @@ RECEIVED = {}
 
 def received(**values):
     RECEIVED.update({name: hashlib.sha256(str(value).encode()).hexdigest() for name, value in values.items()})
-    Path(os.environ["RECEIVED"]).write_text(json.dumps(RECEIVED))
+    rank = f".{os.environ.get('LOCAL_RANK', 0)}" if "PER_RANK" in os.environ else ""
+    Path(os.environ["RECEIVED"] + rank).write_text(json.dumps(RECEIVED))
 
 class Notify(Callback):
     def __init__(
@@ -85,10 +86,10 @@ class Remote(CSVLogger):
         received(api_key=api_key, authorization=(headers or {}).get("Authorization"))
 
 class Judged(ORPO):
-    def __init__(self, lambda_: float = 0.1, judge_api_key: str = "", fail: bool = False):
+    def __init__(self, lambda_: float = 0.1, judge_api_key: str = "", judge_secret: int = 0, fail: bool = False):
         super().__init__(lambda_=lambda_)
-        self.judge_api_key, self.fail = judge_api_key, fail
-        received(judge_api_key=judge_api_key)
+        self.judge_api_key, self.judge_secret, self.fail = judge_api_key, judge_secret, fail
+        received(judge_api_key=judge_api_key, judge_secret=judge_secret)
 
     def __call__(self, policy, reference=None):
         output = super().__call__(policy, reference)
@@ -148,7 +149,10 @@ def settings(**of_notify):
             "class_path": "mine.Module",
             "init_args": {
                 "module_token": TYPED["hub_token"],
-                "objective": {"class_path": "mine.Judged", "init_args": {"judge_api_key": TYPED["judge_api_key"]}},
+                "objective": {
+                    "class_path": "mine.Judged",
+                    "init_args": {"judge_api_key": TYPED["judge_api_key"], "judge_secret": TYPED["pin_secret"]},
+                },
             },
         },
     }
@@ -394,7 +398,18 @@ def test_a_step_that_failed_is_kept_without_them(place):
     assert code == 1
     assert list((place.work / "runs/orpo").glob("failed-step-*.pt"))
     code, printed = place.run("replay", "runs/orpo")
-    assert "<secret> stands for a secret that was left out" in printed
+    assert code == 1
+    keys = ("model.module_token", "model.objective.judge_api_key", "model.objective.judge_secret")
+    assert f"holds no secrets, and the run had {', '.join(sorted(keys))}; set each" in printed.replace("\n", "")
+    again = shlex.split(printed.partition("environment: orpo-lightning ")[2])
+    values = {"hub_token": TYPED["hub_token"], "judge_api_key": TYPED["judge_api_key"], "pin": str(TYPED["pin_secret"])}
+    for name in values:
+        again[again.index("${oc.env:NAME}")] = f"${{oc.env:{name}}}"
+    before = place.received
+    code, printed = place.run(*again, **values)
+    assert code == 0, printed
+    assert "It fails as it did" in printed
+    assert place.received == {name: before[name] for name in place.received}
     assert place.leaks() == []
 
 
@@ -444,6 +459,22 @@ def test_what_is_made_of_runs_has_none_of_them(place):
         code, printed = place.run(*command)
         assert code == 0, (command, printed)
     kept.unlink()
+    assert place.leaks() == []
+
+
+@pytest.mark.slow
+def test_a_rank_is_started_with_what_was_typed_and_loggers_keep_none_of_it(place):
+    """Before the ranks are started the words cannot be hidden, and once they are W&B would keep them."""
+    typed = ["--trainer.callbacks.password", TYPED["password"], f"--model.module_token={TYPED['hub_token']}"]
+    two = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
+    mine = place.config(password="of-the-file", short_secret="x")
+    code, printed = place.run("fit", *SHORT, "--config", mine, *typed, *two, PER_RANK="1")
+    assert code == 0, printed
+    for rank in (0, 1):
+        received = json.loads((place.own / f"received.json.{rank}").read_text())
+        assert received["password"] == digest(TYPED["password"])
+        assert received["module_token"] == digest(TYPED["hub_token"])
+    assert list((place.work / "runs/orpo/wandb").rglob("*.wandb"))
     assert place.leaks() == []
 
 

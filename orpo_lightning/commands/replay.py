@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orpo_lightning.command_line.config_files import as_typed
 from orpo_lightning.commands.arguments import VerbParser
 from orpo_lightning.run_folder import FAILED_STEPS
+from orpo_lightning.secrets import left_out
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,7 +33,9 @@ def make_parser() -> VerbParser:
     parser = VerbParser(
         "replay",
         "Take a step again whose loss or gradient was not finite: from the weights before it, on its micro-batches, in "
-        "the precision of the run, in one process. Ends with 0 where it fails as it did, and with 3 where it does not.",
+        "the precision of the run, in one process. Ends with 0 where it fails as it did, and with 3 where it does not. "
+        "Settings of the model, --model.KEY VALUE, take the place of those of the run, such as its secrets, which are "
+        "not kept.",
     )
     parser.add_argument(
         "step",
@@ -50,7 +55,10 @@ def make_parser() -> VerbParser:
 def main() -> None:
     """Run the verb on ``sys.argv``."""
     parser = make_parser()
-    options = parser.parse_args(sys.argv[2:])
+    options, settings = parser.parse_known_args(sys.argv[2:])
+    names = [word for word in settings if word.startswith("--")]
+    if settings[:1] != names[:1] or not all(name.startswith("--model.") for name in names):
+        parser.error(f"unrecognized arguments: {' '.join(settings)}")
     if options.rows < 0:
         parser.error(f"--rows {options.rows} is out of range; accepted: 0 or more")
     path = _find(options.step)
@@ -61,7 +69,7 @@ def main() -> None:
 
     saved = _read(path)
     failed = _step_in(saved, path)
-    found = replay(_make_module(failed.config), failed, saved, options.accelerator)
+    found = replay(_make_module(failed.config, settings, path), failed, saved, options.accelerator)
     console = get_console()
     console.print(_table(found, options.rows))
     for sentence in _sentences(failed, found, options.rows):
@@ -107,8 +115,8 @@ def _step_in(saved: dict[str, Any], path: Path) -> FailedStep:
         ) from error
 
 
-def _make_module(config: str) -> PreferenceModule:
-    """The module of a run."""
+def _make_module(config: str, settings: Sequence[str], kept: Path) -> PreferenceModule:
+    """The module of a run, with settings that were typed in the place of its own."""
     import yaml
 
     from orpo_lightning.cli import make_cli
@@ -120,15 +128,36 @@ def _make_module(config: str) -> PreferenceModule:
 
     # its callbacks, loggers and data are not needed, and need not be where they were
     own = {key: value for key, value in yaml.safe_load(config).items() if key in ("seed_everything", "model")}
+    own = _without_those_set(own, settings)
+    missing = list(dict.fromkeys(as_typed(key) for key in left_out(own)))
+    if missing:
+        options = " ".join(f"--{key} '${{oc.env:NAME}}'" for key in missing)
+        raise ValueError(
+            f"{kept} holds no secrets, and the run had {', '.join(missing)}; set each, best to a variable of the "
+            f"environment: orpo-lightning replay {shlex.quote(str(kept))} {options}"
+        )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.yaml"
         path.write_text(yaml.safe_dump(own, sort_keys=False), encoding="utf-8")
-        sys.argv = [f"{sys.argv[0]} replay", "--config", str(path)]
+        sys.argv = [f"{sys.argv[0]} replay", "--config", str(path), *settings]
         cli = make_cli(ModuleCLI, run=False, save_config_callback=None)
     assert isinstance(cli, PartCLI)
     module = cli.made["model"]
     assert isinstance(module, PreferenceModule), "no other module keeps a step"
     return module
+
+
+def _without_those_set(config: Any, settings: Sequence[str], key: str = "") -> Any:
+    """A configuration without what stands for the secrets that are typed: no number, for one, could be that."""
+    if not isinstance(config, dict):
+        return config
+    typed = {as_typed(word[2:].partition("=")[0]) for word in settings if word.startswith("--")}
+    keys = {name: f"{key}.{name}".lstrip(".") for name in config}
+    return {
+        name: _without_those_set(value, settings, keys[name])
+        for name, value in config.items()
+        if isinstance(value, dict) or as_typed(keys[name]) not in typed or not any(left_out(value, keys[name]))
+    }
 
 
 def _fails_again(failed: FailedStep, found: Replay) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -117,7 +118,8 @@ def replay(monkeypatch, capsys):
             code = 0
         except SystemExit as end:
             code = end.code
-        return capsys.readouterr().out, code
+        printed = capsys.readouterr()
+        return printed.out or printed.err, code
 
     return run
 
@@ -229,6 +231,33 @@ def test_a_step_that_is_finite_now_is_told_from_one_that_fails_by_the_exit_code(
         r"It does not fail as it did: the loss of optimizer step 2 was nan, and is \d\.\d+ here; this is on cpu, and "
     )
     assert re.search(said + r"the run was on cuda\.\n$", printed)
+
+
+def test_a_secret_that_was_left_out_is_asked_for_and_typed_also_where_no_text_is_taken(failed, replay, monkeypatch):
+    config = torch.load(KEPT, weights_only=True)["failed_step"]["config"]
+    change(config=config.replace(f"tokens: {failed.tokens}", "tokens: <secret>"))
+    asked = "--model.objective.tokens '${oc.env:NAME}'"
+    with pytest.raises(
+        ValueError, match=r"holds no secrets, and the run had model\.objective\.tokens; set "
+    ) as refusal:
+        replay(RUN)
+    assert str(refusal.value).endswith(f"a variable of the environment: orpo-lightning replay {KEPT} {asked}")
+    monkeypatch.setenv("NAME", str(failed.tokens))
+    assert_fails_again(failed, *replay(KEPT, *shlex.split(asked), "--rows", "9"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--data.limit=8"], "unrecognized arguments: --data.limit=8"),
+        (["other", "--model.layout=padded"], "unrecognized arguments: other --model.layout=padded"),
+        (["--model.objective.token=8"], "did you mean --model.objective.tokens?"),
+    ],
+)
+def test_only_settings_of_the_model_take_the_place_of_those_of_the_run(failed, replay, words, said):
+    printed, code = replay(RUN, *words)
+    assert code == 2
+    assert said in printed
 
 
 def test_a_step_that_fails_in_another_way_is_none_that_fails_again(failed, replay):
