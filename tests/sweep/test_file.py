@@ -294,6 +294,7 @@ def test_a_secret_is_no_parameter(sweep_file):
         ("${program} fit ${args} --logger.api_key=abc", "has --logger.api_key, a secret that the folder of the sweep"),
         ("${program} fit ${args} --logger.api_key abc", "has --logger.api_key, a secret that the folder of the sweep"),
         ("${program} fit ${args} --url=https://me:abc@example.com", "has --url, a secret that the folder"),
+        ("${program} fit ${args} --url=https://example.com?token=abc", "has --url, a secret that the folder"),
     ],
 )
 def test_another_command_is_refused(sweep_file, command, said):
