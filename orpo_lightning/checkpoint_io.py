@@ -7,7 +7,6 @@ import os
 import pickle
 import shutil
 import zipfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +79,8 @@ class SafeCheckpointIO(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             take_place(unfinished, place)
-            write_through(place.parent)
         except (OSError, RuntimeError) as error:
-            reason = _reason(error)
+            reason = reason_of(error)
             if reason is None:
                 raise
             unfinished.unlink(missing_ok=True)  # the room that it takes is free again
@@ -147,20 +145,6 @@ def read_file(
     return loaded
 
 
-def write_through(folder: Path) -> None:
-    """Have the names in a folder on the disk, where the system can: after a power cut a renamed file is in its place.
-
-    Args:
-        folder: where a file was renamed.
-    """
-    with suppress(OSError):
-        number = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
-
-
 def _is_pickle(path: Path) -> bool:
     """Whether a file is one, bare or as torch packs it."""
     if zipfile.is_zipfile(path):
@@ -169,8 +153,19 @@ def _is_pickle(path: Path) -> bool:
         return file.read(1) == pickle.PROTO
 
 
-def _reason(error: BaseException | None) -> str | None:
-    """What the system says; torch has an error of its own when a write fails, raised while that one is handled."""
+def reason_of(error: BaseException | None) -> str | None:
+    """What the system says of a write that failed; torch raises an error of its own while that one is handled.
+
+    Args:
+        error: what was raised.
+
+    Returns:
+        The reason; None where it is not of the system.
+
+    Example:
+        >>> reason_of(OSError(errno.ENOSPC, "No space left on device", "last.ckpt"))
+        'No space left on device'
+    """
     while error is not None and not (isinstance(error, OSError) and error.strerror):
         error = error.__cause__ or error.__context__
     return None if error is None else error.strerror

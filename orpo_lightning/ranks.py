@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch.distributed
 
 _T = TypeVar("_T")
+_KINDS = (OSError, ValueError, MemoryError, Exception)
+"""Kinds of errors that any process can be told of: others may not be read back from what was sent."""
 
 
 def place_among_ranks() -> tuple[int, int]:
@@ -36,3 +39,35 @@ def from_all_ranks(value: _T) -> list[_T]:
     gathered: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(gathered, value)
     return gathered
+
+
+def fail_together(act: Callable[[], _T]) -> _T:
+    """Do something that may fail in one process alone; then it fails in all, and none of them waits for another.
+
+    All of them have to call this. Where they wait for each other meanwhile, that has to fail in all of them.
+
+    Args:
+        act: what this process does.
+
+    Returns:
+        What came of it in this process.
+
+    Raises:
+        Exception: what it has raised in the first process in which it failed, in all of them in the same words.
+
+    Example:
+        >>> fail_together(lambda: 3)
+        3
+    """
+    own: Exception | None = None
+    try:
+        value = act()
+    except Exception as error:  # whatever it is, the others have to hear of it
+        own = error
+    kind = next((kind for kind in _KINDS if isinstance(own, kind)), None)
+    first = next((each for each in from_all_ranks(kind and kind(str(own))) if each is not None), None)
+    if own is not None and str(own) == str(first):
+        raise own
+    if first is not None:
+        raise first from own
+    return value

@@ -6,6 +6,7 @@ them. All else is in one file of plain data, and the manifest, which is written 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -89,10 +90,7 @@ def write_sharded(checkpoint: Mapping[str, Any], folder: Path) -> None:
                 no_dist=alone,
             )
     except CheckpointException as error:  # it is no Exception
-        raise OSError(
-            f"{folder} cannot be written ({_reasons(error)}). What was there before is as it was: make room, then go "
-            "on with --ckpt_path last"
-        ) from error
+        raise OSError(errno.EIO, _reasons(error)) from error
     if alone or torch.distributed.get_rank() == 0:
         with (folder / PLAIN_FILE).open("wb") as file:
             torch.save(plain, file)
@@ -107,7 +105,8 @@ def write_sharded(checkpoint: Mapping[str, Any], folder: Path) -> None:
 
 
 def _reasons(error: CheckpointException) -> str:
-    return "; ".join(sorted({str(reason) for reason, _ in error.failures.values()}))
+    reasons = (reason for reason, _ in error.failures.values())
+    return "; ".join(sorted({getattr(reason, "strerror", None) or str(reason) for reason in reasons}))
 
 
 class ShardedCheckpoint:

@@ -7,7 +7,7 @@ import glob
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from filelock import FileLock
@@ -19,19 +19,22 @@ _MARK = ".orpo-lightning-"
 _NEW, _OLD = "new", "old"
 
 
-def write_whole(folder: Path, write: Callable[[Path], object], last: Collection[str] = ()) -> None:
-    """Write a folder in a hidden one of ours and rename it into its place, so that it is whole or not there.
+@contextlib.contextmanager
+def whole_folder(folder: Path, last: Collection[str] = ()) -> Iterator[Path]:
+    """Where to write what then takes the place of a folder at once, so that it is whole or not there.
 
-    The hidden folder has a name that nobody else has, and it takes up all that must move: ``new`` until it is whole,
-    and ``old``, what the new one replaces. It goes when the write ends, and ``old`` returns if its place is free then.
-    After a kill it stays, under our lock, which nobody holds any more: the next write to the same place ends it in the
-    same way. Nothing else beside the place is ever touched.
+    That is in a hidden folder of ours. It has a name that nobody else has, and it takes up all that must move: ``new``
+    until it is whole, and ``old``, what the new one replaces. It goes when the write ends, and ``old`` returns if its
+    place is free then. After a kill it stays, under our lock, which nobody holds any more: the next write to the same
+    place ends it in the same way. Nothing else beside the place is ever touched.
 
     Args:
         folder: its place, or a link to it; what is there is replaced. An empty folder is filled: it may be where a
             file system begins, which cannot be renamed, or where somebody stands.
-        write: writes into the empty folder that it is given.
         last: names of files that make the folder what it is; where it is filled they come last.
+
+    Yields:
+        The empty folder to write into.
     """
     folder = folder.resolve()  # "." has no name, and a link is to stay
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -43,10 +46,12 @@ def write_whole(folder: Path, write: Callable[[Path], object], last: Collection[
         with FileLock(hidden / _LOCK):
             new = hidden / _NEW
             new.mkdir()
-            write(new)
+            yield new
+            write_through(new)
             if fill:
                 for path in sorted(new.iterdir(), key=lambda path: path.name in last):
                     os.rename(path, folder / path.name)
+                write_through(folder)
             else:
                 _exchange(new, folder, hidden)
     finally:
@@ -62,6 +67,7 @@ def take_place(new: Path, place: Path) -> None:
     """
     if not place.is_dir():
         os.replace(new, place)
+        write_through(place.parent)
         return
     hidden = Path(tempfile.mkdtemp(prefix=_prefix(place), dir=place.parent))
     try:
@@ -69,6 +75,20 @@ def take_place(new: Path, place: Path) -> None:
             _exchange(new, place, hidden)
     finally:
         _end(hidden, place)
+
+
+def write_through(folder: Path) -> None:
+    """Have the names in a folder on the disk, where the system can: after a power cut what was renamed is in its place.
+
+    Args:
+        folder: where something was written or renamed.
+    """
+    with contextlib.suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 def put_back(folder: Path) -> None:
@@ -103,6 +123,7 @@ def _exchange(new: Path, place: Path, hidden: Path) -> None:
     if place.exists():
         os.rename(place, hidden / _OLD)  # nothing can be renamed over a folder
     os.rename(new, place)
+    write_through(place.parent)
 
 
 def _prefix(folder: Path) -> str:
@@ -119,17 +140,23 @@ def _left(folder: Path) -> Iterator[Path]:
 def _end_if_left(hidden: Path, folder: Path) -> None:
     if not (hidden / _LOCK).is_file():  # it is not of ours
         return
+    # who holds the lock while the place is empty and `old` is there fills it at once: to look before that is too early
+    is_amid = not folder.exists() and (hidden / _OLD).exists()
     try:
-        with FileLock(hidden / _LOCK, timeout=0):
-            pass
-    except OSError:  # somebody is writing there, or it is another user's
+        with FileLock(hidden / _LOCK, timeout=-1 if is_amid else 0):
+            _return_old(hidden, folder)
+    except OSError:  # somebody is writing there, or it is another user's, or somebody else has ended it
         return
-    _end(hidden, folder)
+    shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _end(hidden: Path, folder: Path) -> None:
     """End a write: put back what made room for a folder that did not take its place, and leave nothing else."""
+    _return_old(hidden, folder)
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _return_old(hidden: Path, folder: Path) -> None:
     if not folder.exists():
         with contextlib.suppress(FileNotFoundError):  # nothing made room, or somebody has put it back
             os.rename(hidden / _OLD, folder)
-    shutil.rmtree(hidden, ignore_errors=True)

@@ -31,7 +31,9 @@ MAY_IMPORT = {
     "loggers": {"run_folder"},
     "user_loggers": {"run_folder", "secrets"},
     "checkpoint_io": {"integrity", "manifest", "sharded_checkpoint", "whole_folder", "secrets"},
-    "strategies": {"checkpoint_io", "integrity", "memory", "models", "sharded_checkpoint", "whole_folder", "secrets"},
+    "strategies": {
+        *("checkpoint_io", "integrity", "memory", "models", "ranks", "sharded_checkpoint", "whole_folder", "secrets"),
+    },
     "functional": {"records"},
     "packing": {"records"},
     "objectives": {"records", "functional", "secrets"},

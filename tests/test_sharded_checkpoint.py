@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from orpo_lightning.checkpoint_io import SafeCheckpointIO
 from orpo_lightning.integrity import check_whole, damage
 from orpo_lightning.manifest import CONFIG_HASH, read_manifest
 from orpo_lightning.sharded_checkpoint import ShardedCheckpoint, is_sharded, write_sharded
-from orpo_lightning.whole_folder import write_whole
+from orpo_lightning.strategies import FSDP2Strategy
 
 WEIGHTS = {f"policy.net.layer.{i}.weight": torch.arange(12.0).reshape(3, 4) + i for i in range(4)}
 MOMENTS = {i: {"step": torch.tensor(7.0), "exp_avg": torch.full((3, 4), float(i))} for i in range(4)}
@@ -33,7 +34,7 @@ CHECKPOINT = {
 
 @pytest.fixture
 def folder(tmp_path):
-    write_whole(tmp_path / "last.ckpt", lambda folder: write_sharded(CHECKPOINT, folder))
+    FSDP2Strategy().save_checkpoint(CHECKPOINT, tmp_path / "last.ckpt")
     return tmp_path / "last.ckpt"
 
 
@@ -64,9 +65,27 @@ def test_a_disk_that_is_full_is_an_error_that_says_so_and_what_was_there_stays(f
 
     with monkeypatch.context() as patched:
         patched.setattr(torch, "save", full)
-        with pytest.raises(OSError, match=r"cannot be written \(.*No space left.*make room.*--ckpt_path last"):
-            write_whole(folder, lambda new: write_sharded(CHECKPOINT, new))
+        with pytest.raises(OSError, match="cannot be written") as refused:
+            FSDP2Strategy().save_checkpoint(CHECKPOINT, folder)
+    assert str(refused.value) == (
+        f"{folder} cannot be written: No space left on device. What was there before is as it was: make room, then go "
+        "on with --ckpt_path last"
+    )
+    assert os.listdir(folder.parent) == ["last.ckpt"]
     assert_equal(ShardedCheckpoint(folder).whole(), CHECKPOINT)
+
+
+def test_after_a_save_all_of_it_is_on_the_disk_and_its_name_too(tmp_path, monkeypatch):
+    synced, moved, rename, fsync = [], [], os.rename, os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda number: synced.append(Path(os.readlink(f"/proc/self/fd/{number}"))) or fsync(number)
+    )
+    monkeypatch.setattr(os, "rename", lambda *places: moved.append(len(synced)) or rename(*places))
+    FSDP2Strategy().save_checkpoint(CHECKPOINT, tmp_path / "last.ckpt")
+    before, after = synced[: moved[-1]], synced[moved[-1] :]
+    assert {path.name for path in before} >= {"__0_0.distcp", ".metadata.tmp", "meta.pt", "manifest.json"}
+    assert before[-1].name == "new"  # the folder of these
+    assert after == [tmp_path]
 
 
 def test_an_optimizer_without_a_state_is_read_too(tmp_path):
@@ -206,7 +225,7 @@ def test_a_file_takes_the_place_of_a_folder_and_the_other_way_round(tmp_path, fi
         if kind == "file":
             SafeCheckpointIO().save_checkpoint(checkpoint, place)
         else:
-            write_whole(place, lambda folder: write_sharded(checkpoint, folder))
+            FSDP2Strategy().save_checkpoint(checkpoint, place)
 
     write(first, CHECKPOINT)
     write("folder" if first == "file" else "file", later)

@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from orpo_lightning import whole_folder
 from orpo_lightning.models.hub import MARKERS
-from orpo_lightning.whole_folder import is_free, write_whole
+from orpo_lightning.whole_folder import _left, is_free, whole_folder
+
+
+def write_whole(folder, write, last=()):
+    with whole_folder(folder, last) as new:
+        write(new)
 
 
 def writes(*names):
@@ -31,18 +35,17 @@ def killed(folder, moment):
     """Write a folder in a process that is killed: while it writes, or after its first rename."""
     script = f"""
 import os, pathlib, signal, sys
-from orpo_lightning.whole_folder import write_whole
+from orpo_lightning.whole_folder import whole_folder
 die = lambda: os.kill(os.getpid(), signal.SIGKILL)
 rename = os.rename
-def write(folder):
-    (folder / "half").touch()
-    if {moment == "while it writes"}:
-        die()
 def once(source, place):
     rename(source, place)
     die()
 os.rename = once
-write_whole(pathlib.Path(sys.argv[1]), write)
+with whole_folder(pathlib.Path(sys.argv[1])) as folder:
+    (folder / "half").touch()
+    if {moment == "while it writes"}:
+        die()
 """
     assert subprocess.run([sys.executable, "-c", script, str(folder)], check=False).returncode == -9
 
@@ -193,6 +196,6 @@ def test_a_place_is_free_where_a_write_would_replace_nothing(tmp_path):
 
 def test_the_name_of_the_place_is_no_pattern(tmp_path):
     (tmp_path / "[ab]*").mkdir()
-    assert list(whole_folder._left(tmp_path / "[ab]*")) == []
+    assert list(_left(tmp_path / "[ab]*")) == []
     killed(tmp_path / "[ab]*", "while it writes")
-    assert len(list(whole_folder._left(tmp_path / "[ab]*"))) == 1
+    assert len(list(_left(tmp_path / "[ab]*"))) == 1

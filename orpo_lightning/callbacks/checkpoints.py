@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from orpo_lightning.run_folder import BEST_CHECKPOINTS, CHECKPOINT_FOLDER, LAST_CHECKPOINT
 from orpo_lightning.trainer_parts import is_fast_dev_run
-from orpo_lightning.whole_folder import put_all_back, take_place, write_whole
+from orpo_lightning.whole_folder import put_all_back, take_place, whole_folder
 
 
 @dataclass(frozen=True)
@@ -213,7 +212,9 @@ class Checkpoints(Checkpoint):
         best, linked = self.best_path, False
         if trainer.is_global_zero and best.is_dir():
             with suppress(OSError):
-                write_whole(self.last_path, partial(_link_files, best))
+                with whole_folder(self.last_path) as folder:
+                    for file in best.iterdir():
+                        os.link(file, folder / file.name)
                 linked = True
         elif trainer.is_global_zero:
             part = self.last_path.with_name(f"{LAST_CHECKPOINT}.part")
@@ -237,8 +238,3 @@ class Checkpoints(Checkpoint):
         for path in self.folder.glob(BEST_CHECKPOINTS):
             if self.best is not None and path.name not in kept:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _link_files(source: Path, folder: Path) -> None:
-    for file in source.iterdir():
-        os.link(file, folder / file.name)

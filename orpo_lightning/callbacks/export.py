@@ -25,7 +25,7 @@ from orpo_lightning.models.tokenizer import load_tokenizer
 from orpo_lightning.run_folder import DATA_REPORT_FILE, MODEL_FOLDER, OF_THE_MACHINE, check_model_folder
 from orpo_lightning.trainer_parts import callbacks_of, data_of, is_fast_dev_run
 from orpo_lightning.versions import PACKAGE, versions
-from orpo_lightning.whole_folder import write_whole
+from orpo_lightning.whole_folder import whole_folder
 
 
 class ExportModel(Callback):
@@ -80,13 +80,10 @@ class ExportModel(Callback):
                 if not name.startswith(OF_THE_MACHINE)
             },
         )
-
-        def write(folder: Path) -> None:
+        with whole_folder(run / self.folder, MARKERS) as folder:
             write_model(net, tokenizer, folder)
             card.write(folder)
             write_model_manifest(folder, trainer.global_step, trainer.current_epoch, _config_of(trainer))
-
-        write_whole(run / self.folder, write, MARKERS)
         rank_zero_info(f"the trained model is in {run / self.folder}")
 
 

@@ -43,7 +43,7 @@ def main() -> None:
     out: Path = options.out
 
     from orpo_lightning.models.hub import MARKERS
-    from orpo_lightning.whole_folder import is_free, write_whole
+    from orpo_lightning.whole_folder import is_free, whole_folder
 
     if not is_free(out):
         raise ValueError(f"--out {out}: something is there; accepted: a folder that is empty or not there")
@@ -77,16 +77,13 @@ def main() -> None:
         reports=read_reports(checkpoint.run / DATA_REPORT_FILE),
         adapter=adapter,
     )
-
-    def write(folder: Path) -> None:
+    with whole_folder(out, MARKERS) as folder:
         if adapter:
             write_adapter(net, tokenizer, folder, lasting_name(policy.name_or_path, policy.revision), policy.revision)
         else:
             write_model(net, tokenizer, folder)
         card.write(folder)
         write_model_manifest(folder, checkpoint.steps, checkpoint.epoch, checkpoint.config)
-
-    write_whole(out, write, MARKERS)
     print(f"{'adapter' if adapter else 'model'} of step {checkpoint.steps} of {checkpoint.path} written to {out}")
     difference = difference_of_base(policy.name_or_path) if adapter else None
     if difference:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.strategies import ParallelStrategy
 
+from orpo_lightning.checkpoint_io import reason_of
+from orpo_lightning.ranks import fail_together
 from orpo_lightning.secrets import without_secrets
 from orpo_lightning.sharded_checkpoint import is_sharded, write_sharded
-from orpo_lightning.whole_folder import write_whole
+from orpo_lightning.whole_folder import whole_folder
+
+_T = TypeVar("_T")
 
 
 class CheckpointsOfAllRanks(ParallelStrategy):
@@ -22,24 +29,48 @@ class CheckpointsOfAllRanks(ParallelStrategy):
         raise NotImplementedError
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: _PATH, storage_options: Any | None = None) -> None:
-        """Write a checkpoint, which is whole or not there; all processes call this."""
+        """Write a checkpoint, which is whole or not there; all processes call this.
+
+        Raises:
+            OSError: one of them cannot write, as on a full disk; all of them raise it, in the same words.
+        """
         if not self.writes_folders:
-            if self.is_global_zero:
-                self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options)
+            fail_together(lambda: self._write_file(checkpoint, filepath, storage_options))
             return
-        place = Path(filepath)
-        if self.broadcast(place.is_dir() and not is_sharded(place)):  # on all of them: none waits for another
-            raise IsADirectoryError(f"{place} cannot be written: a folder is there that is no checkpoint")
         if storage_options is not None:
             raise ValueError(f"storage_options = {storage_options!r}; accepted: None, checkpoints are local folders")
+        place = Path(filepath)
+        with ExitStack() as opened:
+            folder = self.broadcast(_write_together(place, lambda: self._open(place, opened)))
+            _write_together(place, lambda: write_sharded(without_secrets(checkpoint), folder))
+            _write_together(place, opened.close)  # it takes its place
 
-        def write(folder: Path | None) -> None:
-            chosen = self.broadcast(folder)
-            assert chosen is not None
-            write_sharded(without_secrets(checkpoint), chosen)
-            self.barrier()
-
+    def _write_file(self, checkpoint: dict[str, Any], filepath: _PATH, storage_options: Any | None) -> None:
         if self.is_global_zero:
-            write_whole(place, write)
-        else:
-            write(None)
+            self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options)
+
+    def _open(self, place: Path, opened: ExitStack) -> Path:
+        """Where to write, which the first process makes."""
+        if not self.is_global_zero:
+            return place
+        if place.is_dir() and not is_sharded(place):
+            raise IsADirectoryError(errno.EISDIR, "a folder is there that is no checkpoint")
+        return opened.enter_context(whole_folder(place))
+
+
+def _write_together(place: Path, act: Callable[[], _T]) -> _T:
+    """Take a part in the writing of a checkpoint; where it fails in one process, all of them say so of its place."""
+
+    def named() -> _T:
+        try:
+            return act()
+        except (OSError, RuntimeError) as error:
+            reason = reason_of(error)
+            if reason is None:
+                raise
+            raise OSError(
+                f"{place} cannot be written: {reason}. What was there before is as it was: make room, then go on with "
+                "--ckpt_path last"
+            ) from error
+
+    return fail_together(named)
