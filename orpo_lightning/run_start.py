@@ -132,7 +132,6 @@ def start_of_other_rank(asked: Path, ckpt_path: str | None) -> RunStart:
     """
     found = os.environ.get(_FOR_OTHER_RANKS)
     if found is None:  # started from outside, at the same moment
-        put_all_back(asked / CHECKPOINT_FOLDER)  # as the first one does, which may not have come to it
         return start_that_writes_nothing(asked, ckpt_path)
     folder, checkpoint = json.loads(found)
     return RunStart(asked, Path(folder), checkpoint and Path(checkpoint))
@@ -161,28 +160,33 @@ def find_checkpoint(run: Path, ckpt_path: str) -> Path:
         ckpt_path: one of these, or a path.
 
     Raises:
-        ValueError: it is not there, or is the folder of a run; names the checkpoints that are, the newest first.
+        ValueError: it is not there, or a folder of another kind; names the checkpoints that are, the newest first.
     """
     named = _named(run, ckpt_path)
     if named is not None:
         return named
     path = Path(ckpt_path)
-    if ckpt_path in (LAST, BEST) or path.is_dir():
-        folders = [(path if path.is_dir() else run) / CHECKPOINT_FOLDER]
+    if ckpt_path in (LAST, BEST):
+        what, folders = "is not there", [run / CHECKPOINT_FOLDER]
+    elif path.is_dir():
+        what = "is the folder of a run" if (path / CHECKPOINT_FOLDER).is_dir() else "is a folder that is no checkpoint"
+        folders = [path, path / CHECKPOINT_FOLDER, *sorted(path.glob(f"*/{CHECKPOINT_FOLDER}"))]
     else:
-        folders = [path.parent, path.parent / CHECKPOINT_FOLDER, run / CHECKPOINT_FOLDER]
+        what, folders = "is not there", [path.parent, path.parent / CHECKPOINT_FOLDER, run / CHECKPOINT_FOLDER]
     found = dict.fromkeys(file for folder in folders for file in folder.glob("*.ckpt"))
     newest = sorted(found, key=lambda file: file.stat().st_mtime_ns, reverse=True)
     there = f"there are, the newest first: {', '.join(map(str, newest))}" if newest else "there are none beside it"
-    what = "is the folder of a run" if path.is_dir() else "is not there"
     raise ValueError(f"ckpt_path = {ckpt_path} {what}; accepted: a checkpoint; {there}")
 
 
 def _named(run: Path, ckpt_path: str) -> Path | None:
     path, folder = Path(ckpt_path), run / CHECKPOINT_FOLDER
-    if ckpt_path not in (LAST, BEST):
-        is_sharded = path.is_dir() and not (path / CHECKPOINT_FOLDER).is_dir()
-        return path if path.is_file() or is_sharded else None
+    is_path = ckpt_path not in (LAST, BEST)
+    put_all_back(path.parent if is_path else folder)  # a kill may have left there what it had moved out of the way
+    if is_path:
+        from orpo_lightning.sharded_checkpoint import is_sharded
+
+        return path if path.is_file() or is_sharded(path) else None
     found = sorted(folder.glob(BEST_CHECKPOINTS), key=_step_of)
     if ckpt_path == LAST and (folder / LAST_CHECKPOINT).exists():
         return folder / LAST_CHECKPOINT
@@ -198,7 +202,9 @@ def _steps_in(checkpoint: Path) -> int:
     """Optimizer steps that a checkpoint is of; -1 where it cannot be read, which is said when it is loaded."""
     import torch
 
-    file = checkpoint / "meta.pt" if checkpoint.is_dir() else checkpoint
+    from orpo_lightning.sharded_checkpoint import PLAIN_FILE
+
+    file = checkpoint / PLAIN_FILE if checkpoint.is_dir() else checkpoint
     try:
         return int(torch.load(file, map_location="cpu", weights_only=True, mmap=True)["global_step"])
     except Exception:  # bytes of any kind make torch raise anything
@@ -219,7 +225,6 @@ def _new(asked: Path, model_folder: str) -> RunStart:
 def _last(asked: Path, model_folder: str, say: Callable[[str], None]) -> RunStart:
     """Go on with the run in a folder, or start it from the beginning where it has no checkpoint yet."""
     start = RunStart(asked, asked, lock=_owned(asked))  # before looking: who holds it may be about to save, or to end
-    put_all_back(asked / CHECKPOINT_FOLDER)
     checkpoint = _named(asked, LAST)
     if checkpoint is not None:
         _refuse_later_sibling(start, checkpoint)
@@ -256,7 +261,6 @@ def _from(asked: Path, ckpt_path: str, model_folder: str, say: Callable[[str], N
     if _is_sibling(run, asked):
         run = asked if run.resolve() == asked.resolve() else run
         start = RunStart(asked, run, lock=_owned(run))
-        put_all_back(run / CHECKPOINT_FOLDER)
         try:
             checkpoint = find_checkpoint(asked, ckpt_path)  # who held the lock may have replaced it
         except ValueError:

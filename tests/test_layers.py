@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "memory": set(),
     "signals": {"secrets"},
     "run_folder": {"secrets"},
-    "run_start": {"run_folder", "whole_folder"},
+    "run_start": {"run_folder", "sharded_checkpoint", "whole_folder"},
     "cache_folder": set(),
     "ranks": set(),
     "versions": set(),

@@ -301,6 +301,68 @@ def test_last_is_looked_for_when_the_process_before_has_ended(tmp_path, said):
     assert [start.checkpoint for start in found] == [last]
 
 
+STARTED = """
+import os, sys, time
+from pathlib import Path
+from orpo_lightning.run_start import start_of_fit, start_of_other_rank
+
+asked, role, place = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+
+def slow(source, target, rename=os.rename):
+    (place / "amid").touch()
+    while not (place / "looks").exists():
+        time.sleep(0.01)
+    time.sleep(1)  # the other one looks now, unless it waits
+    rename(source, target)
+
+if sys.argv[4] == "slow":
+    os.rename = slow
+else:
+    (place / "looks").touch()
+start = start_of_fit(asked, "last", print) if role == "first" else start_of_other_rank(asked, "last")
+print(start.checkpoint)
+"""
+
+
+@pytest.mark.parametrize("slow_one", ["first", "other"])
+def test_two_processes_that_start_against_what_a_kill_left_find_the_same(tmp_path, monkeypatch, slow_one):
+    monkeypatch.delenv("ORPO_LIGHTNING_RUN", raising=False)
+    last = tmp_path / "a" / "checkpoints" / "last.ckpt"
+    hidden = last.with_name(".last.ckpt.orpo-lightning-left")
+    (hidden / "old").mkdir(parents=True)
+    (hidden / "old" / "meta.pt").touch()
+    (hidden / "orpo_lightning.lock").touch()
+
+    def begin(role, speed):
+        command = [sys.executable, "-c", STARTED, str(tmp_path / "a"), role, str(tmp_path), speed]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    with begin(slow_one, "slow") as one:
+        while not (tmp_path / "amid").exists():
+            assert one.poll() is None
+            time.sleep(0.01)
+        with begin({"first": "other", "other": "first"}[slow_one], "fast") as two:
+            found = [process.communicate()[0].splitlines() for process in (one, two)]
+    assert found == [[str(last)], [str(last)]]
+    assert os.listdir(last.parent) == ["last.ckpt"]
+
+
+def test_what_a_kill_left_is_put_back_wherever_a_checkpoint_is_named(tmp_path, said):
+    last = tmp_path / "a" / "checkpoints" / "last.ckpt"
+    hidden = last.with_name(".last.ckpt.orpo-lightning-left")
+    for look in (
+        lambda: find_checkpoint(tmp_path / "a", "last"),
+        lambda: find_checkpoint(tmp_path / "b", str(last)),
+        lambda: start_of_fit(tmp_path / "b", str(last), said.append).checkpoint,
+    ):
+        (hidden / "old").mkdir(parents=True)
+        (hidden / "old" / "meta.pt").touch()
+        (hidden / "orpo_lightning.lock").touch()
+        assert look() == last
+        assert os.listdir(last.parent) == ["last.ckpt"]
+        shutil.rmtree(last)
+
+
 # a file
 
 
@@ -360,8 +422,21 @@ def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(tmp_path,
     ):
         with pytest.raises(ValueError, match=re.escape(f"ckpt_path = {name} {what}; accepted: a checkpoint; {there}")):
             find_checkpoint(Path("runs/orpo"), name)
+    for name in ("runs", str(folder)):
+        what = f"ckpt_path = {name} is a folder that is no checkpoint; accepted: a checkpoint; {there}"
+        with pytest.raises(ValueError, match=re.escape(what)):
+            find_checkpoint(Path("runs/orpo"), name)
     with pytest.raises(ValueError, match=r"ckpt_path = gone\.ckpt is not there; .*; there are none"):
         find_checkpoint(Path("runs/sft"), "gone.ckpt")
+
+
+def test_a_folder_is_a_checkpoint_where_it_holds_what_one_is_made_of(tmp_path):
+    sharded = tmp_path / "last.ckpt"
+    sharded.mkdir()
+    with pytest.raises(ValueError, match=r"last\.ckpt is a folder that is no checkpoint; .*; there are none"):
+        find_checkpoint(tmp_path / "a", str(sharded))
+    (sharded / "meta.pt").touch()
+    assert find_checkpoint(tmp_path / "a", str(sharded)) == sharded
 
 
 def test_a_file_of_a_numbered_sibling_goes_on_there_and_says_so(fit):
