@@ -141,7 +141,10 @@ def read_file(
         raise ValueError(f"{path} is no checkpoint of a run; accepted: a .ckpt file that a fit wrote")
     manifest = loaded.pop(MANIFEST, None)
     if manifest is not None:
-        Manifest.from_plain(manifest).check_sizes(tensor_sizes(loaded))
+        try:
+            Manifest.from_plain(manifest).check_sizes(tensor_sizes(loaded))
+        except ValueError as error:
+            check_whole(path, str(error))
     return loaded
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -62,15 +62,23 @@ class Manifest:
 
     @classmethod
     def from_plain(cls, values: object) -> Self:
-        """Read one back.
+        """Read one back, of this version or another.
+
+        What has a default came later: it may be missing, and then nothing is held against it. What is not known here
+        comes from a later version, and is passed over.
 
         Raises:
             ValueError: it is no manifest.
+
+        Example:
+            >>> of_another_version = {"step": 3, "epoch": 0, "config": None, "versions": {}, "sizes": {}, "later": 1}
+            >>> Manifest.from_plain(of_another_version)
+            Manifest(step=3, epoch=0, config=None, versions={}, sizes={}, checksums={})
         """
-        names = {each.name for each in fields(cls)}
-        if not isinstance(values, Mapping) or not names <= values.keys():
-            raise ValueError(f"the manifest has to hold {', '.join(sorted(names))}")
-        return cls(**{name: values[name] for name in names})
+        needed = {each.name for each in fields(cls) if each.default is MISSING and each.default_factory is MISSING}
+        if not isinstance(values, Mapping) or not needed <= values.keys():
+            raise ValueError(f"the manifest has to hold {', '.join(sorted(needed))}")
+        return cls(**{each.name: values[each.name] for each in fields(cls) if each.name in values})
 
     def plain(self) -> dict[str, Any]:
         """As plain data."""

@@ -213,7 +213,11 @@ def test_tensors_that_are_missing_from_a_file_are_noticed(file):
     found = torch.load(file, weights_only=True)
     del found["state_dict"]["policy.net.layer.2.weight"]
     torch.save(found, file)
-    with pytest.raises(ValueError, match="state_dict has 144 bytes and was written with 192"):
+    with pytest.raises(ValueError, match="state_dict has 144 bytes and was written with 192") as refused:
+        SafeCheckpointIO().load_checkpoint(file)
+    assert str(refused.value).startswith(f"{file} is damaged: ")
+    SafeCheckpointIO().save_checkpoint(CHECKPOINT, file.with_name("best-step=3.ckpt"))
+    with pytest.raises(ValueError, match=r"whole is .*best-step=3\.ckpt: take that one"):
         SafeCheckpointIO().load_checkpoint(file)
 
 
@@ -235,5 +239,22 @@ def test_a_file_takes_the_place_of_a_folder_and_the_other_way_round(tmp_path, fi
 
 def test_a_manifest_that_is_none_is_named(folder):
     (folder / "manifest.json").write_text(json.dumps({"step": 3}))
-    with pytest.raises(ValueError, match="the manifest has to hold checksums, config, epoch, sizes, step, versions"):
+    with pytest.raises(ValueError, match="the manifest has to hold config, epoch, sizes, step, versions"):
         check_whole(folder)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_checkpoint_of_another_version_is_no_damaged_one(kind, request):
+    place = request.getfixturevalue(kind)
+
+    def change(manifest):
+        del manifest["checksums"]  # as before there were any
+        return manifest | {"signed_by": "a later version"}
+
+    if kind == "file":
+        found = torch.load(place, weights_only=True)
+        torch.save(found | {"manifest": change(found["manifest"])}, place)
+    else:
+        text = (place / "manifest.json").read_text()
+        (place / "manifest.json").write_text(json.dumps(change(json.loads(text))))
+    assert_equal(SafeCheckpointIO().load_checkpoint(place), CHECKPOINT)
