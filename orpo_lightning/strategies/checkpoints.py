@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,6 +56,40 @@ class CheckpointsOfAllRanks(ParallelStrategy):
         if place.is_dir() and not is_sharded(place):
             raise IsADirectoryError(errno.EISDIR, "a folder is there that is no checkpoint")
         return opened.enter_context(whole_folder(place))
+
+
+def check_weights(own: Collection[str], untrained: Iterable[str], saved: Iterable[str]) -> set[str]:
+    """Insist that a checkpoint holds the weights that a model trains, and no others.
+
+    Args:
+        own: the names in the state of the model.
+        untrained: those among them that training does not change; a checkpoint may hold them or not.
+        saved: the names in the checkpoint.
+
+    Returns:
+        The names of what is to be loaded.
+
+    Raises:
+        ValueError: it lacks some, or has others; names them.
+
+    Example:
+        >>> check_weights(["bias", "scale", "weight"], ["scale"], ["bias", "gate"])
+        Traceback (most recent call last):
+        ...
+        ValueError: the checkpoint is of another model: it lacks 1 of its weights (weight), and has 1 too many (gate)
+    """
+    others = set(untrained)
+    trained, found = set(own) - others, set(saved) - others
+    lacking, strays = sorted(trained - found), sorted(found - trained)
+    said = [f"lacks {len(lacking)} of its weights ({_some(lacking)})"] if lacking else []
+    said += [f"has {len(strays)} too many ({_some(strays)})"] if strays else []
+    if said:
+        raise ValueError(f"the checkpoint is of another model: it {', and '.join(said)}")
+    return trained
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join([*names[:3], "..."] if len(names) > 3 else names)
 
 
 def _write_together(place: Path, act: Callable[[], _T]) -> _T:

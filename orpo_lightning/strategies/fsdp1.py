@@ -25,11 +25,12 @@ from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.optim import Optimizer
 
 from orpo_lightning.memory import Partition
+from orpo_lightning.models.adapters import untrained
 from orpo_lightning.models.building import Model, build_whole, refuse_four_bits
 from orpo_lightning.models.layers import decoder_layers
 from orpo_lightning.models.loading import PolicyConfig
 from orpo_lightning.models.logp_model import LogpModel
-from orpo_lightning.strategies.checkpoints import CheckpointsOfAllRanks
+from orpo_lightning.strategies.checkpoints import CheckpointsOfAllRanks, check_weights
 
 
 class FSDP1Strategy(CheckpointsOfAllRanks, FSDPStrategy):
@@ -124,9 +125,13 @@ class FSDP1Strategy(CheckpointsOfAllRanks, FSDPStrategy):
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Put weights into the model, in each process those of its part."""
         assert self.model is not None
-        set_model_state_dict(
-            self.model, checkpoint["state_dict"], options=StateDictOptions(full_state_dict=True, strict=False)
-        )
+        assert self.lightning_module is not None
+        own = get_model_state_dict(self.model)
+        frozen = own.keys() - get_model_state_dict(self.model, options=StateDictOptions(ignore_frozen_params=True))
+        # torch itself takes what is missing from the model, and does not tell of it
+        trained = check_weights(own, {*frozen, *untrained(self.lightning_module, own)}, checkpoint["state_dict"])
+        weights = {name: checkpoint["state_dict"][name] for name in trained}
+        set_model_state_dict(self.model, weights, options=StateDictOptions(full_state_dict=True, strict=False))
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Put the states of the optimizers into theirs, in each process those of its part."""

@@ -24,7 +24,7 @@ from orpo_lightning.memory import Partition
 from orpo_lightning.models.adapters import untrained
 from orpo_lightning.models.sharding import ShardedBuilder, sharded_models
 from orpo_lightning.sharded_checkpoint import ShardedCheckpoint, is_sharded
-from orpo_lightning.strategies.checkpoints import CheckpointsOfAllRanks
+from orpo_lightning.strategies.checkpoints import CheckpointsOfAllRanks, check_weights
 
 StateDictType = Literal["sharded", "full"]
 Synchronization = Literal["step", "micro_batch"]
@@ -175,14 +175,8 @@ class FSDP2Strategy(CheckpointsOfAllRanks, ModelParallelStrategy):
         """Put weights into the model, in each process those of its part."""
         assert self.lightning_module is not None
         own = self.lightning_module.state_dict()
-        others = set(untrained(self.lightning_module, own))
-        trained = own.keys() - others
         saved: Iterable[str] = checkpoint["state_dict"] if self._opened is None else self._opened.weights
-        strays = sorted(trained ^ (set(saved) - others))
-        if strays:
-            raise ValueError(
-                f"the checkpoint is of another model: {len(strays)} weights are on one side only, such as {strays[0]}"
-            )
+        trained = check_weights(own, untrained(self.lightning_module, own), saved)
         if self._opened is not None:
             self._opened.load({f"state_dict.{name}": own[name] for name in trained})
             return
