@@ -1,13 +1,17 @@
 """What SLURM's commands do, on this machine alone.
 
-``srun`` starts the tasks of a job side by side, each told which it is, and ends with the highest code; ``scontrol
-requeue`` notes that it was asked for, and the test starts the job again as the queue would.
+``srun`` starts the tasks of a job side by side, each told which it is and how many CPUs it has, and ends with the
+highest code; where that is asked for, a task that fails ends the others. ``scontrol requeue`` notes that it was asked
+for, and the test starts the job again as the queue would.
 """
 
+import argparse
 import os
+import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 REQUEUED = "requeued.txt"
@@ -31,17 +35,35 @@ def job(number: int, tasks: int, port: int) -> dict[str, str]:
     return {
         **{"SLURM_JOB_ID": str(number), "SLURM_JOB_NAME": "orpo", "SLURM_NODELIST": "127.0.0.1"},
         **{"SLURM_NNODES": "1", "SLURM_NTASKS": str(tasks), "SLURM_NTASKS_PER_NODE": str(tasks)},
-        "MASTER_PORT": str(port),
+        **{"SLURM_CPUS_PER_TASK": "3", "MASTER_PORT": str(port)},
     }
 
 
 def srun(words: list[str]) -> int:
-    """Start the tasks, wait for them, and tell the highest code."""
+    """Start the tasks, each in a process group that gets its signals, wait for them, and tell the highest code."""
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--cpus-per-task", type=int, default=1)  # not that of the job, since SLURM 22.05
+    parser.add_argument("--kill-on-bad-exit", type=int, choices=(0, 1), default=0)
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    options = parser.parse_args(words)
+    told = {"SLURM_CPUS_PER_TASK": str(options.cpus_per_task), "SLURM_NODEID": "0"}
     tasks = [
-        subprocess.Popen(words, env={**os.environ, "SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURM_NODEID": "0"})
+        subprocess.Popen(
+            options.command,
+            env={**os.environ, **told, "SLURM_PROCID": rank, "SLURM_LOCALID": rank},
+            process_group=0,
+        )
         for rank in map(str, range(int(os.environ["SLURM_NTASKS"])))
     ]
-    return max(task.wait() for task in tasks)
+    is_ending = False
+    while any(task.poll() is None for task in tasks):
+        if options.kill_on_bad_exit and not is_ending and any(task.poll() for task in tasks):
+            is_ending = True
+            for task in tasks:
+                if task.poll() is None:
+                    os.killpg(task.pid, signal.SIGKILL)
+        time.sleep(0.05)
+    return max(code if code >= 0 else 128 - code for code in (task.wait() for task in tasks))
 
 
 def scontrol(words: list[str]) -> None:

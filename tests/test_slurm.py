@@ -57,10 +57,53 @@ def queue(tmp_path):
     return run
 
 
+def stand_in(tmp_path, script):
+    """Have tasks run a few lines in the place of the command."""
+    command = tmp_path / "bin" / "orpo-lightning"
+    command.write_text(f"#!/bin/bash\n{script}\n")
+
+
+def test_a_task_has_the_cpus_that_the_job_asks_for_and_the_words_as_they_were_typed(queue, tmp_path):
+    stand_in(tmp_path, 'echo "$SLURM_CPUS_PER_TASK" > "cpus-$SLURM_PROCID"; printf "%s|" "$@" > "words-$SLURM_PROCID"')
+    code, said = queue("--data.train", "two words.jsonl")
+    assert code == 0, said
+    words = "fit|--data.train|two words.jsonl|--ckpt_path|last|--trainer.num_nodes|1|--trainer.devices|2|"
+    for rank in (0, 1):
+        assert (tmp_path / f"cpus-{rank}").read_text() == "3\n"
+        assert (tmp_path / f"words-{rank}").read_text() == words
+
+
+def test_a_task_that_fails_alone_ends_the_others_and_the_job(queue, tmp_path):
+    stand_in(tmp_path, '[ "$SLURM_PROCID" = 1 ] && exit 3; sleep 1000')
+    code, said = queue()
+    assert code not in (0, 75), said
+    assert not (tmp_path / REQUEUED).exists()
+
+
+def test_a_task_that_has_saved_lets_the_others_end_and_the_job_goes_back_into_the_queue(queue, tmp_path):
+    stand_in(tmp_path, '[ "$SLURM_PROCID" = 0 ] && exit 75; sleep 2; touch ended')
+    for _ in range(2):
+        code, said = queue()
+        assert code == 75, said
+        assert (tmp_path / "ended").exists()
+        (tmp_path / "ended").unlink()
+    assert (tmp_path / REQUEUED).read_text() == "requeue 4711\n" * 2
+    stand_in(tmp_path, "exit 0")
+    assert queue()[0] == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"bin", REQUEUED}
+
+
+def test_a_job_of_which_one_task_saved_and_another_failed_does_not_go_back(queue, tmp_path):
+    stand_in(tmp_path, '[ "$SLURM_PROCID" = 0 ] && exit 75; sleep 1; exit 4')
+    code, said = queue()
+    assert code == 4, said
+    assert [path.name for path in tmp_path.iterdir()] == ["bin"]
+
+
 @pytest.mark.slow
 def test_a_job_whose_time_is_over_goes_back_into_the_queue_and_on_as_the_same_run(queue, tmp_path):
-    # SLURM sends it to all tasks; that one is enough is tested elsewhere
-    time_is_over = send("on_train_batch_end", STOPPED_AFTER, "SIGUSR1", rank=1)
+    # SLURM sends it to all processes of all tasks; that one task is enough is tested elsewhere
+    time_is_over = send("on_train_batch_end", STOPPED_AFTER, "SIGUSR1", rank=1, group=True)
     code, said = queue(*OPTIONS, *time_is_over)
     assert code == 75, said
     assert (tmp_path / REQUEUED).read_text() == "requeue 4711\n"
