@@ -142,11 +142,15 @@ def _explained(load: Callable[..., _Loaded]) -> Callable[..., _Loaded]:
     return explained
 
 
-def load_causal_lm(config: PolicyConfig) -> PreTrainedModel:
+def load_causal_lm(config: PolicyConfig, check: Callable[[Path], None] = check_content) -> PreTrainedModel:
     """Load a Hugging Face causal language model, in train mode, with its adapter in it.
 
     A folder that holds an adapter stands for its base model with that adapter merged into its weights.
     Weights are read from safetensors first, else from .bin files, as tensors alone.
+
+    Args:
+        config: the model.
+        check: insists that its files are those that were written, in this process alone or together with the others.
 
     Raises:
         FileNotFoundError: nothing of the name `name_or_path`, or of the base model of the adapter that it is, is here
@@ -156,7 +160,7 @@ def load_causal_lm(config: PolicyConfig) -> PreTrainedModel:
         ValueError: weights are missing, of another shape, damaged or a pickle of more than tensors, the model needs
             code of its own, or the adapter does not fit it.
     """
-    return finish_loading(_load_weights(config), config)
+    return finish_loading(_load_weights(config, check), config)
 
 
 def read_base(config: PolicyConfig) -> PreTrainedModel:
@@ -165,7 +169,7 @@ def read_base(config: PolicyConfig) -> PreTrainedModel:
     Raises:
         As :func:`load_causal_lm`.
     """
-    return _load_weights(config)
+    return _load_weights(config, check_content)
 
 
 def finish_loading(net: PreTrainedModel, config: PolicyConfig) -> PreTrainedModel:
@@ -200,7 +204,7 @@ def read_in_parts(config: PolicyConfig, processes: int) -> tuple[PreTrainedModel
     """
     path, base = _place_of(config)
     if processes == 1 or base is not None:
-        net = _load_weights(config)
+        net = _load_weights(config, check_content_together)
         return net, _weights_of(net)
     check_content_together(Path(path))
     with torch.device("meta"):
@@ -247,7 +251,7 @@ def _weights_of(net: PreTrainedModel) -> dict[str, Tensor]:
     return {name: weight.detach() for name, weight in net.named_parameters(remove_duplicate=False)}
 
 
-def _load_weights(config: PolicyConfig) -> PreTrainedModel:
+def _load_weights(config: PolicyConfig, check: Callable[[Path], None]) -> PreTrainedModel:
     path, base = _place_of(config)
     if base is not None:
         if config.load_in_4bit:
@@ -256,8 +260,8 @@ def _load_weights(config: PolicyConfig) -> PreTrainedModel:
                 "into weights in 4 bits: export it with --merge-adapter first, or set model.policy.lora.adapter to it"
             )
         name, revision = base
-        return merge_adapter(_load_weights(replace(config, name_or_path=name, revision=revision)), path)
-    check_content(Path(path))
+        return merge_adapter(_load_weights(replace(config, name_or_path=name, revision=revision), check), path)
+    check(Path(path))
     return _read_weights(config, path)
 
 

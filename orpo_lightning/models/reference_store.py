@@ -18,6 +18,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from orpo_lightning.ranks import from_all_ranks
+
 _RECORD = struct.Struct("<16sd")
 _SUFFIX = ".logps"
 
@@ -90,6 +92,8 @@ class ReferenceStore:
 def remembered(folder: Path, identity: str | None, compute: Callable[[], tuple[str, str]]) -> tuple[str, str]:
     """The result of an expensive look at a model, from the folder if it has been looked at before.
 
+    All processes of a group call this, and look together unless all of them know: each may have a folder of its own.
+
     Args:
         folder: where the results are kept.
         identity: what changes when the model does; None is never remembered.
@@ -98,13 +102,17 @@ def remembered(folder: Path, identity: str | None, compute: Callable[[], tuple[s
     if identity is None:
         return compute()
     path = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.json"
-    try:
+    known: tuple[str, str] | None = None
+    with suppress(OSError, ValueError):
         first, second = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        first, second = compute()
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_whole(path, json.dumps([first, second]).encode())
-    return first, second
+        known = first, second
+    all_know = None not in from_all_ranks(known)
+    if known is not None and all_know:
+        return known
+    found = compute()
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_whole(path, json.dumps(found).encode())
+    return found
 
 
 def _write_whole(path: Path, content: bytes) -> None:

@@ -8,6 +8,7 @@ import torch
 from helpers import with_random_trained_weights
 
 from orpo_lightning import LoraConfig
+from orpo_lightning.models.building import build_whole
 from orpo_lightning.models.content import MODEL_MANIFEST, check_content_together, write_model_manifest
 from orpo_lightning.models.damage import DamagedFileError
 from orpo_lightning.models.export import write_adapter
@@ -99,7 +100,12 @@ def test_what_surrounds_the_weights_may_be_edited_and_a_folder_without_a_manifes
     load_causal_lm(PolicyConfig(str(model)))
 
 
-def test_of_several_processes_each_looks_at_its_share_and_all_hear_of_it(model, monkeypatch):
+@pytest.mark.parametrize(
+    "check",
+    [check_content_together, lambda folder: build_whole(PolicyConfig(str(folder)), lambda net: net)],
+    ids=["of a folder", "of a model that each has all of"],
+)
+def test_of_several_processes_each_looks_at_its_share_and_all_hear_of_it(model, monkeypatch, check):
     for name in ("a", "b", "c"):
         torch.save({}, model / f"{name}.safetensors")
     write_model_manifest(model, step=7, epoch=1, config=None)
@@ -108,5 +114,5 @@ def test_of_several_processes_each_looks_at_its_share_and_all_hear_of_it(model, 
     monkeypatch.setattr("orpo_lightning.models.content.place_among_ranks", lambda: (1, 2))
     monkeypatch.setattr("orpo_lightning.models.content.from_all_ranks", lambda own: [None, own])
     with pytest.raises(DamagedFileError, match=r"b\.safetensors has been altered"):
-        check_content_together(model)
+        check(model)
     assert looked_at == [str(model / "b.safetensors")]

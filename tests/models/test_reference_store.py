@@ -8,6 +8,7 @@ import pytest
 from filelock import FileLock, Timeout
 from hypothesis import given, settings, strategies as st
 
+from orpo_lightning.models import reference_store
 from orpo_lightning.models.reference_store import ReferenceStore, remembered
 
 ENTRIES = st.dictionaries(st.binary(min_size=16, max_size=16), st.floats(allow_nan=False), max_size=20)
@@ -63,6 +64,7 @@ def test_a_write_that_was_killed_leaves_nothing_that_is_read(tmp_path):
 WRITER = """
 import sys
 from pathlib import Path
+from orpo_lightning.models import reference_store
 from orpo_lightning.models.reference_store import ReferenceStore
 folder, first = Path(sys.argv[1]), int(sys.argv[2])
 store = ReferenceStore(folder)
@@ -103,9 +105,23 @@ def test_a_model_that_was_looked_at_is_not_looked_at_again(tmp_path):
     assert len(looks) == 5
 
 
+def test_all_processes_look_at_a_model_where_one_of_them_has_not(tmp_path, monkeypatch):
+    looks = []
+
+    def look():
+        looks.append(1)
+        return "fingerprint", "architecture"
+
+    remembered(tmp_path, "a", look)
+    monkeypatch.setattr(reference_store, "from_all_ranks", lambda own: [own, None])  # another machine, another cache
+    assert remembered(tmp_path, "a", look) == ("fingerprint", "architecture")
+    assert len(looks) == 2
+
+
 FILLING = """
 import sys, time
 from pathlib import Path
+from orpo_lightning.models import reference_store
 from orpo_lightning.models.reference_store import ReferenceStore
 with ReferenceStore(Path(sys.argv[1])).filled_by_one(-1):
     print("filling", flush=True)

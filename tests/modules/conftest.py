@@ -39,9 +39,9 @@ def work(monkeypatch):
     load, forward, prepare = loading.load_causal_lm, LogpModel.forward, CachedReference.prepare
     preparing = []
 
-    def counted_load(config):
+    def counted_load(config, *check):
         counted.loads[Path(config.name_or_path).name] += 1
-        return load(config)
+        return load(config, *check)
 
     def counted_forward(self, batch, prompt_logps=False):
         if preparing:
