@@ -6,7 +6,7 @@ a device holds when several processes take the step together, and :func:`need` w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
@@ -130,30 +130,8 @@ class Sharing(Protocol):
     def processes(self) -> int:
         """How many there are."""
 
-    def at(self, footprint: Footprint, moment: Moment) -> Need:
-        """What a device holds at a moment of a micro-batch."""
-
-    def stepping(self, footprint: Footprint) -> Need:
-        """What a device holds while the optimizer steps."""
-
-
-@dataclass(frozen=True)
-class Partition:
-    """How a strategy shares the weights out over processes.
-
-    Args:
-        each_micro_batch: whether gradients are averaged after each micro-batch; else whole ones add up in each process.
-        offload: whether each process keeps its part in the memory of the host.
-        gathers_as_computed: whether layers are gathered in the dtype of the products; else in that of the weights.
-    """
-
-    each_micro_batch: bool = False
-    offload: bool = False
-    gathers_as_computed: bool = False
-
-    def over(self, processes: int) -> Shares:
-        """What each of so many processes holds."""
-        return Shares(processes, self.each_micro_batch, self.offload)
+    def needs(self, footprint: Footprint) -> Iterator[Need]:
+        """What a device holds at each moment of a step."""
 
 
 @dataclass(frozen=True)
@@ -173,28 +151,27 @@ class Copies:
         """Those that DDP copies gradients into, to send them."""
         return footprint.gradients.total if self.processes > 1 else 0
 
-    def at(self, footprint: Footprint, moment: Moment) -> Need:
-        """What a device holds at a moment of a micro-batch."""
-        return Need(
-            when=moment.when,
-            weights=footprint.weights.total,
-            gradients=moment.root_gradients + moment.layer_gradients,
-            optimizer=footprint.state,
-            activations=moment.activations,
-            head=moment.head,
-            reference=footprint.reference.total + moment.reference,
-            exchange=self._buckets(footprint),
-        )
-
-    def stepping(self, footprint: Footprint) -> Need:
-        """What a device holds while the optimizer steps."""
-        return Need(
+    def needs(self, footprint: Footprint) -> Iterator[Need]:
+        """What a device holds at each moment of a step."""
+        weights, exchange = footprint.weights.total, self._buckets(footprint)
+        for moment in footprint.moments:
+            yield Need(
+                when=moment.when,
+                weights=weights,
+                gradients=moment.root_gradients + moment.layer_gradients,
+                optimizer=footprint.state,
+                activations=moment.activations,
+                head=moment.head,
+                reference=footprint.reference.total + moment.reference,
+                exchange=exchange,
+            )
+        yield Need(
             when="step",
-            weights=footprint.weights.total,
+            weights=weights,
             gradients=footprint.gradients.total,
             optimizer=footprint.state + footprint.stepping,
             reference=footprint.reference.total,
-            exchange=self._buckets(footprint),
+            exchange=exchange,
         )
 
 
@@ -206,52 +183,83 @@ class Shares:
         processes: how many there are.
         each_micro_batch: whether gradients are averaged after each micro-batch; else whole ones add up in each process.
         offload: whether the parts are kept in the memory of the host.
+        gathers_as_computed: whether layers are gathered in the dtype of the products; else in that of the weights.
     """
 
-    processes: int
+    processes: int = 1
     each_micro_batch: bool = False
     offload: bool = False
+    gathers_as_computed: bool = False
 
-    def _part(self, size: int) -> int:
-        return -(-size // self.processes)
+    def needs(self, footprint: Footprint) -> Iterator[Need]:
+        """What a device holds at each moment of a step."""
+        root, layer = footprint.gathered.root, footprint.gathered.largest
+        first, last = footprint.moments[0], footprint.moments[-1]
+        # the root is copied out of what was gathered, which stays until the first layer has come too
+        yield self._at(footprint, first, 2 * root + layer)
+        for moment in footprint.moments:
+            # a layer computes while the next one is on its way
+            yield self._at(footprint, moment, root + 2 * layer + self._on_the_way(footprint, moment))
+        # the gradients of the root come last: they are copied to be averaged when its weights are given back
+        parts = footprint.gradients.total if self._keeps_parts(footprint) else footprint.gradients.layers
+        whole = footprint.reduced.root if self._keeps_whole(footprint) else footprint.arriving.root
+        yield self._need(footprint, Moment("backward", last.activations), whole, parts, footprint.reduced.root)
+        stepping = footprint.state + footprint.stepping
+        yield self._need(footprint, Moment("step"), 0, footprint.gradients.total, 0, stepping)
 
-    def at(self, footprint: Footprint, moment: Moment) -> Need:
-        """What a device holds at a moment of a micro-batch."""
-        parts = [self._part(footprint.weights.total), self._part(footprint.state)]
-        reference = self._part(footprint.reference.total)
-        # a layer computes while the next one is on its way
-        exchange = footprint.gathered.root + 2 * footprint.gathered.largest
+    def _keeps_whole(self, footprint: Footprint) -> bool:
+        return footprint.adds_up and not self.each_micro_batch
+
+    def _keeps_parts(self, footprint: Footprint) -> bool:
+        return footprint.adds_up and self.each_micro_batch
+
+    def _on_the_way(self, footprint: Footprint, moment: Moment) -> int:
+        """What else is gathered, and gradients on their way to the processes that keep them."""
         if moment.when == "reference":
-            exchange += footprint.gathered_reference.root + 2 * footprint.gathered_reference.largest
-        whole, own = moment.root_gradients, moment.layer_gradients
-        if moment.when == "backward":
-            exchange += footprint.arriving.largest + footprint.reduced.largest
-        if footprint.adds_up and self.each_micro_batch:
-            whole, own = 0, footprint.gradients.total
-            exchange += footprint.reduced.root if moment.when == "backward" else 0
-        elif footprint.adds_up:
-            whole, own = footprint.reduced.total, 0
-        parts.append(self._part(own))
-        return self._need(moment.when, parts, reference, whole, moment, exchange)
+            return footprint.gathered_reference.root + 2 * footprint.gathered_reference.largest
+        if moment.when != "backward":
+            return 0
+        # those that are added to others of their dtype are so one weight at a time
+        is_added = self._keeps_whole(footprint) and footprint.arriving == footprint.reduced
+        return footprint.reduced.largest + (0 if is_added else footprint.arriving.largest)
 
-    def stepping(self, footprint: Footprint) -> Need:
-        """What a device holds while the optimizer steps."""
-        parts = [
-            self._part(footprint.weights.total),
-            self._part(footprint.state + footprint.stepping),
-            self._part(footprint.gradients.total),
-        ]
-        return self._need("step", parts, self._part(footprint.reference.total), 0, Moment("step"), 0)
+    def _at(self, footprint: Footprint, moment: Moment, exchange: int) -> Need:
+        if self._keeps_whole(footprint):
+            return self._need(footprint, moment, footprint.reduced.total, 0, exchange)
+        if self._keeps_parts(footprint):
+            whole = footprint.arriving.root if moment.when == "backward" else 0
+            return self._need(footprint, moment, whole, footprint.gradients.total, exchange)
+        # a part is kept in the dtype of the weights, whatever it came in
+        kept = moment.layer_gradients * footprint.gradients.layers // max(1, footprint.arriving.layers)
+        return self._need(footprint, moment, moment.root_gradients, kept, exchange)
 
     def _need(
-        self, when: str, parts: Sequence[int], reference: int, gradients: int, moment: Moment, exchange: int
+        self, footprint: Footprint, moment: Moment, whole: int, kept: int, exchange: int, state: int | None = None
     ) -> Need:
-        weights, state, own_gradients = parts
+        """What a device holds.
+
+        Args:
+            footprint: of the step.
+            moment: of the micro-batch.
+            whole: bytes of gradients that no process has taken its part of yet.
+            kept: bytes of the gradients of which each process has its part.
+            exchange: what is gathered and sent.
+            state: of the optimizer, with what it makes to step; None is what stays of it.
+        """
+        weights, optimizer, gradients, reference = (
+            -(-size // self.processes)
+            for size in (
+                footprint.weights.total,
+                footprint.state if state is None else state,
+                kept,
+                footprint.reference.total,
+            )
+        )
         need = Need(
-            when=when,
+            when=moment.when,
             weights=weights,
-            gradients=gradients + own_gradients,
-            optimizer=state,
+            gradients=whole + gradients,
+            optimizer=optimizer,
             activations=moment.activations,
             head=moment.head,
             reference=reference + moment.reference,
@@ -262,26 +270,22 @@ class Shares:
         return replace(
             need,
             weights=0,
-            gradients=gradients,
+            gradients=whole,
             optimizer=0,
             reference=moment.reference,
-            host=sum(parts) + reference,
+            host=weights + gradients + optimizer + reference,
         )
 
 
 def need(footprint: Footprint, sharing: Sharing) -> Need:
     """What a device holds where that is most."""
-    return max(_needs(footprint, sharing), key=lambda each: each.total)
+    return max(sharing.needs(footprint), key=lambda each: each.total)
 
 
 def most(footprint: Footprint, sharing: Sharing) -> dict[str, int]:
     """The most that each component comes to, which need not be at the same moment, bytes."""
-    needs = _needs(footprint, sharing)
+    needs = [*sharing.needs(footprint)]
     return {name: max(getattr(each, name) for each in needs) for name in COMPONENTS}
-
-
-def _needs(footprint: Footprint, sharing: Sharing) -> list[Need]:
-    return [*(sharing.at(footprint, moment) for moment in footprint.moments), sharing.stepping(footprint)]
 
 
 def in_gib(size: int) -> str:

@@ -21,7 +21,7 @@ STEP = Footprint(
     moments=[
         Moment("forward", activations=50),
         Moment("head", activations=300, head=30, root_gradients=40),
-        Moment("backward", activations=20, root_gradients=40, layer_gradients=80),
+        Moment("backward", activations=20, root_gradients=40, layer_gradients=40),
     ],
 )
 
@@ -56,15 +56,43 @@ def test_a_part_of_weights_and_state_and_what_computes_as_a_whole():
     assert [getattr(found, name) for name in COMPONENTS] == [30, 40, 60, 300, 30, 0, 40 + 2 * 10]
 
 
+def of_backward(step, sharing):
+    """The first of the moments of the backward pass, and what comes when it is over."""
+    first, *_, last = (each for each in sharing.needs(step) if each.when == "backward")
+    return first, last
+
+
 def test_in_the_backward_pass_the_gradient_of_a_layer_is_there_as_it_comes_and_as_it_is_averaged():
-    found = need(replace(STEP, moments=STEP.moments[2:]), Shares(4))
-    assert (found.when, found.gradients, found.exchange) == ("backward", 40 + 80 // 4, 40 + 2 * 10 + 10 + 20)
+    """It comes in 10 for each layer, is averaged in 20, and the part of a process is kept in the dtype of 80."""
+    found, _ = of_backward(STEP, Shares(4))
+    assert (found.gradients, found.exchange) == (40 + 80 // 4, 40 + 2 * 10 + 10 + 20)
+
+
+def test_the_gradients_of_the_root_are_averaged_when_its_weights_and_the_layers_have_gone():
+    half = replace(STEP, gathered=Parts(20, 40, 10), arriving=Parts(20, 40, 10), gradients=Parts(20, 40, 10))
+    _, found = of_backward(half, Shares(4))
+    assert (found.gradients, found.exchange) == (20 + 40 // 4, 40)
+
+
+def test_the_root_is_there_twice_where_a_forward_pass_begins():
+    step = replace(STEP, moments=[Moment("forward", activations=1)], state=0, gradients=Parts(), arriving=Parts())
+    assert need(step, Shares(4)).exchange == 2 * 40 + 10
 
 
 def test_while_micro_batches_add_up_each_process_holds_all_gradients_unless_they_are_averaged_each_time():
     adding = replace(STEP, adds_up=True)
     assert need(adding, Shares(4)).gradients == 120
     assert need(adding, Shares(4, each_micro_batch=True)).gradients == 120 // 4
+    found, last = of_backward(adding, Shares(4, each_micro_batch=True))
+    assert found.gradients == last.gradients == 40 + 120 // 4, "those of the root are whole until the end"
+    assert last.exchange == 40
+
+
+def test_gradients_that_are_added_in_their_own_dtype_are_no_second_layer():
+    adding = replace(STEP, adds_up=True)
+    found, _ = of_backward(adding, Shares(4))
+    same, _ = of_backward(replace(adding, arriving=WEIGHTS), Shares(4))
+    assert found.exchange - same.exchange == HALF.largest
 
 
 def test_parts_in_the_memory_of_the_host_are_told_apart():

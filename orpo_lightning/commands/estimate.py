@@ -6,10 +6,11 @@ import os
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, StrategyRegistry
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy, StrategyRegistry
 from rich.console import Console
 from rich.table import Table
 
@@ -20,8 +21,8 @@ from orpo_lightning.commands.parts import PartCLI
 from orpo_lightning.data.batching import step_info
 from orpo_lightning.data.datamodule import PreferenceDataModule
 from orpo_lightning.data.mismatch import with_mismatched
-from orpo_lightning.memory import COMPONENTS, Partition, in_gib
-from orpo_lightning.modules.estimate import Estimate, Setup, remedies
+from orpo_lightning.memory import COMPONENTS, Shares, in_gib
+from orpo_lightning.modules.estimate import Estimate, Setup, remedies, sharing_of
 from orpo_lightning.modules.preference import PreferenceModule
 from orpo_lightning.packing import PackedBatch, pack
 from orpo_lightning.records import Role, TokenizedResponse, TokenizedRow
@@ -63,8 +64,9 @@ def main() -> None:
     for part, kind in ((module, PreferenceModule), (data, PreferenceDataModule)):
         if not isinstance(part, kind):
             raise ValueError(f"the verb estimate knows a {kind.__name__}, and this is a {type(part).__name__}")
-    setup = setup_of(module, trainer)
-    batch, sentences = _longest_micro_batch(module, data, trainer, setup)
+    setup = setup_of(module, data, trainer)
+    setup.check()
+    setup, batch, sentences = _longest_micro_batch(module, data, trainer, setup)
     found = Estimate.of(setup, batch)
     console = Console(soft_wrap=True)
     console.print(_title(setup), highlight=False)
@@ -78,30 +80,34 @@ def main() -> None:
         console.print(f"  {remedy.setting:<45} {size:>11}  ({remedy.effect})", markup=False, highlight=False)
 
 
-def setup_of(module: PreferenceModule, trainer: Any) -> Setup:
+def setup_of(module: PreferenceModule, data: PreferenceDataModule, trainer: Any) -> Setup:
     """What the memory of a run depends on.
 
     Args:
         module: the module of its configuration.
+        data: its data.
         trainer: the settings of its trainer.
 
     Raises:
         ValueError: a setting of the trainer cannot be estimated, or the number of devices is not known here.
     """
     device_type = _device_type(trainer.get("accelerator"))
-    objective = module.objective
+    objective, strategy = module.objective, _strategy(trainer.get("strategy"))
+    nodes = trainer.get("num_nodes", 1)
     return Setup(
         policy=module.policy_config,
         reference=module.reference_config if objective.needs_reference else None,
         optimizer=module.optimizer_config,
+        global_batch_size=data.global_batch_size,
         layout=module.layout,
         prompt_logps=objective.needs_prompt_logps,
         splits=not objective.couples_pairs,
         precision=str(trainer.get("precision") or "32-true"),
         device_type=device_type,
-        processes=_devices(trainer.get("devices"), device_type) * trainer.get("num_nodes", 1),
+        sharing=sharing_of(strategy, _devices(trainer.get("devices"), device_type) * nodes),
+        nodes=nodes,
         accumulate=trainer.get("accumulate_grad_batches") or 1,
-        partition=_partition(trainer.get("strategy")),
+        average_often=getattr(strategy, "average_often", None),
     )
 
 
@@ -131,8 +137,8 @@ def _devices(devices: Any, device_type: str) -> int:
     return here
 
 
-def _partition(strategy: Any) -> Partition | None:
-    """How a strategy shares weights out; None where it leaves them whole."""
+def _strategy(strategy: Any) -> Strategy | None:
+    """The strategy that shares weights out; None where it leaves them whole."""
     if strategy in ("auto", None):
         return None
     if isinstance(strategy, str) and strategy in StrategyRegistry:
@@ -141,9 +147,8 @@ def _partition(strategy: Any) -> Partition | None:
     else:
         path = strategy if isinstance(strategy, str) else strategy.class_path
         cls, arguments = import_class(path), {} if isinstance(strategy, str) else strategy.get("init_args", {})
-    if isinstance(cls, type) and isinstance(getattr(cls, "partition", None), property):
-        partition: Partition = cls(**dict(arguments)).partition
-        return partition
+    if isinstance(cls, type) and issubclass(cls, Strategy) and hasattr(cls, "shares"):
+        return cls(**dict(arguments))
     if cls is DDPStrategy or (isinstance(cls, type) and issubclass(cls, SingleDeviceStrategy)):
         return None
     name = strategy if isinstance(strategy, str) else strategy.class_path
@@ -152,24 +157,26 @@ def _partition(strategy: Any) -> Partition | None:
 
 def _longest_micro_batch(
     module: PreferenceModule, data: PreferenceDataModule, trainer: Any, setup: Setup
-) -> tuple[PackedBatch, Sequence[str]]:
-    """The longest micro-batch of the run, and what to say of it; where the data cannot be had, a bound of it."""
-    slots = setup.processes * setup.accumulate
+) -> tuple[Setup, PackedBatch, Sequence[str]]:
+    """The run, its longest micro-batch, and what to say of that; where the data cannot be had, a bound of it."""
     try:
         data.setup("fit")
     except (OSError, ValueError, ImportError) as error:
         reason = textwrap.shorten(str(error), _LONGEST_REASON, placeholder=" …")
-        return _bound(module, data, -(-data.global_batch_size // slots), reason)
+        batch, least = _bound(module, data, -(-data.global_batch_size // setup.micro_batches))
+        setup = replace(setup, halved=lambda whole: _bound(module, data, -(-len(whole) // 2))[0])
+        sentence = f"The data cannot be read here ({reason}). The micro-batch is what none can be longer than, "
+        return setup, batch, [f"{sentence}{batch.num_tokens:,} tokens: {least}."]
     rows: Any = data.rows["train"]
     if module.needs_mismatched:
         rows = with_mismatched(rows, "train")
-    plan = data.plan(rows, setup.accumulate, setup.processes, needs_rejected=module.needs_rejected)
+    plan = data.plan(rows, setup.accumulate, setup.sharing.processes, needs_rejected=module.needs_rejected)
     tokens, slot = max((plan.largest(*part) for part in _epochs(trainer, plan.steps)), key=lambda each: each[0])
     longest, row_id = plan.longest_row(slot)
-    return plan.pack(slot), [
-        f"The longest micro-batch of the data has {tokens:,} tokens in {len(slot.rows):,} rows; the longest of these, "
-        f"{row_id}, has {longest:,}."
-    ]
+    sentence = (
+        f"The longest micro-batch of the data has {tokens:,} tokens in {len(slot.rows):,} rows; the longest of these"
+    )
+    return setup, plan.pack(slot), [f"{sentence}, {row_id}, has {longest:,}."]
 
 
 def _epochs(trainer: Any, steps: int) -> Iterator[tuple[int, int]]:
@@ -181,10 +188,8 @@ def _epochs(trainer: Any, steps: int) -> Iterator[tuple[int, int]]:
         yield epoch, max(1, min(steps, total - epoch * steps))
 
 
-def _bound(
-    module: PreferenceModule, data: PreferenceDataModule, rows: int, reason: str
-) -> tuple[PackedBatch, Sequence[str]]:
-    """A micro-batch that none of the run is longer than."""
+def _bound(module: PreferenceModule, data: PreferenceDataModule, rows: int) -> tuple[PackedBatch, str]:
+    """A micro-batch that none of so many rows is longer than, and what makes it so."""
     responses = 2 if module.needs_rejected else 1
     longest, prompt = data.limits.max_length - 1, 1
     least = f"{rows:,} rows with a prompt of one token and responses up to data.max_length = {data.limits.max_length:,}"
@@ -201,17 +206,13 @@ def _bound(
         )
         for i in range(rows)
     ]
-    batch = pack(made, step_info(made))
-    return batch, [
-        f"The data cannot be read here ({reason}). The micro-batch is what none can be longer than, "
-        f"{batch.num_tokens:,} tokens: {least}."
-    ]
+    return pack(made, step_info(made)), least
 
 
 def _title(setup: Setup) -> str:
-    where = f"{setup.processes} x {setup.device_type}"
-    if setup.processes > 1:
-        where += ", weights shared out" if setup.partition else ", a copy of the weights each"
+    where = f"{setup.sharing.processes} x {setup.device_type}"
+    if setup.sharing.processes > 1:
+        where += ", weights shared out" if isinstance(setup.sharing, Shares) else ", a copy of the weights each"
     trained = f"an adapter (r {setup.policy.lora.r})" if setup.policy.lora.is_used else "all weights"
     return f"{setup.policy.name_or_path}: {trained} trained on {where}, {setup.precision}"
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
-from orpo_lightning.memory import Copies, Footprint, Need, Partition, Sharing, most, need
+from orpo_lightning.memory import Copies, Footprint, Need, Shares, most, need
 from orpo_lightning.models.adapters import LoraConfig
 from orpo_lightning.models.footprint import StepOfModel, footprint_of
 from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig, reference_policy
@@ -30,6 +31,17 @@ _DTYPES: dict[str, tuple[torch.dtype | None, torch.dtype | None]] = {
 _OTHER_NAMES = {"32": "32-true", "64": "64-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 _SAME = "the same numbers"
 _ADAPTER = LoraConfig(r=16)
+_ALONE = Copies()
+
+
+def larger_half(batch: PackedBatch) -> PackedBatch:
+    """The longer one of two micro-batches that a plan would make of one."""
+    rows = unpack(batch)
+    halves: list[tuple[int, int, list[int]]] = [(0, 0, []), (0, 1, [])]
+    for i in sorted(range(len(rows)), key=lambda i: -rows[i].num_tokens):
+        tokens, number, members = halves[0]
+        heapq.heapreplace(halves, (tokens + rows[i].num_tokens, number, [*members, i]))
+    return pack([rows[i] for i in sorted(max(halves)[-1])], batch.step)
 
 
 @dataclass(frozen=True)
@@ -40,33 +52,43 @@ class Setup:
         policy: the model that is trained.
         reference: that of an objective that needs one; None where it needs none.
         optimizer: the optimizer.
+        global_batch_size: rows of a step.
         layout: of the micro-batches.
         prompt_logps: whether prompts are scored too.
         splits: whether a global batch may be split into more micro-batches.
         precision: as ``trainer.precision``.
         device_type: of the devices.
-        processes: how many there are, one on each device.
+        sharing: how its processes, one on each device, take a step together.
+        nodes: machines that these are on.
         accumulate: micro-batches of a step in each process.
-        partition: how weights are shared out; None where each process has all of them.
-
-    Raises:
-        ValueError: the precision is none of those that are known, or weights are in 4 bits.
+        average_often: what is typed to have gradients averaged after each micro-batch; None where nothing does that.
+        halved: the longest micro-batch where a step is split into twice as many, of that which it is now.
     """
 
     policy: PolicyConfig
     reference: ReferenceConfig | None
     optimizer: OptimizerConfig
+    global_batch_size: int
     layout: Layout = "auto"
     prompt_logps: bool = True
     splits: bool = True
     precision: str = "32-true"
     device_type: str = "cpu"
-    processes: int = 1
+    sharing: Copies | Shares = _ALONE
+    nodes: int = 1
     accumulate: int = 1
-    partition: Partition | None = None
+    average_often: str | None = None
+    halved: Callable[[PackedBatch], PackedBatch] = field(default=larger_half, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", _OTHER_NAMES.get(self.precision, self.precision))
+
+    def check(self) -> None:
+        """Insist that the need of a step can be told.
+
+        Raises:
+            ValueError: the precision is none of those that are known, or weights are in 4 bits.
+        """
         if self.precision not in _DTYPES:
             raise ValueError(
                 f"trainer.precision = {self.precision!r} cannot be estimated; accepted: {', '.join(_DTYPES)}"
@@ -78,21 +100,27 @@ class Setup:
             )
 
     @property
-    def sharing(self) -> Sharing:
-        """What of a step each device holds."""
-        return Copies(self.processes) if self.partition is None else self.partition.over(self.processes)
-
-    @property
     def second_model(self) -> PolicyConfig | None:
         """The model that a step runs beside the policy; None where there is none."""
         if self.reference is None or reference_mode(self.reference, self.policy) != "copy":
             return None
         return reference_policy(self.reference, self.policy)
 
+    @property
+    def micro_batches(self) -> int:
+        """Of a step, over all processes."""
+        return self.sharing.processes * self.accumulate
+
     def step(self) -> StepOfModel:
-        """The training step."""
+        """The training step.
+
+        Raises:
+            As :meth:`check`.
+        """
+        self.check()
         dtype, products = _DTYPES[self.precision]
-        gathers = self.partition is not None and self.partition.gathers_as_computed
+        is_shared_out = isinstance(self.sharing, Shares)
+        gathers = isinstance(self.sharing, Shares) and self.sharing.gathers_as_computed
         # as a module decides it, of weights that are there
         kept = dtype or getattr(torch, self.policy.dtype)
         fused = (
@@ -109,9 +137,15 @@ class Setup:
             dtype=dtype,
             autocast=products,
             gathered=torch.bfloat16 if gathers and products is torch.bfloat16 else None,
-            reduced=torch.float32 if self.partition is not None and "16" in self.precision else None,
+            reduced=torch.float32 if is_shared_out and "16" in self.precision else None,
             adds_up=self.accumulate > 1,
         )
+
+
+def sharing_of(strategy: Any, processes: int) -> Copies | Shares:
+    """How the processes of a strategy take a step together."""
+    shares: Shares | None = getattr(strategy, "shares", None)
+    return Copies(processes) if shares is None else replace(shares, processes=processes)
 
 
 @dataclass(frozen=True)
@@ -195,6 +229,12 @@ def remedies(estimate: Estimate) -> Iterator[Remedy]:
             yield remedy
 
 
+def untried(setup: Setup, batch: PackedBatch) -> Iterator[str]:
+    """The settings, as typed, that lower what most steps need, where it cannot be told by how much."""
+    changes = (change(setup, batch) for change in _CHANGES)
+    return (change.setting for change in changes if change is not None)
+
+
 def that_fit(estimate: Estimate, capacity: int) -> Iterator[Remedy]:
     """The settings with which a step would fit: each alone where one is enough, and else several together.
 
@@ -231,28 +271,26 @@ def _until_it_fits(change: _Changing, estimate: Estimate, capacity: int) -> Reme
         found = changed.remedy()
 
 
-def _larger_half(batch: PackedBatch) -> PackedBatch:
-    """The longer one of two micro-batches that a plan would make of one."""
-    rows = unpack(batch)
-    halves: list[tuple[int, int, list[int]]] = [(0, 0, []), (0, 1, [])]
-    for i in sorted(range(len(rows)), key=lambda i: -rows[i].num_tokens):
-        tokens, number, members = halves[0]
-        heapq.heapreplace(halves, (tokens + rows[i].num_tokens, number, [*members, i]))
-    return pack([rows[i] for i in sorted(max(halves)[-1])], batch.step)
+def _can_be_split(setup: Setup, batch: PackedBatch, parts: int) -> bool:
+    """Whether a micro-batch has rows for several, and a step for so many."""
+    return setup.splits and len(batch) > 1 and parts <= setup.global_batch_size
 
 
 def _accumulate(setup: Setup, batch: PackedBatch) -> _Change | None:
-    if len(batch) < 2 or not setup.splits:
+    more = min(2 * setup.accumulate, setup.global_batch_size // setup.sharing.processes)
+    if more <= setup.accumulate or not _can_be_split(setup, batch, setup.sharing.processes * more):
         return None
-    more = replace(setup, accumulate=2 * setup.accumulate)
-    return _Change(f"--trainer.accumulate_grad_batches {more.accumulate}", _SAME, more, _larger_half(batch))
+    split = replace(setup, accumulate=more)
+    return _Change(f"--trainer.accumulate_grad_batches {more}", _SAME, split, setup.halved(batch))
 
 
-def _more_devices(setup: Setup, batch: PackedBatch) -> _Change | None:
-    if setup.partition is None or len(batch) < 2 or not setup.splits:
+def _more_machines(setup: Setup, batch: PackedBatch) -> _Change | None:
+    if not isinstance(setup.sharing, Shares) or not _can_be_split(setup, batch, 2 * setup.micro_batches):
         return None
-    more = replace(setup, processes=2 * setup.processes)
-    return _Change(f"{more.processes} devices in place of {setup.processes}", _SAME, more, _larger_half(batch))
+    sharing = replace(setup.sharing, processes=2 * setup.sharing.processes)
+    more = replace(setup, sharing=sharing, nodes=2 * setup.nodes)
+    effect = f"{_SAME}, {sharing.processes} devices in place of {setup.sharing.processes}"
+    return _Change(f"--trainer.num_nodes {more.nodes}", effect, more, setup.halved(batch))
 
 
 def _checkpointing(setup: Setup, batch: PackedBatch) -> _Change | None:
@@ -272,17 +310,18 @@ def _cached_reference(setup: Setup, batch: PackedBatch) -> _Change | None:
 
 
 def _average_often(setup: Setup, batch: PackedBatch) -> _Change | None:
-    partition = setup.partition
-    if partition is None or not partition.gathers_as_computed or partition.each_micro_batch or setup.accumulate == 1:
+    sharing, words = setup.sharing, setup.average_often
+    if not isinstance(sharing, Shares) or sharing.each_micro_batch or words is None or setup.accumulate == 1:
         return None
-    often = replace(setup, partition=replace(partition, each_micro_batch=True))
-    return _Change("--trainer.strategy.synchronize micro_batch", f"{_SAME}, more to send", often, batch)
+    often = replace(setup, sharing=replace(sharing, each_micro_batch=True))
+    return _Change(words, f"{_SAME}, more to send", often, batch)
 
 
 def _share_out(setup: Setup, batch: PackedBatch) -> _Change | None:
-    if setup.partition is not None or setup.processes == 1:
+    processes = setup.sharing.processes
+    if isinstance(setup.sharing, Shares) or processes == 1 or setup.policy.load_in_4bit:
         return None
-    shared = replace(setup, partition=Partition(gathers_as_computed=True))
+    shared = replace(setup, sharing=Shares(processes, gathers_as_computed=True))
     return _Change("--trainer.strategy fsdp2", _SAME, shared, batch)
 
 
@@ -302,7 +341,7 @@ def _adapter(setup: Setup, batch: PackedBatch) -> _Change | None:
 
 
 def _half_weights(setup: Setup, batch: PackedBatch) -> _Change | None:
-    dtype, _ = _DTYPES[setup.precision]
+    dtype, _ = _DTYPES.get(setup.precision, (None, None))
     if not setup.policy.lora.is_used or dtype is not None or setup.policy.dtype in ("bfloat16", "float16"):
         return None
     policy = replace(setup.policy, dtype="bfloat16")
@@ -311,6 +350,6 @@ def _half_weights(setup: Setup, batch: PackedBatch) -> _Change | None:
 
 
 _CHANGES: tuple[_Changing, ...] = (
-    *(_accumulate, _checkpointing, _cached_reference, _average_often, _share_out, _more_devices),
+    *(_accumulate, _checkpointing, _cached_reference, _average_often, _share_out, _more_machines),
     *(_half_products, _adapter, _half_weights),
 )

@@ -18,7 +18,7 @@ from lightning import LightningModule
 from torch import Tensor
 
 from orpo_lightning.memory import in_gib
-from orpo_lightning.modules.estimate import Estimate, Remedy, Setup, that_fit
+from orpo_lightning.modules.estimate import Estimate, Remedy, Setup, sharing_of, that_fit, untried
 from orpo_lightning.packing import PackedBatch
 
 _SIGNS = ("can't allocate memory", "not enough memory", "out of memory")
@@ -117,8 +117,11 @@ def _message(module: Any, batch: PackedBatch, where: str, error: Exception) -> s
 
 def _advice(module: Any, batch: PackedBatch) -> str:
     capacity = _room[module]
+    untold: list[str] = []
     try:
-        found = Estimate.of(setup_of(module, batch), batch)
+        setup = setup_of(module, batch)
+        untold = [*itertools.islice(untried(setup, batch), _REMEDIES)]
+        found = Estimate.of(setup, batch)
         if capacity is None:
             return f"By the estimate its steps need {in_gib(found.need.total)} beside the program"
         need = f"By the estimate its steps need {in_gib(found.need.total)} beside the program, of {in_gib(capacity)}"
@@ -126,7 +129,9 @@ def _advice(module: Any, batch: PackedBatch) -> str:
             return f"{need}: what is beyond that is not the model's, but of a loss, a callback or another program"
         fitting = [*itertools.islice(that_fit(found, capacity), _REMEDIES)]
     except Exception as failure:  # whatever stands in the way of advice, the error is the one that is told
-        return f"What would fit cannot be told ({type(failure).__name__}): try a higher trainer.accumulate_grad_batches"
+        reason = re.split(r"[;\n]", str(failure))[0] or type(failure).__name__
+        others = "; or ".join([*untold, "a lower data.max_length"])
+        return f"What would fit cannot be told ({reason}): try {others}"
     if not fitting:
         return f"{need}. No setting alone or together with others would fit: it takes a smaller model, or more devices"
     return f"{need}. What would fit: {'; or '.join(map(_named, fitting))}"
@@ -144,23 +149,26 @@ def setup_of(module: Any, batch: PackedBatch) -> Setup:
         batch: a micro-batch that has been scored, or was about to be.
     """
     trainer, objective = module.trainer, module.objective
+    slots = trainer.world_size * trainer.accumulate_grad_batches
     return Setup(
         policy=module.policy_config,
         reference=module.reference_config if objective.needs_reference else None,
         optimizer=module.optimizer_config,
+        global_batch_size=getattr(trainer.datamodule, "global_batch_size", len(batch) * slots),
         layout="auto" if module.policy.shares_prompts(batch) else "padded",
         prompt_logps=objective.needs_prompt_logps,
         splits=not objective.couples_pairs,
         precision=str(trainer.precision),
         device_type=trainer.strategy.root_device.type,
-        processes=trainer.world_size,
+        sharing=sharing_of(trainer.strategy, trainer.world_size),
+        nodes=trainer.num_nodes,
         accumulate=trainer.accumulate_grad_batches,
-        partition=getattr(trainer.strategy, "partition", None),
+        average_often=getattr(trainer.strategy, "average_often", None),
     )
 
 
-def _held(module: Any) -> int:
-    """Bytes of what stays from step to step and is there now."""
+def _held(module: Any, device_type: str) -> int:
+    """Bytes of what stays from step to step and is on a device now."""
     weights = [*module.parameters(), *module.buffers()]
     states = [each for optimizer in module.trainer.optimizers for each in optimizer.state.values()]
     tensors = [
@@ -169,7 +177,7 @@ def _held(module: Any) -> int:
         *(value for state in states for value in state.values() if isinstance(value, Tensor)),
     ]
     parts = [each.to_local() if hasattr(each, "to_local") else each for each in tensors]
-    return sum({id(each): each.numel() * each.itemsize for each in parts}.values())
+    return sum({id(each): each.numel() * each.itemsize for each in parts if each.device.type == device_type}.values())
 
 
 def _capacity(module: Any) -> int | None:
@@ -177,16 +185,18 @@ def _capacity(module: Any) -> int | None:
     device = module.trainer.strategy.root_device
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)) + _held(module)
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free + unused) + _held(module, "cuda")
     if device.type != "cpu" or not sys.platform.startswith("linux"):
         return None
     import resource
 
-    free = _kilobytes("/proc/meminfo", "MemAvailable")
+    # the memory of a machine is there for all of its processes, the limit for each
+    free = _kilobytes("/proc/meminfo", "MemAvailable") // int(module.trainer.num_devices)
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY:
         free = min(free, limit - _kilobytes("/proc/self/status", "VmSize"))
-    return free + _held(module)
+    return free + _held(module, "cpu")
 
 
 def _kilobytes(file: str, name: str) -> int:

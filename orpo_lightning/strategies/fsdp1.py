@@ -24,7 +24,7 @@ from torch.distributed.fsdp import MixedPrecision, ShardingStrategy
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.optim import Optimizer
 
-from orpo_lightning.memory import Partition
+from orpo_lightning.memory import Shares
 from orpo_lightning.models.adapters import untrained
 from orpo_lightning.models.building import Model, build_whole, refuse_four_bits
 from orpo_lightning.models.layers import decoder_layers
@@ -103,9 +103,9 @@ class FSDP1Strategy(CheckpointsOfAllRanks, FSDPStrategy):
         return {"state": {numbers[name]: value for name, value in state["state"].items()}, "param_groups": groups}
 
     @property
-    def partition(self) -> Partition:
-        """What each process holds."""
-        return Partition(offload=bool(self.cpu_offload is not None and self.cpu_offload.offload_params))
+    def shares(self) -> Shares:
+        """What each process holds, of however many there are."""
+        return Shares(offload=bool(self.cpu_offload is not None and self.cpu_offload.offload_params))
 
     @property
     def writes_folders(self) -> bool:

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from orpo_lightning.checkpoint_io import read_file
 from orpo_lightning.integrity import check_whole_together
-from orpo_lightning.memory import Partition
+from orpo_lightning.memory import Shares
 from orpo_lightning.models.adapters import untrained
 from orpo_lightning.models.sharding import ShardedBuilder, sharded_models
 from orpo_lightning.sharded_checkpoint import ShardedCheckpoint, is_sharded
@@ -78,9 +78,20 @@ class FSDP2Strategy(CheckpointsOfAllRanks, ModelParallelStrategy):
         self._opened: ShardedCheckpoint | None = None
 
     @property
-    def partition(self) -> Partition:
-        """What each process holds."""
-        return Partition(self.synchronize == "micro_batch", self.cpu_offload, gathers_as_computed=True)
+    def shares(self) -> Shares:
+        """What each process holds, of however many there are."""
+        often = self.synchronize == "micro_batch"
+        return Shares(each_micro_batch=often, offload=self.cpu_offload, gathers_as_computed=True)
+
+    @property
+    def average_often(self) -> str:
+        """What is typed to have gradients averaged after each micro-batch, all else staying as it is."""
+        name = type(self).__qualname__
+        # the command line knows the arguments of a class that is named beside them, and forgets those from before
+        words = [f"--trainer.strategy {name if type(self) is FSDP2Strategy else f'{type(self).__module__}.{name}'}"]
+        words += [] if self.writes_folders else ["--trainer.strategy.state_dict_type full"]
+        words += ["--trainer.strategy.cpu_offload true"] if self.cpu_offload else []
+        return " ".join([*words, "--trainer.strategy.synchronize micro_batch"])
 
     @property
     def writes_folders(self) -> bool:

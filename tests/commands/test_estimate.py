@@ -10,7 +10,7 @@ from transformers import LlamaConfig
 
 from orpo_lightning import OptimizerConfig
 from orpo_lightning.commands import estimate
-from orpo_lightning.memory import Copies, Partition
+from orpo_lightning.memory import Copies, Shares
 from orpo_lightning.models import building, loading
 from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig
 from orpo_lightning.modules.estimate import Estimate, Setup, remedies, that_fit
@@ -136,20 +136,21 @@ def test_devices_are_counted_as_the_trainer_counts_them(devices, kind, expected)
 
 
 def test_a_strategy_tells_what_each_process_holds():
-    assert estimate._partition("auto") is estimate._partition("ddp") is None
-    assert estimate._partition("fsdp2") == Partition(gathers_as_computed=True)
-    assert estimate._partition("fsdp") == Partition()
-    assert estimate._partition("fsdp_cpu_offload") == Partition(offload=True)
-    assert estimate._partition("orpo_lightning.strategies.FSDP2Strategy") == estimate._partition("fsdp2")
+    assert estimate._strategy("auto") is estimate._strategy("ddp") is None
+    assert estimate._strategy("fsdp2").shares == Shares(gathers_as_computed=True)
+    assert estimate._strategy("fsdp").shares == Shares()
+    assert estimate._strategy("fsdp_cpu_offload").shares == Shares(offload=True)
+    by_path = estimate._strategy("orpo_lightning.strategies.FSDP2Strategy")
+    assert by_path.shares == estimate._strategy("fsdp2").shares
 
 
 def setup(**options):
     policy = options.pop("policy", PolicyConfig())
-    return Setup(policy, options.pop("reference", None), OptimizerConfig(), **options)
+    return Setup(policy, options.pop("reference", None), OptimizerConfig(), len(BATCH), **options)
 
 
 def test_a_setting_that_would_lower_it_is_named_with_what_it_comes_to():
-    found = Estimate.of(setup(reference=ReferenceConfig(), processes=2), BATCH)
+    found = Estimate.of(setup(reference=ReferenceConfig(), sharing=Copies(2)), BATCH)
     lower = {each.setting: each for each in remedies(found)}
     assert [*lower] == [
         "--trainer.accumulate_grad_batches 2",
@@ -160,7 +161,6 @@ def test_a_setting_that_would_lower_it_is_named_with_what_it_comes_to():
     ]
     assert all(each.estimate.need.total < found.need.total for each in lower.values())
     assert lower["--model.reference.mode cached"].estimate.need.reference == 0
-    assert found.setup.sharing == Copies(2)
 
 
 def test_what_fits_is_a_setting_alone_or_several_together():
@@ -179,10 +179,60 @@ def test_a_batch_that_may_not_be_split_is_not():
     assert not any("accumulate" in each.setting for each in remedies(Estimate.of(setup(splits=False), BATCH)))
 
 
-@pytest.mark.slow
-def test_the_page_shows_what_the_verb_prints_of_a_7b_on_8_gpus(orpo_lightning, capsys, tmp_path):
-    (command,) = (block for block in page_named("scaling").blocks("sh") if block.startswith("orpo-lightning estimate"))
+A_7B = ("--config=orpo", "--config=model/llama-2-7b")
+OF_A_STEP = (
+    *("--model.policy.name_or_path=llama-2-7b", "--data.global_batch_size=64", "--data.max_length=1024"),
+    *("--data.max_tokens_per_batch=8192", "--trainer.accelerator=gpu"),
+)
+IN_EIGHT = "--trainer.accumulate_grad_batches=8"
+ON_ONE = ("--trainer.devices=1", IN_EIGHT)
+ADAPTER = ("--config=trainer/gpu_bf16", "--config=model/lora", *ON_ONE)
+PLACES = [
+    ("one GPU", 0, ("--config=trainer/gpu_bf16", *ON_ONE)),
+    ("the same with an adapter", 0, ADAPTER),
+    ("the same with an adapter", 1, (*ADAPTER, "--model.policy.dtype=bfloat16")),
+    ("the GPUs of one machine", 0, ("--config=trainer/ddp", "--trainer.devices=8", IN_EIGHT)),
+    ("the same, a larger model", 0, ("--config=trainer/fsdp2", "--trainer.devices=8")),
+    ("several machines", 0, ("--config=trainer/fsdp2", "--trainer.devices=8", "--trainer.num_nodes=2")),
+]
+
+
+@pytest.fixture
+def a_7b(orpo_lightning, capsys, tmp_path):
+    """Runs the verb beside the settings of a 7B."""
     LlamaConfig().save_pretrained(tmp_path / "llama-2-7b")
-    orpo_lightning(*shlex.split(command.replace("\\\n", " "))[1:])
-    printed = " ".join(capsys.readouterr().out.split())
+
+    def said(*words):
+        orpo_lightning("estimate", *words)
+        return " ".join(capsys.readouterr().out.split())
+
+    return said
+
+
+@pytest.mark.slow
+def test_the_page_shows_what_the_verb_prints_of_a_7b_on_8_gpus(a_7b):
+    (command,) = (block for block in page_named("scaling").blocks("sh") if block.startswith("orpo-lightning estimate"))
+    printed = a_7b(*shlex.split(command.replace("\\\n", " "))[2:])
     assert printed in [" ".join(block.split()) for block in page_named("scaling").blocks("text")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("place", "number", "options"), PLACES)
+def test_the_page_says_for_each_place_to_train_what_the_verb_prints_of_a_7b(a_7b, place, number, options):
+    (row,) = (line for line in page_named("scaling").text.splitlines() if line.startswith(f"| {place} |"))
+    needed = re.findall(r"([\d,]+) GiB", row.split("|")[4])
+    assert len(needed) == sum(place == each for each, *_ in PLACES)
+    # layers of configuration first, as on the page
+    words = sorted((*A_7B, *OF_A_STEP, *options), key=lambda word: not word.startswith("--config"))
+    assert int(needed[number]) == round(total_of(a_7b(*words)) / UNITS["GiB"])
+
+
+def test_a_bound_is_lowered_by_more_micro_batches_as_far_as_that_of_fewer_rows_is(said, without_tokenizer):
+    options = (without_tokenizer, "--data.max_length=64", "--data.max_prompt_length=32")
+    bound = "--data.max_tokens_per_batch=800"
+    printed = said(*options, bound)
+    assert "none can be longer than, 800 tokens" in printed
+    told = re.search(r"--trainer.accumulate_grad_batches 2 ([\d.]+) (MiB|GiB)", printed)
+    assert told, printed
+    split = said(*options, bound, "--trainer.accumulate_grad_batches=2")
+    assert float(told[1]) * UNITS[told[2]] == total_of(split)

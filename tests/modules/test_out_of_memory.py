@@ -8,17 +8,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import run
+from helpers import RowsData, TinyModule, run
+from lightning import Trainer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from orpo_lightning import ORPO, OptimizerConfig
+from orpo_lightning import ORPO, LoraConfig, OptimizerConfig, PolicyConfig
 from orpo_lightning.models.tokenizer import load_tokenizer
+from orpo_lightning.modules import out_of_memory
 from orpo_lightning.modules.out_of_memory import StepOutOfMemoryError, is_out_of_memory
+from orpo_lightning.packing import pack
+from orpo_lightning.records import StepInfo
 from orpo_lightning.testing import make_rows
 
 OF_CUDA = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.15 GiB"
 OF_CPU = "err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."
 ROOT = Path(__file__).parents[2]
+advice = out_of_memory._advice
+FOUR_BITS = PolicyConfig("tiny", load_in_4bit=True, lora=LoraConfig(r=4))
 
 
 class Fails(torch.autograd.Function):
@@ -108,6 +114,58 @@ def test_another_error_is_left_as_it_is():
 def test_memory_runs_out_in_more_than_one_way(error):
     assert is_out_of_memory(error)
     assert not is_out_of_memory(StepOutOfMemoryError("said"))
+
+
+# the advice, where an estimate cannot be made
+
+
+def in_a_fit(policy, rows):
+    """A module whose step has one micro-batch of these rows, and that micro-batch."""
+    module, trainer = TinyModule(ORPO(), policy=policy), Trainer(accelerator="cpu", logger=False)
+    module.configure_model()
+    module.trainer, trainer.datamodule = trainer, RowsData(rows, global_batch_size=len(rows))
+    out_of_memory._room[module] = 2**30
+    return module, pack(rows, StepInfo(weight=1.0, tokens_per_pair=1.0, full_tokens_per_pair=1.0))
+
+
+def test_of_weights_in_4_bits_it_names_what_lowers_most_steps():
+    said = advice(*in_a_fit(FOUR_BITS, make_rows(8)))
+    assert said == (
+        "What would fit cannot be told (model.policy.load_in_4bit = true cannot be estimated): try "
+        "--trainer.accumulate_grad_batches 2; or --model.policy.gradient_checkpointing true; or "
+        "--trainer.precision bf16-mixed; or a lower data.max_length"
+    )
+
+
+@pytest.mark.parametrize("policy", [FOUR_BITS, PolicyConfig()], ids=["4 bits", "fp32"])
+def test_a_micro_batch_of_one_row_is_not_split_further(policy, monkeypatch):
+    monkeypatch.setattr(out_of_memory.Estimate, "of", lambda *_: (_ for _ in ()).throw(ValueError("no; others")))
+    said = advice(*in_a_fit(policy, make_rows(1)))
+    assert said.startswith("What would fit cannot be told (no): try --model.policy.gradient_checkpointing true; or ")
+    assert "accumulate" not in said
+
+
+# the room that there was
+
+
+def test_what_is_kept_in_the_host_is_no_room_of_the_device():
+    module, _ = in_a_fit(PolicyConfig(), make_rows(1))
+    there = sum(each.nbytes for each in [*module.parameters(), *module.buffers()])
+    assert out_of_memory._held(module, "cpu") == there > 0
+    (layer, *_) = module.policy.net.model.decoder.layers
+    moved = sum(each.nbytes for each in layer.to("meta").parameters())
+    assert out_of_memory._held(module, "cpu") == there - moved
+    assert out_of_memory._held(module, "meta") == moved
+
+
+def test_the_memory_of_a_machine_is_shared_by_its_processes(monkeypatch):
+    module, _ = in_a_fit(PolicyConfig(), make_rows(1))
+    monkeypatch.setattr(out_of_memory, "_kilobytes", lambda *_: 9000)
+    rooms = []
+    for count in (1, 3):
+        monkeypatch.setattr(Trainer, "num_devices", count)
+        rooms.append(out_of_memory._capacity(module) - out_of_memory._held(module, "cpu"))
+    assert rooms == [9000, 3000]
 
 
 LIMIT = """
