@@ -6,6 +6,8 @@ computes; the embeddings, the last norm and the head while the model does.
 
 from __future__ import annotations
 
+import gc
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -53,6 +55,7 @@ class ShardedBuilder:
         net, weights = read_in_parts(config, self.mesh.size())
         parts = {name: self._part(weight) for name, weight in weights.items()}
         del weights
+        gc.collect()  # the model that they were read into holds itself, and would hold them until after they are copied
         # an adapter draws its own weights as it does beside whole ones, on the CPU
         _put(net, lambda weight: torch.empty((), dtype=weight.dtype).expand(weight.shape), parts)
         net = finish_loading(net, config)
@@ -87,14 +90,19 @@ class ShardedBuilder:
             model, mesh=self.mesh, mp_policy=policy, offload_policy=offload, reshard_after_forward=not is_trained
         )
 
-    def _fill(self, model: LogpModel, parts: Mapping[str, Tensor]) -> None:
-        """Give a model without weights those that were read."""
+    def _fill(self, model: LogpModel, parts: dict[str, Tensor]) -> None:
+        """Give a model without weights those that were read, which are let go one after the other."""
         home = torch.device("cpu") if self.offload else _device_of(self.mesh)
         filled: dict[int, nn.Parameter] = {}
         names = dict(model.named_parameters(remove_duplicate=False))
+        with_part: defaultdict[str, list[nn.Parameter]] = defaultdict(list)
         for name, weight in names.items():
-            part = parts.get(name_without_adapter(name.removeprefix("net.")))
-            if part is not None and id(weight) not in filled:
+            with_part[name_without_adapter(name.removeprefix("net."))].append(weight)
+        for part_name in with_part.keys() & parts.keys():
+            part = parts.pop(part_name)
+            for weight in with_part[part_name]:
+                if id(weight) in filled:
+                    continue
                 assert isinstance(weight, DTensor)
                 local = part.to(home, weight.dtype, copy=True)
                 whole = DTensor.from_local(
