@@ -2,7 +2,7 @@
 
     python benchmarks/peak_memory.py
 
-Each configuration is trained for two steps on the sample in a process of its own. What is measured is the largest
+Each configuration is trained for two steps on the sample in processes of its own. What is measured is the largest
 resident memory of the process during these steps, less what it had before its model was loaded; the loading itself,
 where a file and the weights are there together, is left out. The process has one arena for its memory and gives back
 what it frees (MALLOC_ARENA_MAX, MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM_THRESHOLD_): what an allocator holds back is of no
@@ -34,7 +34,12 @@ OF_FIT = [
     *("--trainer.max_steps=2", "--trainer.num_sanity_val_steps=0", "--trainer.enable_checkpointing=false"),
     *("--summary.prompts=0", "--export.enabled=false", "--trainer.callbacks=peak_memory.PeakOfSteps"),
 ]
-
+MODELS: dict[str, dict[str, int]] = {
+    "opt": {},  # OPT-125M
+    "llama": {"vocab_size": 16_000, "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 12},
+}
+"""Settings of models with random weights, by their type."""
+ON_TWO = ("--trainer.accelerator=cpu", "--trainer.devices=2")
 
 CASES: dict[str, tuple[str, ...]] = {
     "smollm2, ORPO, all weights, 32-true": (),
@@ -46,8 +51,20 @@ CASES: dict[str, tuple[str, ...]] = {
         *("--model.policy.name_or_path=opt", "--model.policy.gradient_checkpointing=true"),
         "--trainer.accumulate_grad_batches=2",
     ),
+    "a random OPT-125M, ORPO, gradient checkpointing, 32-true, DDP": (
+        *("--model.policy.name_or_path=opt", "--model.policy.gradient_checkpointing=true", *ON_TWO),
+        "--trainer.strategy=ddp",
+    ),
+    "a random OPT-125M, ORPO, gradient checkpointing, 32-true, FSDP2": (
+        *("--model.policy.name_or_path=opt", "--model.policy.gradient_checkpointing=true", *ON_TWO),
+        "--trainer.strategy=fsdp2",
+    ),
+    "a random Llama of 55M, ORPO, bf16-mixed, FSDP2, 2 micro-batches of up to 96 tokens a row": (
+        *("--model.policy.name_or_path=llama", "--trainer.precision=bf16-mixed", "--trainer.strategy=fsdp2", *ON_TWO),
+        *("--trainer.accumulate_grad_batches=2", "--data.global_batch_size=4", "--data.max_length=96"),
+    ),
 }
-"""Options over the quickstart's, by what they are."""
+"""Options over the quickstart's, by what they are; DDP and FSDP2 are of two processes (gloo)."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +85,7 @@ class PeakOfSteps(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Note where it starts: the model is loaded after this."""
-        self._before = _resident("VmRSS")
+        self._before = resident("VmRSS")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Forget what loading has taken."""
@@ -77,10 +94,11 @@ class PeakOfSteps(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print it."""
-        print(f"\n{SIGN}{_resident('VmHWM') - self._before}", flush=True)
+        print(f"\n{SIGN}{resident('VmHWM') - self._before}", flush=True)
 
 
-def _resident(name: str) -> int:
+def resident(name: str) -> int:
+    """Bytes of this process, as Linux calls them."""
     found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
     assert found is not None
     return int(found[1]) * 1024
@@ -104,37 +122,38 @@ def compare(name: str) -> Comparison:
     """The estimate of a configuration, and what was measured."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        if "OPT" in name:
-            make_opt(folder / "opt")
+        for model in MODELS:
+            if f"--model.policy.name_or_path={model}" in CASES[name]:
+                make_model(model, folder / model)
         return Comparison(estimated(CASES[name], folder), measured(CASES[name], folder))
 
 
-def make_opt(folder: Path) -> None:
-    """A model of the shape of OPT-125M with random weights, and a tokenizer."""
-    from transformers import OPTConfig, OPTForCausalLM
+def make_model(name: str, folder: Path) -> None:
+    """A model of this shape with random weights, and a tokenizer."""
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     from orpo_lightning.models.tokenizer import load_tokenizer
 
-    OPTForCausalLM(OPTConfig()).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **MODELS[name])).save_pretrained(folder)
     load_tokenizer("tiny").save_pretrained(folder)
 
 
 def estimated(options: Sequence[str], folder: Path) -> float:
     """What the command says."""
-    said = _run("estimate", [*SHARED, *options], folder)
+    said = run_verb("estimate", [*SHARED, *options], folder)
     found = re.search(r"all together +([\d.,]+) (\w+)", said)
     assert found is not None, said
     return float(found[1].replace(",", "")) * UNITS[found[2]]
 
 
 def measured(options: Sequence[str], folder: Path) -> float:
-    """What a fit takes."""
-    said = _run("fit", [*SHARED, *options, *OF_FIT, "--trainer.default_root_dir=run"], folder)
-    (line,) = (line for line in said.splitlines() if line.startswith(SIGN))
-    return float(line.removeprefix(SIGN))
+    """What a fit takes, in the process that takes most."""
+    said = run_verb("fit", [*SHARED, *options, *OF_FIT, "--trainer.default_root_dir=run"], folder)
+    return max(float(each) for each in re.findall(rf"{SIGN}(\d+)", said))
 
 
-def _run(verb: str, options: list[str], folder: Path) -> str:
+def run_verb(verb: str, options: list[str], folder: Path) -> str:
+    """What a verb prints in a folder; ends with it where it fails."""
     environment = {**os.environ, **ALLOCATOR, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])}
     ended = subprocess.run(
         [sys.executable, "-m", "orpo_lightning", verb, *options],

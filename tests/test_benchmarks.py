@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import against_trl
 import callback_costs
 import gpu
+import loading_memory
 import operations
 import peak_memory
 import pytest
@@ -661,3 +662,11 @@ def test_versions_other_than_those_of_the_constraints_are_found():
 def test_the_estimate_of_a_step_is_within_a_quarter_of_what_it_takes(name):
     found = peak_memory.compare(name)
     assert 0.75 <= found.ratio <= 1.25, f"{found.estimated:,.0f} bytes estimated, {found.measured:,.0f} measured"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the memory of a process is asked of Linux")
+def test_a_model_is_loaded_in_parts_and_exported_with_little_more_than_its_part_and_itself():
+    ratios = {task: ratio for task, (_, ratio) in loading_memory.peaks().items()}
+    assert ratios["loaded in two parts, each process"] < 0.8 < 0.95 < ratios["loaded whole"]
+    assert ratios["exported from a sharded checkpoint"] < 1.6
