@@ -162,11 +162,14 @@ def test_arguments_of_the_objective_are_honoured(go_on, recwarn):
         assert trained_by in Path(page).read_text()
 
 
+SLOW = {
+    "--trainer.precision=bf16-mixed": "trainer.precision is 'bf16-mixed' from step 6 on, and was '32-true'",
+    "--model.policy.compile_layers=true": "model.policy.compile_layers is True from step 6 on",
+}
 HONOURED = {
     "--model.layout=padded": "model.layout is 'padded' from step 6 on, and was 'auto' (the numbers are the same up to",
     "--trainer.gradient_clip_val=0.01": "trainer.gradient_clip_val is 0.01 from step 6 on, and was None",
     "--trainer.gradient_clip_algorithm=value": "trainer.gradient_clip_algorithm is 'value' from step 6 on",
-    "--trainer.precision=bf16-mixed": "trainer.precision is 'bf16-mixed' from step 6 on, and was '32-true'",
     "--trainer.accumulate_grad_batches=4": "trainer.accumulate_grad_batches is 4 from step 6 on, and was 1 (the",
     "--model.policy.dtype=float64": "model.policy.dtype is 'float64' from step 6 on, and was 'float32' (weights",
     "--model.policy.gradient_checkpointing=true": "model.policy.gradient_checkpointing is True from step 6 on",
@@ -182,11 +185,7 @@ HONOURED = {
     ("option", "sentence"),
     [
         *HONOURED.items(),
-        pytest.param(
-            "--model.policy.compile_layers=true",
-            "model.policy.compile_layers is True from step 6 on",
-            marks=pytest.mark.slow,
-        ),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in SLOW.items()),
     ],
 )
 def test_what_holds_from_here_on_is_said(go_on, option, sentence):

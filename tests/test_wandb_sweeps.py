@@ -140,7 +140,11 @@ DIVERGING = {LAMBDA: 0.5, "model.optimizer.lr": 1e30, "trainer.gradient_clip_val
 IDLE = {LAMBDA: 0.01, "model.optimizer.lr": 0.0, "trainer.max_epochs": 100}
 
 
-of_one_sweep = pytest.mark.xdist_group("the sweep of wandb")
+def of_one_sweep(test):
+    """Marks what looks at a sweep that takes two minutes."""
+    return pytest.mark.slow(pytest.mark.xdist_group("the sweep of wandb")(test))
+
+
 """Tests of the fixture below, which takes a minute: one process makes it for all."""
 
 
@@ -240,7 +244,6 @@ def test_a_trial_that_is_behind_is_ended_early_and_keeps_what_it_has(swept):
     assert (swept.folder_of(run) / "checkpoints" / "last.ckpt").exists()
 
 
-@pytest.mark.slow
 @of_one_sweep
 def test_a_trial_that_is_started_again_goes_on_as_the_same_run(swept):
     run = swept.trial(**{LAMBDA: FEW[LAMBDA]})
