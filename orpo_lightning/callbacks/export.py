@@ -51,13 +51,9 @@ class ExportModel(Callback):
         if not self.enabled or is_fast_dev_run(trainer) or not isinstance(policy, LogpModel):
             return
         is_shared_out = isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)
-        config = pl_module.policy_config
-        assert isinstance(config, PolicyConfig)
-        is_there = not is_shared_out and not config.load_in_4bit
-        net = policy.net if is_there else _of_last_checkpoint(trainer)
+        net = _of_last_checkpoint(trainer) if is_shared_out else policy.net
         if net is None:
-            reason = "no process has all of the weights" if is_shared_out else "the weights are in 4 bits"
-            rank_zero_warn(f"no model folder is written: {reason}, and there is no checkpoint")
+            rank_zero_warn("no model folder is written: no process has all of the weights, and there is no checkpoint")
         else:
             self._write(trainer, pl_module, net)
 

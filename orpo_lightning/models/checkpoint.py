@@ -19,7 +19,7 @@ from orpo_lightning.integrity import check_whole
 from orpo_lightning.manifest import CONFIG_HASH
 from orpo_lightning.models.adapters import has_adapter
 from orpo_lightning.models.export import write_model
-from orpo_lightning.models.identity import base_weights, check_base, check_settings, fingerprint, settings_of
+from orpo_lightning.models.identity import check_base, check_settings, fingerprint_of_base, settings_of
 from orpo_lightning.models.loading import PolicyConfig, finish_loading, load_causal_lm, read_base
 from orpo_lightning.models.pretrained import absolute, newest_checkpoint
 from orpo_lightning.models.tokenizer import Tokenizer, load_tokenizer
@@ -254,10 +254,9 @@ def _start_of(policy: PolicyConfig) -> tuple[PreTrainedModel, str | None]:
     """
     if not policy.load_in_4bit:
         net = load_causal_lm(policy)
-        return net, fingerprint(base_weights(net)) if has_adapter(net) else None
+        return net, fingerprint_of_base(policy, net) if has_adapter(net) else None
     base = read_base(policy)
-    frozen = fingerprint(base)
-    return finish_loading(base.dequantize(), policy), frozen
+    return finish_loading(base.dequantize(), policy), fingerprint_of_base(policy, base)
 
 
 def _put_weights(net: PreTrainedModel, checkpoint: Checkpoint) -> None:

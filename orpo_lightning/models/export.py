@@ -14,6 +14,7 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from orpo_lightning.models.adapters import has_adapter, without_wrapper
 from orpo_lightning.models.pretrained import ADAPTER_FILE
+from orpo_lightning.models.quantization import dequantized, is_in_four_bits
 from orpo_lightning.models.saving import save_model
 from orpo_lightning.models.tokenizer import Tokenizer, end_of_turn
 
@@ -75,7 +76,8 @@ def _give_ordinary_modes(folder: Path) -> None:
 def merged_state_dict(base: nn.Module) -> dict[str, Tensor]:
     """The weights of a model whose layers carry peft adapters as those of the model alone; no layer is changed.
 
-    Each wrapped layer is copied and merged by itself, as peft would merge it in place.
+    Each wrapped layer is copied and merged by itself, as peft would merge it in place. One in 4 bits becomes the
+    numbers that these stand for, on the CPU.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
@@ -83,18 +85,35 @@ def merged_state_dict(base: nn.Module) -> dict[str, Tensor]:
     merged: dict[str, Tensor] = {}
     wrapped: list[str] = []
     for name, module in base.named_modules():
-        inside = name.startswith(tuple(f"{prefix}." for prefix in wrapped))
-        if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper)) and not inside:
-            wrapped.append(name)
-            merged |= {f"{name}.{key}": value for key, value in _merged_layer(module).state_dict().items()}
+        if name.startswith(tuple(f"{prefix}." for prefix in wrapped)):
+            continue
+        if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
+            plain = _merged_layer(module, base)
+        elif is_in_four_bits(module):
+            plain = dequantized(module, _dtype_of(base))
+        else:
+            continue
+        wrapped.append(name)
+        merged |= {f"{name}.{key}": value for key, value in plain.state_dict().items()}
     prefixes = tuple(f"{name}." for name in wrapped)
     return {name: value for name, value in base.state_dict().items() if not name.startswith(prefixes)} | merged
 
 
-def _merged_layer(wrapper: object) -> nn.Module:
+def _dtype_of(base: nn.Module) -> torch.dtype:
+    return next(each.dtype for each in base.parameters() if each.is_floating_point())
+
+
+def _merged_layer(wrapper: object, base: nn.Module) -> nn.Module:
+    from peft.tuners.lora.layer import Linear
+
     layer: Any = copy.deepcopy(wrapper)
     if hasattr(layer, "unload_and_optionally_merge_module"):
         plain = layer.unload_and_optionally_merge_module(merge=True, safe_merge=False, adapter_names=None)
+    elif is_in_four_bits(layer.get_base_layer()):
+        layer.base_layer = dequantized(layer.get_base_layer(), _dtype_of(base))
+        # that of its own class would round what it has merged to 4 bits
+        Linear.merge(layer.to("cpu"))
+        plain = layer.get_base_layer()
     else:
         layer.merge()
         plain = layer.get_base_layer()
@@ -104,6 +123,8 @@ def _merged_layer(wrapper: object) -> nn.Module:
 
 def _plain_config(base: PreTrainedModel, weights: dict[str, Tensor]) -> PretrainedConfig:
     config: PretrainedConfig = copy.deepcopy(base.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
     # an adapter on one of the two embeddings pulls tied ones apart
     for name, source in (base.all_tied_weights_keys or {}).items():
         if name in weights and source in weights and not torch.equal(weights[name], weights[source]):

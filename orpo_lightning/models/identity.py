@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -13,6 +14,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from orpo_lightning.models.adapters import has_adapter, without_wrapper
+from orpo_lightning.models.loading import PolicyConfig, read_base
 
 _NOT_ARITHMETIC = (
     *("drop", "attn_implementation", "transformers_version", "use_cache", "gradient_checkpointing", "dtype"),
@@ -67,6 +69,19 @@ def base_weights(net: nn.Module) -> dict[str, Tensor]:
         for name, tensor in without_wrapper(net).state_dict().items()
         if ".lora_" not in name and ".modules_to_save." not in name
     }
+
+
+def fingerprint_of_base(config: PolicyConfig, net: nn.Module) -> str:
+    """That of the weights below an adapter: of those in 4 bits, which devices round in their own ways, as read.
+
+    Args:
+        config: how the model was loaded.
+        net: the model with its adapter.
+
+    Raises:
+        As :func:`~orpo_lightning.models.loading.read_base`.
+    """
+    return fingerprint(read_base(replace(config, load_in_4bit=False)) if config.load_in_4bit else base_weights(net))
 
 
 def base_settings(net: PreTrainedModel) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
 
 QUANTIZATION_HELP = (
@@ -31,6 +32,34 @@ def four_bits(compute_dtype: torch.dtype) -> BitsAndBytesConfig:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute_dtype,
     )
+
+
+def is_in_four_bits(layer: nn.Module) -> bool:
+    """Whether the weight of a layer is in 4 bits.
+
+    Example:
+        >>> is_in_four_bits(nn.Linear(2, 2))
+        False
+    """
+    return getattr(getattr(layer, "weight", None), "quant_state", None) is not None
+
+
+def dequantized(layer: nn.Module, dtype: torch.dtype) -> nn.Linear:
+    """An ordinary layer on the CPU with the numbers that one in 4 bits stands for; that one is not changed.
+
+    Args:
+        layer: a linear layer whose weight is in 4 bits.
+        dtype: of the numbers.
+    """
+    from bitsandbytes.functional import dequantize_4bit
+
+    assert isinstance(layer, nn.Linear)
+    weight = dequantize_4bit(layer.weight.data, cast(Any, layer.weight).quant_state)
+    plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+    plain.weight = nn.Parameter(weight.to("cpu", dtype), requires_grad=False)
+    if layer.bias is not None:
+        plain.bias = nn.Parameter(layer.bias.detach().to("cpu", dtype, copy=True), requires_grad=False)
+    return plain
 
 
 def numbers_in(weight: Tensor) -> int:

@@ -15,7 +15,14 @@ from transformers import PreTrainedModel
 
 from orpo_lightning.cache_folder import made_in_cache
 from orpo_lightning.models.building import ModelBuilder, build_whole
-from orpo_lightning.models.identity import architecture, base_settings, base_weights, fingerprint, settings_of
+from orpo_lightning.models.identity import (
+    architecture,
+    base_settings,
+    base_weights,
+    fingerprint,
+    fingerprint_of_base,
+    settings_of,
+)
 from orpo_lightning.models.kernels import Kernels
 from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig, reference_policy
 from orpo_lightning.models.logp_model import Layout, LogpModel
@@ -165,7 +172,7 @@ def make_reference(
     if mode == "copy":
         return load()
     if mode == "adapter":
-        return AdapterOff(policy, fingerprint(base_weights(policy.net)))
+        return AdapterOff(policy, fingerprint_of_base(policy_config, policy.net))
     return _cached(config, policy_config, policy, load)
 
 
@@ -179,19 +186,20 @@ def _cached(
         return fingerprint(base_weights(policy.net) if is_fresh else policy.net)
 
     live: Scorer | None = None
+    start = weights()
     if config.name_or_path is not None:
         source = identity_of(config.name_or_path, config.revision)
         identity = None if source is None else f"{source} {policy_config.dtype}"
         found, model = remembered(made_in_cache("reference") / "models", identity, lambda: _identify(load().net))
     else:
-        found = weights()
+        found = fingerprint_of_base(policy_config, policy.net) if is_fresh else start
         model = architecture(base_settings(policy.net) if is_fresh else settings_of(policy.net))
         live = AdapterOff(policy, found) if is_fresh else PolicyInEvalMode(policy)
     dtype = policy.net.dtype
 
     def is_as_loaded() -> bool:
         # weights that the precision has rounded have another fingerprint
-        return policy.net.dtype != dtype or weights() == found
+        return policy.net.dtype != dtype or weights() == start
 
     return CachedReference(
         fingerprint=found,

@@ -18,7 +18,12 @@ from orpo_lightning.metrics import RatioMetrics, SplitMetrics, weighted_sum
 from orpo_lightning.models.adapters import frozen_state, untrained
 from orpo_lightning.models.building import ModelBuilder, build_whole
 from orpo_lightning.models.checkpoint import describe_policy, in_words
-from orpo_lightning.models.identity import base_weights, check_base, check_settings, fingerprint, settings_of
+from orpo_lightning.models.identity import (
+    check_base,
+    check_settings,
+    fingerprint_of_base,
+    settings_of,
+)
 from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig
 from orpo_lightning.models.logp_model import Layout, LogpModel
 from orpo_lightning.models.reference import Reference, make_reference, reference_mode
@@ -116,7 +121,7 @@ class PreferenceModule(ExplainsMemory, LightningModule):
             kernels = self.policy_config.kernels
             self.policy = build(self.policy_config, lambda net: LogpModel(net, self.layout, kernels))
             if self.policy_config.lora.is_used:
-                self._base_fingerprint = fingerprint(base_weights(self.policy.net))
+                self._base_fingerprint = fingerprint_of_base(self.policy_config, self.policy.net)
         if self.reference is None and self.objective.needs_reference:
             self.reference = make_reference(self.reference_config, self.policy_config, self.policy, build)
             # a frozen copy is in eval mode on purpose

@@ -1,19 +1,24 @@
 """Frozen weights in 4 bits below an adapter: they train, resume and are exported as the numbers that they stand for."""
 
 import importlib.util
+from dataclasses import replace
 
 import pytest
 import torch
-from helpers import run
+from helpers import run, with_random_trained_weights
 from lightning.pytorch.callbacks import ModelCheckpoint
 from transformers import AutoModelForCausalLM
 
 from orpo_lightning import DPO, LoraConfig, PreferenceModule, ReferenceConfig
+from orpo_lightning.callbacks.export import ExportModel
+from orpo_lightning.models import loading
 from orpo_lightning.models.building import refuse_four_bits
 from orpo_lightning.models.checkpoint import export_checkpoint, load_policy, read_checkpoint
-from orpo_lightning.models.export import write_adapter
+from orpo_lightning.models.export import write_adapter, write_model
+from orpo_lightning.models.identity import fingerprint_of_base
 from orpo_lightning.models.loading import PolicyConfig, load_causal_lm
 from orpo_lightning.models.reference import reference_mode
+from orpo_lightning.models.tiny import tiny_model
 from orpo_lightning.models.tokenizer import load_tokenizer
 from orpo_lightning.models.work import ModelSize
 from orpo_lightning.strategies import FSDP1Strategy
@@ -78,6 +83,53 @@ def test_the_exported_model_computes_what_was_trained(trained, tmp_path):
         wanted = trained[0].module.policy.net.eval()(ids).logits
         for net in (exported, load_policy(checkpoint)):
             torch.testing.assert_close(net.eval()(ids).logits, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("targets", [None, ["q_proj"]], ids=["every layer", "some layers"])
+def test_what_is_in_memory_is_written_as_what_it_computes_and_nothing_is_read_again(targets, tmp_path, monkeypatch):
+    lora = LoraConfig(r=4) if targets is None else LoraConfig(r=4, target_modules=targets)
+    net = with_random_trained_weights(load_causal_lm(PolicyConfig("tiny", load_in_4bit=True, lora=lora)))
+    plain = load_causal_lm(PolicyConfig("tiny"))
+    before = {name: each.clone() for name, each in net.state_dict().items()}
+    monkeypatch.setattr(loading, "_load_weights", lambda *_: pytest.fail("the model was read again"))
+    write_model(net, load_tokenizer("tiny"), tmp_path)
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert exported.config.to_dict().get("quantization_config") is None
+    assert exported.num_parameters() == plain.num_parameters()
+    ids = torch.arange(3, 35)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(exported.eval()(ids).logits, net.eval()(ids).logits, rtol=1e-4, atol=1e-4)
+    assert all(torch.equal(each, before[name]) for name, each in net.state_dict().items())
+
+
+def test_a_fit_writes_its_model_without_a_checkpoint(tmp_path):
+    found = run(
+        DPO(),
+        module_class=PreferenceModule,
+        module={"policy": FOUR_BITS},
+        data={"tokenizer": "tiny"},
+        callbacks=[ExportModel()],
+        default_root_dir=tmp_path,
+    )
+    ids = torch.arange(3, 35)[None]
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    with torch.no_grad():
+        wanted = found.module.policy.net.eval()(ids).logits
+        torch.testing.assert_close(exported.eval()(ids).logits, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_the_base_is_known_by_what_was_read_and_not_by_how_a_device_has_rounded_it(tmp_path):
+    net = load_causal_lm(FOUR_BITS)
+    known = fingerprint_of_base(FOUR_BITS, net)
+    (weight, *_) = (each for name, each in net.named_parameters() if ".base_layer." in name)
+    weight.data[0] ^= 1
+    assert fingerprint_of_base(FOUR_BITS, net) == known
+    assert known == fingerprint_of_base(
+        PolicyConfig("tiny", lora=LORA), load_causal_lm(PolicyConfig("tiny", lora=LORA))
+    )
+    tiny_model("llama", seed=1).save_pretrained(tmp_path)
+    other = replace(FOUR_BITS, name_or_path=str(tmp_path))
+    assert fingerprint_of_base(other, load_causal_lm(other)) != known
 
 
 def test_without_an_adapter_it_is_refused():
