@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,8 +10,6 @@ from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 from rich.text import Text
 
-from orpo_lightning.cli import make_cli
-from orpo_lightning.command_line.help import help_for
 from orpo_lightning.commands.parts import PartCLI
 from orpo_lightning.data.datamodule import PreferenceDataModule
 from orpo_lightning.data.mismatch import with_mismatched
@@ -38,13 +35,9 @@ class _DataCLI(PartCLI):
 
 def main() -> None:
     """Print the account of the data of a configuration, and a few rows as the model sees them."""
-    text = help_for("data", sys.argv[2:])
-    if text is not None:
-        print(text)
+    cli = _DataCLI.of_verb("data")
+    if cli is None:
         return
-    sys.argv = [f"{sys.argv[0]} data", *sys.argv[2:]]
-    cli = make_cli(_DataCLI, run=False, save_config_callback=None)
-    assert isinstance(cli, _DataCLI)
     if cli.config["show"] < 0:
         raise ValueError(f"--show = {cli.config['show']} is out of range; accepted: 0 or more")
     data = cli.made["data"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,8 +13,6 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Stra
 from rich.console import Console
 from rich.table import Table
 
-from orpo_lightning.cli import make_cli
-from orpo_lightning.command_line.help import help_for
 from orpo_lightning.command_line.options import import_class
 from orpo_lightning.commands.parts import PartCLI
 from orpo_lightning.data.batching import step_info
@@ -53,13 +50,9 @@ class _EstimateCLI(PartCLI):
 
 def main() -> None:
     """Print what the steps of a configuration need, and which settings would lower it."""
-    text = help_for("estimate", sys.argv[2:])
-    if text is not None:
-        print(text)
+    cli = _EstimateCLI.of_verb("estimate")
+    if cli is None:
         return
-    sys.argv = [f"{sys.argv[0]} estimate", *sys.argv[2:]]
-    cli = make_cli(_EstimateCLI, run=False, save_config_callback=None)
-    assert isinstance(cli, PartCLI)
     module, data, trainer = cli.made["model"], cli.made["data"], cli.config["trainer"]
     for part, kind in ((module, PreferenceModule), (data, PreferenceDataModule)):
         if not isinstance(part, kind):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import sys
+from typing import Any, ClassVar, Self
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from orpo_lightning.cli import CLI
+from orpo_lightning.cli import CLI, make_cli
+from orpo_lightning.command_line.help import help_for
 
 
 class PartCLI(CLI):
@@ -16,6 +18,18 @@ class PartCLI(CLI):
     """Their keys."""
     made: dict[str, Any]
     """The parts by their keys."""
+
+    @classmethod
+    def of_verb(cls, verb: str) -> Self | None:
+        """The parts that the words after a verb describe; None where these ask for its help, which is then printed."""
+        text = help_for(verb, sys.argv[2:])
+        if text is not None:
+            print(text)
+            return None
+        sys.argv = [f"{sys.argv[0]} {verb}", *sys.argv[2:]]
+        cli = make_cli(cls, run=False, save_config_callback=None)
+        assert isinstance(cli, cls)
+        return cli
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Those of a fit, as a run keeps them in its config.yaml."""

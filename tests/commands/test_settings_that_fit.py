@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import pytest
 from helpers import slow
 
-from orpo_lightning.cli import make_cli
 from orpo_lightning.commands.estimate import _EstimateCLI, setup_of
 from orpo_lightning.memory import Footprint, Moment, Parts
 from orpo_lightning.modules import estimate
@@ -41,8 +40,8 @@ def parsed(only_built_in_objectives, monkeypatch):
     """The run that words on the command line describe, by its setup, its data and the settings of its trainer."""
 
     def parse(*words):
-        monkeypatch.setattr(sys, "argv", ["orpo-lightning", "--config", "orpo", *words])
-        cli = make_cli(_EstimateCLI, run=False, save_config_callback=None)
+        monkeypatch.setattr(sys, "argv", ["orpo-lightning", "estimate", "--config", "orpo", *words])
+        cli = _EstimateCLI.of_verb("estimate")
         trainer = cli.config["trainer"]
         return setup_of(cli.made["model"], cli.made["data"], trainer), cli.made["data"], trainer
 
