@@ -18,12 +18,7 @@ from orpo_lightning.metrics import RatioMetrics, SplitMetrics, weighted_sum
 from orpo_lightning.models.adapters import frozen_state, untrained
 from orpo_lightning.models.building import ModelBuilder, build_whole
 from orpo_lightning.models.checkpoint import describe_policy, in_words
-from orpo_lightning.models.identity import (
-    check_base,
-    check_settings,
-    fingerprint_of_base,
-    settings_of,
-)
+from orpo_lightning.models.identity import check_base, check_settings, fingerprint_of_base, settings_of
 from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig
 from orpo_lightning.models.logp_model import Layout, LogpModel
 from orpo_lightning.models.reference import Reference, make_reference, reference_mode
