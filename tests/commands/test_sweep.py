@@ -86,6 +86,7 @@ def ended(folder, trial):
     return True
 
 
+@pytest.mark.slow
 def test_a_grid_runs_side_by_side_computes_what_is_shared_once_and_outlives_what_fails(
     orpo_lightning, capfd, own_cache
 ):
@@ -191,6 +192,7 @@ def test_a_sweep_that_is_killed_goes_on_without_repeating_a_finished_trial(orpo_
     assert steps(folder, first) == steps(folder, second) == list(range(21))
 
 
+@pytest.mark.slow
 def test_ctrl_c_has_the_trials_save_and_says_how_to_go_on(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     file = write_file({"model.objective.lambda_": {"values": [0.1, 1.0]}})

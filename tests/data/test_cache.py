@@ -162,6 +162,7 @@ print(passes, len(table), sum(row.num_tokens for row in table))
 """
 
 
+@pytest.mark.slow
 def test_of_processes_that_ask_at_once_one_prepares_and_all_get_the_same(tmp_path, write_rows, own_cache):
     path = write_rows(tmp_path / "a.jsonl", *({**GOOD, "chosen": f"{i}."} for i in range(2000)))
     processes = [

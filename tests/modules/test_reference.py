@@ -216,6 +216,7 @@ def test_two_processes_equal_one(two_processes, base, name):
     assert_same(found, expected, 1e-10)
 
 
+@pytest.mark.slow
 def test_each_process_computes_its_share_in_equally_many_forward_passes(two_processes):
     first, second = (read(two_processes, "dpo-cached-full", rank) for rank in (0, 1))
     assert len(first) == len(second) > 2
@@ -227,6 +228,7 @@ def test_each_process_computes_its_share_in_equally_many_forward_passes(two_proc
         assert [read(two_processes, name, rank) for rank in (0, 1)] == [[4], [4]]
 
 
+@pytest.mark.slow
 def test_without_a_shared_file_system_each_has_all_values_and_a_store_of_its_own(two_processes):
     once, again = ([read(two_processes, f"{name}", rank) for rank in (0, 1)] for name in ("apart", "apart-again"))
     assert 27 <= sum(map(sum, once)) <= 28
@@ -235,6 +237,7 @@ def test_without_a_shared_file_system_each_has_all_values_and_a_store_of_its_own
     assert torch.equal(apart["weights"], shared["weights"])
 
 
+@pytest.mark.slow
 def test_processes_that_see_different_stores_keep_step(two_processes):
     # the second lost a file of its store, and the first computes half of what was in it
     first, second = (read(two_processes, "apart-uneven", rank) for rank in (0, 1))
