@@ -11,7 +11,7 @@ _ALWAYS = {
     *("apikey", "apikeys", "authorization", "cookie", "cookies", "jwt", "sig", "signature", "webhook", "webhooks"),
 }
 """Words that make a name that of a secret wherever they stand in it."""
-_AT_THE_END = {"auth", "bearer"}
+_AT_THE_END = {"auth", "bearer", "passcode", "pat"}
 """Those that do so as the last: ``auth_type`` holds none."""
 _ABOUT = {
     *("file", "files", "filename", "path", "paths", "dir", "directory", "folder", "home", "sock", "socket", "location"),
@@ -21,9 +21,9 @@ _ABOUT = {
 }
 """What a name ends with that says something of a secret, such as where it is: its value is none."""
 _HOLDERS = {
-    *("access", "account", "admin", "api", "auth", "bearer", "bot", "deploy", "encryption", "license", "master"),
+    *("access", "account", "admin", "api", "app", "auth", "bearer", "bot", "client", "deploy", "encryption", "license"),
     *("personal", "private", "refresh", "root", "security", "service", "session", "shared", "signing", "subscription"),
-    *("gpg", "pgp", "rsa", "ssh", "ssl", "tls", "user"),
+    *("gpg", "master", "pgp", "rsa", "ssh", "ssl", "tls", "user"),
     *("anthropic", "aws", "azure", "cohere", "comet", "datadog", "deepseek", "discord", "fireworks", "gcp", "gemini"),
     *("github", "gitlab", "google", "groq", "hf", "hub", "huggingface", "kaggle", "langfuse", "langsmith", "mailgun"),
     *("mistral", "mlflow", "neptune", "ngc", "nvidia", "openai", "openrouter", "perplexity", "pinecone", "replicate"),
@@ -38,6 +38,7 @@ _OF_A_VOCABULARY = {
     *("suffix", "system", "think", "tool", "turn", "unk", "unknown", "video", "vision"),
 }
 """What a name with ``token`` holds where it is one of a vocabulary, or a number of them."""
+_IN_ONE_WORD = re.compile(r"(access|api|auth|hf|hub|secret)(keys?|tokens?)")
 _OVER_DATA = {
     *("all", "backward", "band", "dry", "each", "encoder", "eval", "every", "first", "forward", "full", "high", "last"),
     *("low", "max", "min", "multi", "next", "num", "one", "per", "second", "single", "test", "train", "two", "val"),
@@ -70,7 +71,8 @@ def strength_of(name: str) -> int:
     if _ALWAYS & set(words):
         return 2
     of_keys = any(key in ("key", "keys") and holder in _HOLDERS for holder, key in pairwise(words))
-    return int(of_keys or _ends_as_secret(words))
+    in_one_word = any(_IN_ONE_WORD.fullmatch(word) for word in words)
+    return int(of_keys or in_one_word or _ends_as_secret(words))
 
 
 @cache
@@ -97,9 +99,11 @@ def _is_about(words: list[str]) -> bool:
 
 def _ends_as_secret(words: list[str]) -> bool:
     *before, last = words or [""]
+    is_held = bool(_HOLDERS & set(before[-1:]))
+    is_of_a_vocabulary = bool(_OF_A_VOCABULARY & set(before))
     return (
         last in _AT_THE_END
-        or (last == "token" and not _OF_A_VOCABULARY & set(before))
-        or (last == "tokens" and bool(_HOLDERS & set(before[-1:])) and not _OF_A_VOCABULARY & set(before))
+        or (last == "token" and (is_held or not is_of_a_vocabulary))
+        or (last == "tokens" and is_held and not is_of_a_vocabulary)
         or (last == "pass" and not _OVER_DATA & set(before))
     )

@@ -9,11 +9,12 @@ where a value is read.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 from urllib.parse import quote
 
@@ -57,7 +58,7 @@ def remember(settings: object) -> None:
 def remember_words(words: Sequence[str]) -> None:
     """The same of the options of a command line, ``--key value`` or ``--key=value``."""
     for key, value in _options(words):
-        remember({key: value})
+        remember({key: _typed(value)})
 
 
 def hide(text: str) -> str:
@@ -115,10 +116,10 @@ def hide_words(words: Sequence[str]) -> list[str]:
     for i, word in enumerate(words):
         key, equals, value = word.partition("=")
         if key.startswith("--") and equals:
-            hidden[i] = f"{key}={_replace_named(hide_values({key: value})[key], bool)}"
+            hidden[i] = f"{key}={_hidden_word(key, value)}"
         else:
             key = words[i - 1] if i and words[i - 1].startswith("--") and "=" not in words[i - 1] else ""
-            hidden[i] = _replace_named(hide_values({key: word})[key], bool)
+            hidden[i] = _hidden_word(key, word)
     return hidden
 
 
@@ -312,4 +313,26 @@ def _options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
     for word, following in zip(words, (*words, "")[1:], strict=True):
         key, equals, value = word.partition("=")
         if key.startswith("--"):
-            yield key.removeprefix("--"), value if equals else following
+            yield key.removeprefix("--"), value if equals or following.startswith("--") else following
+
+
+def _typed(value: str) -> Any:
+    """What is typed as a mapping or a list as these, and any other value as it is."""
+    import yaml
+
+    if value.lstrip().startswith(("{", "[")):
+        with suppress(yaml.YAMLError):
+            return yaml.safe_load(value)
+    return value
+
+
+def _hidden_word(key: str, value: str) -> str:
+    import yaml
+
+    typed = _typed(value)
+    hidden = hide_values({key: typed})[key]
+    if isinstance(hidden, str):
+        return _replace_named(hidden, bool)
+    if hidden == typed:
+        return value
+    return yaml.safe_dump(hidden, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf).strip()

@@ -40,7 +40,8 @@ def environment(monkeypatch):
         *("password", "db_password", "passwd", "passphrase", "client_secret", "secret_key_base", "credentials"),
         *("Authorization", "webhook_url", "AWS_SECRET_ACCESS_KEY", "X-Amz-Security-Token", "X-Amz-Signature"),
         *("api_keys", "apiKeys", "hub_tokens", "access_tokens", "smtp_pass", "DbPass", "anthropic_key", "groq_keys"),
-        *("auth", "basic_auth", "bearer", "cookies", "api_key_2"),
+        *("auth", "basic_auth", "bearer", "cookies", "api_key_2", "github_pat", "authtoken", "secretkey", "accesskey"),
+        *("hftoken", "client_key", "app_key", "tool_api_token", "new_api_token", "passcode"),
     ],
 )
 def test_the_name_of_a_secret(name):
@@ -238,13 +239,19 @@ def test_the_words_of_a_command_line(environment):
     ]
     mappings = ["--a={api_key: abc, limit: 8}", "--b", '{"api_key": "abc", "limit": 8}', "--c=[{'password': 'abc'}]"]
     assert hide_words(mappings) == [
-        *(
-            "--a={api_key: <secret>, limit: 8}",
-            "--b",
-            '{"api_key": <secret>, "limit": 8}',
-            "--c=[{'password': <secret>}]",
-        ),
+        *("--a={api_key: <secret>, limit: 8}", "--b", "{api_key: <secret>, limit: 8}", "--c=[{password: <secret>}]"),
     ]
+    with_a_space = ["--a", '{class_path: X, init_args: {api_key: "sk 1234567"}}', "--b={limit: [1, 2]}", "--c={"]
+    assert hide_words(with_a_space) == [
+        *("--a", "{class_path: X, init_args: {api_key: <secret>}}", "--b={limit: [1, 2]}", "--c={"),
+    ]
+    remember_words(with_a_space)
+    assert hide("no such key: sk 1234567") == "no such key: <secret>"
+
+
+def test_an_option_whose_value_is_missing_makes_no_secret_of_the_next():
+    remember_words(["--trainer.logger.api_key", "--trainer.max_steps", "3"])
+    assert hide("--trainer.max_steps 3") == "--trainer.max_steps 3"
 
 
 def test_settings_without_secrets_keep_their_text():
