@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 import sys
 import tempfile
@@ -55,10 +56,8 @@ def make_parser() -> VerbParser:
 def main() -> None:
     """Run the verb on ``sys.argv``."""
     parser = make_parser()
-    options, settings = parser.parse_known_args(sys.argv[2:])
-    names = [word for word in settings if word.startswith("--")]
-    if settings[:1] != names[:1] or not all(name.startswith("--model.") for name in names):
-        parser.error(f"unrecognized arguments: {' '.join(settings)}")
+    own, settings = _settings_apart(sys.argv[2:])
+    options = parser.parse_args(own)
     if options.rows < 0:
         parser.error(f"--rows {options.rows} is out of range; accepted: 0 or more")
     path = _find(options.step)
@@ -76,6 +75,19 @@ def main() -> None:
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)
     if not _fails_again(failed, found):
         sys.exit(NOT_REPRODUCED)
+
+
+def _settings_apart(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words of this verb, and the settings of the model among them with their values."""
+    own: list[str] = []
+    settings: list[str] = []
+    left = iter(words)
+    for word in left:
+        if word.startswith("--model."):
+            settings += [word] if "=" in word else [word, *itertools.islice(left, 1)]
+        else:
+            own.append(word)
+    return own, settings
 
 
 def _find(place: Path) -> Path:

@@ -250,7 +250,7 @@ def test_a_secret_that_was_left_out_is_asked_for_and_typed_also_where_no_text_is
     ("words", "said"),
     [
         (["--data.limit=8"], "unrecognized arguments: --data.limit=8"),
-        (["other", "--model.layout=padded"], "unrecognized arguments: other --model.layout=padded"),
+        (["other", "--model.layout=padded"], "unrecognized arguments: other"),
         (["--model.objective.token=8"], "did you mean --model.objective.tokens?"),
     ],
 )
@@ -258,6 +258,10 @@ def test_only_settings_of_the_model_take_the_place_of_those_of_the_run(failed, r
     printed, code = replay(RUN, *words)
     assert code == 2
     assert said in printed
+
+
+def test_settings_may_come_first(failed, replay):
+    assert_fails_again(failed, *replay("--model.layout", "padded", KEPT, "--rows", "9"))
 
 
 def test_a_step_that_fails_in_another_way_is_none_that_fails_again(failed, replay):
