@@ -134,11 +134,18 @@ def _left(folder: Path) -> Iterator[Path]:
     """The hidden folders of all writes to a place that have not ended."""
     for around in (folder.parent, folder):
         found = around.glob(f"{glob.escape(_prefix(folder))}*")
-        yield from (hidden for hidden in found if (hidden / _LOCK).is_file())
+        yield from filter(_is_ours, found)
+
+
+def _is_ours(hidden: Path) -> bool:
+    try:
+        return (hidden / _LOCK).is_file()
+    except PermissionError:  # another user is writing there
+        return False
 
 
 def _end_if_left(hidden: Path, folder: Path) -> None:
-    if not (hidden / _LOCK).is_file():  # it is not of ours
+    if not _is_ours(hidden):
         return
     # who holds the lock while the place is empty and `old` is there fills it at once: to look before that is too early
     is_amid = not folder.exists() and (hidden / _OLD).exists()

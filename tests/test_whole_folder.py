@@ -9,7 +9,7 @@ import pytest
 from filelock import FileLock
 
 from orpo_lightning.models.hub import MARKERS
-from orpo_lightning.whole_folder import _left, is_free, whole_folder
+from orpo_lightning.whole_folder import _left, is_free, put_all_back, whole_folder
 
 
 def write_whole(folder, write, last=()):
@@ -199,3 +199,18 @@ def test_the_name_of_the_place_is_no_pattern(tmp_path):
     assert list(_left(tmp_path / "[ab]*")) == []
     killed(tmp_path / "[ab]*", "while it writes")
     assert len(list(_left(tmp_path / "[ab]*"))) == 1
+
+
+def test_what_another_user_writes_there_is_passed_over(tmp_path, monkeypatch):
+    killed(tmp_path / "model", "while it writes")
+    (left,) = _left(tmp_path / "model")
+
+    def is_file(path):
+        if path.parent == left:
+            raise PermissionError(13, "Permission denied", str(path))
+        return True
+
+    monkeypatch.setattr(Path, "is_file", is_file)  # as of a folder with the rights 0700, for all but its owner
+    put_all_back(tmp_path)
+    assert list(_left(tmp_path / "model")) == []
+    assert left.exists()
