@@ -256,7 +256,8 @@ def _start_of(policy: PolicyConfig) -> tuple[PreTrainedModel, str | None]:
         net = load_causal_lm(policy)
         return net, fingerprint_of_base(policy, net) if has_adapter(net) else None
     base = read_base(policy)
-    return finish_loading(base.dequantize(), policy), fingerprint_of_base(policy, base)
+    frozen = fingerprint_of_base(policy, base)  # first, as it reads the whole weights for a moment
+    return finish_loading(base.dequantize(), policy), frozen
 
 
 def _put_weights(net: PreTrainedModel, checkpoint: Checkpoint) -> None:

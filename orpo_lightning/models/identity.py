@@ -81,7 +81,10 @@ def fingerprint_of_base(config: PolicyConfig, net: nn.Module) -> str:
     Raises:
         As :func:`~orpo_lightning.models.loading.read_base`.
     """
-    return fingerprint(read_base(replace(config, load_in_4bit=False)) if config.load_in_4bit else base_weights(net))
+    if not config.load_in_4bit:
+        return fingerprint(base_weights(net))
+    with torch.device("cpu"):  # on a GPU whole weights may have no room beside those in 4 bits
+        return fingerprint(read_base(replace(config, load_in_4bit=False)))
 
 
 def base_settings(net: PreTrainedModel) -> dict[str, Any]:

@@ -186,12 +186,13 @@ def _cached(
         return fingerprint(base_weights(policy.net) if is_fresh else policy.net)
 
     live: Scorer | None = None
-    start = weights()
+    start: str | None = None
     if config.name_or_path is not None:
         source = identity_of(config.name_or_path, config.revision)
         identity = None if source is None else f"{source} {policy_config.dtype}"
         found, model = remembered(made_in_cache("reference") / "models", identity, lambda: _identify(load().net))
     else:
+        start = weights()
         found = fingerprint_of_base(policy_config, policy.net) if is_fresh else start
         model = architecture(base_settings(policy.net) if is_fresh else settings_of(policy.net))
         live = AdapterOff(policy, found) if is_fresh else PolicyInEvalMode(policy)

@@ -54,6 +54,7 @@ SETTINGS = (
     Setting("model.policy.head_kernel", _ROUNDING),
     Setting("model.policy.gradient_checkpointing", _ROUNDING),
     Setting("model.policy.compile_layers", _ROUNDING),
+    Setting("model.policy.load_in_4bit", _WEIGHTS, refused=True),
     Setting("model.policy.disable_dropout"),
     Setting("model.policy.lora.r", _ADAPTER, refused=True),
     Setting("model.policy.lora.alpha", _ADAPTER, refused=True),
