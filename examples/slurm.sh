@@ -27,7 +27,7 @@ orpo-lightning fit "$@"
 code=$?
 [ "$code" = 75 ] || exit "$code"
 touch "$STOPPED"'
-srun --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1 bash -c "$task" task "$@" --ckpt_path last \
+srun ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} --kill-on-bad-exit=1 bash -c "$task" task "$@" --ckpt_path last \
     --trainer.num_nodes "$SLURM_NNODES" --trainer.devices "$SLURM_NTASKS_PER_NODE"
 code=$?
 if [ -e "$STOPPED" ]; then

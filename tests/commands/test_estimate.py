@@ -36,6 +36,12 @@ def said(orpo_lightning, capsys, monkeypatch):
 
 
 @pytest.fixture
+def without_remedies(monkeypatch):
+    """For tests of what is needed alone: each setting that would lower it takes as long to estimate."""
+    monkeypatch.setattr(estimate, "remedies", lambda found: [])
+
+
+@pytest.fixture
 def without_tokenizer(tmp_path):
     """A folder with the settings of a model, and nothing else."""
     LlamaConfig(vocab_size=500, hidden_size=64, intermediate_size=96, num_hidden_layers=2).save_pretrained(
@@ -66,6 +72,7 @@ def test_it_tells_what_each_device_needs_and_which_micro_batch_is_the_longest(sa
     assert "--trainer.accumulate_grad_batches 2" in printed.split("It would take less with one of")[1]
 
 
+@pytest.mark.usefixtures("without_remedies")
 def test_the_longest_micro_batch_is_that_of_the_plan_of_the_run(said, tmp_path):
     rows = [{"prompt": f"{i}?", "chosen": "yes " * (1 + 20 * (i == 5)), "rejected": "no"} for i in range(9)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -74,16 +81,19 @@ def test_the_longest_micro_batch_is_that_of_the_plan_of_the_run(said, tmp_path):
     assert "in 4 rows; the longest of these, rows.jsonl:6" in said(*options, "--data.shuffle=false")
 
 
+@pytest.mark.usefixtures("without_remedies")
 def test_an_objective_that_trains_on_chosen_responses_alone_needs_less(said):
     assert total_of(said("--model.objective=SFT")) < total_of(said())
 
 
+@pytest.mark.usefixtures("without_remedies")
 def test_a_reference_is_counted_where_the_objective_needs_one(said):
     assert "reference" not in said()
     assert "reference" in said("--model.objective=DPO")
     assert "reference" not in said("--model.objective=DPO", "--model.reference.mode=cached")
 
 
+@pytest.mark.usefixtures("without_remedies")
 def test_several_gpus_are_estimated_where_there_is_none(said):
     options = ("--trainer.accelerator=gpu", "--trainer.devices=2", "--trainer.precision=bf16-mixed")
     copies, parts = said(*options, "--trainer.strategy=ddp"), said(*options, "--config", "trainer/fsdp2")
@@ -93,6 +103,7 @@ def test_several_gpus_are_estimated_where_there_is_none(said):
     assert largest_of(parts, "optimizer") < largest_of(copies, "optimizer"), "half the state, and scratch of its step"
 
 
+@pytest.mark.usefixtures("without_remedies")
 def test_where_the_rows_cannot_be_had_the_bound_is_taken_and_said(said, without_tokenizer):
     whole = said(without_tokenizer, "--data.max_length=64", "--data.max_prompt_length=32")
     assert "The data cannot be read here (the tokenizer of 'm' cannot be loaded" in whole

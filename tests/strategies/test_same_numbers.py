@@ -85,10 +85,10 @@ IN_PRECISION = {
 }
 CASES = EVERY | FAST | IN_PRECISION
 OF_DDP = ["cached reference", "LoRA", "LoRA and its reference"]
-FIRST_PRECISION = "opt in bf16-mixed"
-FIRST_LAUNCH = {"fsdp2": [*FAST, FIRST_PRECISION], "ddp": [*OF_DDP, FIRST_PRECISION]}
+FIRST_PRECISIONS = ["opt in 32-true", "opt in bf16-mixed"]
+FIRST_LAUNCH = {"fsdp2": [*FAST, *FIRST_PRECISIONS], "ddp": [*OF_DDP, *FIRST_PRECISIONS]}
 """What the fast suite runs. Tiny products in bf16 take a CPU many times as long as in fp32: it has few of them."""
-OTHER_PRECISIONS = [case for case in IN_PRECISION if case != FIRST_PRECISION]
+OTHER_PRECISIONS = [case for case in IN_PRECISION if case not in FIRST_PRECISIONS]
 OTHER_OBJECTIVES = [name for name in EVERY if name not in FAST]
 SECOND_LAUNCH = {"fsdp2": [*OTHER_OBJECTIVES, *OTHER_PRECISIONS], "ddp": OTHER_PRECISIONS}
 
@@ -153,8 +153,9 @@ def test_two_processes_with_all_of_the_weights_each_equal_one(folder, alone, cas
 
 
 @pytest.mark.parametrize("strategy", ["fsdp2", "ddp"])
-def test_in_mixed_precision_losses_and_gradient_norms_are_those_of_one_process(folder, alone, strategy):
-    check_losses_and_norms(folder, alone, strategy, FIRST_PRECISION)
+@pytest.mark.parametrize("case", FIRST_PRECISIONS)
+def test_in_single_and_mixed_precision_losses_and_gradient_norms_are_those_of_one(folder, alone, strategy, case):
+    check_losses_and_norms(folder, alone, strategy, case)
 
 
 @pytest.mark.slow
