@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -22,6 +23,17 @@ def place_among_ranks() -> tuple[int, int]:
     if not torch.distributed.is_initialized():
         return 0, 1
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def place_on_machine() -> tuple[int, int]:
+    """The number of this process among those of its machine, and how many these are; all processes have to call this.
+
+    Example:
+        >>> place_on_machine()
+        (0, 1)
+    """
+    machines, (rank, _) = from_all_ranks(platform.node()), place_among_ranks()
+    return machines[:rank].count(machines[rank]), machines.count(machines[rank])
 
 
 def from_all_ranks(value: _T) -> list[_T]:

@@ -14,7 +14,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, cast
 from urllib.parse import quote
 
@@ -318,21 +318,23 @@ def _options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 def _typed(value: str) -> Any:
     """What is typed as a mapping or a list as these, and any other value as it is."""
+    if not value.lstrip().startswith(("{", "[")):
+        return value
     import yaml
 
-    if value.lstrip().startswith(("{", "[")):
-        with suppress(yaml.YAMLError):
-            return yaml.safe_load(value)
-    return value
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
 
 
 def _hidden_word(key: str, value: str) -> str:
-    import yaml
-
     typed = _typed(value)
     hidden = hide_values({key: typed})[key]
     if isinstance(hidden, str):
         return _replace_named(hidden, bool)
     if hidden == typed:
         return value
+    import yaml
+
     return yaml.safe_dump(hidden, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf).strip()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from orpo_lightning.manifest import CONFIG_HASH, Manifest
 from orpo_lightning.models.damage import DamagedFileError
-from orpo_lightning.ranks import from_all_ranks, place_among_ranks
+from orpo_lightning.ranks import from_all_ranks, place_on_machine
 
 MODEL_MANIFEST = "model_manifest.json"
 
@@ -57,10 +57,12 @@ def check_content(folder: Path) -> None:
 def check_content_together(folder: Path) -> None:
     """The same by all processes of a group, each of which looks at its share; all have to call this.
 
+    A share of what its machine has: another may have a copy of its own.
+
     Raises:
         DamagedFileError: they are not, on all of them.
     """
-    found = from_all_ranks(_altered(folder, *place_among_ranks()))
+    found = from_all_ranks(_altered(folder, *place_on_machine()))
     _refuse(next((each for each in found if each is not None), None))
 
 

@@ -110,8 +110,9 @@ def remembered(folder: Path, identity: str | None, compute: Callable[[], tuple[s
     if known is not None and all_know:
         return known
     found = compute()
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_whole(path, json.dumps(found).encode())
+    with suppress(OSError):  # where it cannot be kept it is computed again, and no other process waits for this one
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_whole(path, json.dumps(found).encode())
     return found
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import with_random_trained_weights
 
-from orpo_lightning import LoraConfig
+from orpo_lightning import LoraConfig, ranks
 from orpo_lightning.models.building import build_whole
 from orpo_lightning.models.content import MODEL_MANIFEST, check_content_together, write_model_manifest
 from orpo_lightning.models.damage import DamagedFileError
@@ -111,8 +111,16 @@ def test_of_several_processes_each_looks_at_its_share_and_all_hear_of_it(model, 
     write_model_manifest(model, step=7, epoch=1, config=None)
     looked_at = []
     monkeypatch.setattr("orpo_lightning.models.content._hash_once", lambda path, *state: looked_at.append(path))
-    monkeypatch.setattr("orpo_lightning.models.content.place_among_ranks", lambda: (1, 2))
+    monkeypatch.setattr("orpo_lightning.models.content.place_on_machine", lambda: (1, 2))
     monkeypatch.setattr("orpo_lightning.models.content.from_all_ranks", lambda own: [None, own])
     with pytest.raises(DamagedFileError, match=r"b\.safetensors has been altered"):
         check(model)
     assert looked_at == [str(model / "b.safetensors")]
+
+
+@pytest.mark.parametrize(("rank", "expected"), [(0, (0, 2)), (1, (0, 3)), (2, (1, 3)), (3, (1, 2)), (4, (2, 3))])
+def test_processes_are_counted_by_machine(monkeypatch, rank, expected):
+    machines = ["a", "b", "b", "a", "b"]
+    monkeypatch.setattr(ranks, "from_all_ranks", lambda own: machines)
+    monkeypatch.setattr(ranks, "place_among_ranks", lambda: (rank, 5))
+    assert ranks.place_on_machine() == expected

@@ -145,3 +145,9 @@ def test_one_process_fills_at_a_time_and_one_that_is_killed_lets_go(tmp_path):
         lock.acquire(timeout=0)
     lock.acquire(timeout=0)
     lock.release()
+
+
+def test_a_look_that_cannot_be_kept_is_none_that_fails(tmp_path):
+    (tmp_path / "models").write_text("a file is in the place of the folder")
+    look = ("fingerprint", "architecture")
+    assert remembered(tmp_path / "models", "a", lambda: look) == look
