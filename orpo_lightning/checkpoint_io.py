@@ -84,11 +84,9 @@ class SafeCheckpointIO(TorchCheckpointIO):
             if reason is None:
                 raise
             unfinished.unlink(missing_ok=True)  # the room that it takes is free again
-            raise OSError(
-                f"{place} cannot be written: {reason}; it needs {_megabytes(size_of(checkpoint))}, free are "
-                f"{_megabytes(shutil.disk_usage(place.parent).free)}. What was there before is as it was: make room, "
-                "then go on with --ckpt_path last"
-            ) from error
+            needed, free = size_of(checkpoint), shutil.disk_usage(place.parent).free
+            room = f"it needs {_megabytes(needed)}, free are {_megabytes(free)}"
+            raise not_written(place, f"{reason}; {room}") from error
         finally:
             unfinished.unlink(missing_ok=True)
 
@@ -154,6 +152,23 @@ def _is_pickle(path: Path) -> bool:
         return True
     with path.open("rb") as file:
         return file.read(1) == pickle.PROTO
+
+
+def not_written(place: Path, reason: str) -> OSError:
+    """The error of a checkpoint that cannot be written.
+
+    Args:
+        place: where it was to be.
+        reason: what the system says, and what is known beyond that.
+
+    Example:
+        >>> str(not_written(Path("last.ckpt"), "No space left on device")).partition(". ")[0]
+        'last.ckpt cannot be written: No space left on device'
+    """
+    return OSError(
+        f"{place} cannot be written: {reason}. What was there before is as it was: make room, then go on with "
+        "--ckpt_path last"
+    )
 
 
 def reason_of(error: BaseException | None) -> str | None:

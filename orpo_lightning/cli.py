@@ -256,7 +256,7 @@ def _hide_words_once_started(launcher: object) -> None:
         finally:
             hide()  # also where no rank could be started
 
-    launcher.launch = launch_and_hide  # type: ignore[method-assign]
+    launcher.launch = launch_and_hide  # type: ignore[method-assign]  # of this one launcher, of whatever class
 
 
 def _check_length(trainer: Namespace) -> None:

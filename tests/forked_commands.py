@@ -43,7 +43,7 @@ def _serve():
 
     with hidden_output():
         import orpo_lightning.cli
-        import orpo_lightning.modules.preference  # noqa: F401
+        import orpo_lightning.modules.preference  # noqa: F401  # what is imported here is there in each fork
 
         for line in sys.stdin:
             job = json.loads(line)

@@ -10,12 +10,13 @@ import csv
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+
+from ports import free_port
 
 MOMENTS = {
     "loading": 1,
@@ -67,7 +68,7 @@ def rows_of(run):
 
 def _main(plan):
     import orpo_lightning.cli
-    import orpo_lightning.modules.preference  # noqa: F401
+    import orpo_lightning.modules.preference  # noqa: F401  # what is imported here is there in each fork
 
     print("\n" + json.dumps([_ends(*job) for job in json.loads(Path(plan).read_text())]), flush=True)
 
@@ -76,7 +77,7 @@ def _ends(command, kills, ranks):
     ends = []
     for kill in [*kills, None]:
         victim = kill[3] if kill and ranks > 1 else 0
-        port = _free_port()
+        port = free_port()
         processes = [
             _fork(command, kill[:3] if kill and rank == victim else None, _place(rank, ranks, port))
             for rank in range(ranks)
@@ -105,12 +106,6 @@ def _place(rank, ranks, port):
         **{"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)},
         **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
     }
-
-
-def _free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 def _codes(processes, patience=30):

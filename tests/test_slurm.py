@@ -1,13 +1,13 @@
 """The script for a SLURM queue: a job whose time is over goes back into the queue, and on as the same run."""
 
 import csv
-import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import environment_with_tests
+from ports import free_port
 from slurm_commands import REQUEUED, job, make_commands
 from test_signals import send
 from wandb_file import OfflineRun
@@ -20,12 +20,6 @@ OPTIONS = [
     *("--trainer.enable_progress_bar", "false"),
 ]
 STEPS, STOPPED_AFTER = 5, 2
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from helpers import environment_with_tests
-from test_slurm import free_port
+from ports import free_port
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "torchrun.sh"
 OPTIONS = [

@@ -73,7 +73,7 @@ def _give_ordinary_modes(folder: Path) -> None:
             path.chmod(mode)
 
 
-def merged_state_dict(base: nn.Module) -> dict[str, Tensor]:
+def merged_state_dict(base: PreTrainedModel) -> dict[str, Tensor]:
     """The weights of a model whose layers carry peft adapters as those of the model alone; no layer is changed.
 
     Each wrapped layer is copied and merged by itself, as peft would merge it in place. One in 4 bits becomes the
@@ -88,9 +88,9 @@ def merged_state_dict(base: nn.Module) -> dict[str, Tensor]:
         if name.startswith(tuple(f"{prefix}." for prefix in wrapped)):
             continue
         if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
-            plain = _merged_layer(module, base)
+            plain = _merged_layer(module, base.dtype)
         elif is_in_four_bits(module):
-            plain = dequantized(module, _dtype_of(base))
+            plain = dequantized(module, base.dtype)
         else:
             continue
         wrapped.append(name)
@@ -99,18 +99,14 @@ def merged_state_dict(base: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in base.state_dict().items() if not name.startswith(prefixes)} | merged
 
 
-def _dtype_of(base: nn.Module) -> torch.dtype:
-    return next(each.dtype for each in base.parameters() if each.is_floating_point())
-
-
-def _merged_layer(wrapper: object, base: nn.Module) -> nn.Module:
+def _merged_layer(wrapper: object, dtype: torch.dtype) -> nn.Module:
     from peft.tuners.lora.layer import Linear
 
     layer: Any = copy.deepcopy(wrapper)
     if hasattr(layer, "unload_and_optionally_merge_module"):
         plain = layer.unload_and_optionally_merge_module(merge=True, safe_merge=False, adapter_names=None)
     elif is_in_four_bits(layer.get_base_layer()):
-        layer.base_layer = dequantized(layer.get_base_layer(), _dtype_of(base))
+        layer.base_layer = dequantized(layer.get_base_layer(), dtype)
         # that of its own class would round what it has merged to 4 bits
         Linear.merge(layer.to("cpu"))
         plain = layer.get_base_layer()

@@ -17,5 +17,5 @@ def save_model(net: PreTrainedModel, folder: Path) -> None:
         net: the model.
         folder: where to write.
     """
-    net.should_save_on_this_rank = lambda is_main_process: True  # type: ignore[method-assign]
+    net.should_save_on_this_rank = lambda is_main_process: True  # type: ignore[method-assign]  # of this model
     net.save_pretrained(folder)

@@ -74,7 +74,7 @@ class ExplainsMemory:
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step."""
         with explaining(self, "while the optimizer took step {}"):
-            super().optimizer_step(*args, **kwargs)  # type: ignore[misc]
+            super().optimizer_step(*args, **kwargs)  # type: ignore[misc]  # of that module, too
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.strategies import ParallelStrategy
 
-from orpo_lightning.checkpoint_io import reason_of
+from orpo_lightning.checkpoint_io import not_written, reason_of
 from orpo_lightning.ranks import fail_together
 from orpo_lightning.secrets import without_secrets
 from orpo_lightning.sharded_checkpoint import is_sharded, write_sharded
@@ -24,9 +25,9 @@ class CheckpointsOfAllRanks(ParallelStrategy):
     """A strategy whose checkpoints are folders that each process writes its part of, or one file of the first."""
 
     @property
+    @abstractmethod
     def writes_folders(self) -> bool:
         """Whether each process writes its part of a checkpoint."""
-        raise NotImplementedError
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: _PATH, storage_options: Any | None = None) -> None:
         """Write a checkpoint, which is whole or not there; all processes call this.
@@ -102,9 +103,6 @@ def _write_together(place: Path, act: Callable[[], _T]) -> _T:
             reason = reason_of(error)
             if reason is None:
                 raise
-            raise OSError(
-                f"{place} cannot be written: {reason}. What was there before is as it was: make room, then go on with "
-                "--ckpt_path last"
-            ) from error
+            raise not_written(place, reason) from error
 
     return fail_together(named)
