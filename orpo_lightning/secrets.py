@@ -317,14 +317,17 @@ def _options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _typed(value: str) -> Any:
-    """What is typed as a mapping or a list as these, and any other value as it is."""
+    """What is typed as a mapping or a list as these, and any other value as it is, also one that cannot be read."""
     if not value.lstrip().startswith(("{", "[")):
         return value
     import yaml
 
     try:
+        # a part that stands in several places may hold itself, and then there is no end to it
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(value)):
+            return value
         return yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return value
 
 

@@ -175,7 +175,20 @@ def test_a_value_that_is_none_is_placed(refusal, text, said):
     assert refusal("fit", "--config=orpo", "--config=mine.yaml").startswith(said)
 
 
-@pytest.mark.parametrize("value", ["&a [*a]", "!!int x", "2026-13-01", "[" * 5000])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "&a [*a]",
+        "[&a [*a]]",
+        "{x: &a {y: *a}}",
+        "!!int x",
+        "2026-13-01",
+        "[2026-13-01]",
+        "[" * 5000,
+        "[" * 200 + "]" * 200,
+    ],
+    ids=range(8),
+)
 def test_a_typed_value_that_is_none_is_named(refusal, value):
     said = refusal("fit", "--config=orpo", f"--data.limit={value}")
     assert said.startswith("--data.limit")
