@@ -8,12 +8,13 @@ import pytest
 from fuzzing import MANY, at_every_length, for_all
 from hypothesis import strategies as st
 
-from orpo_lightning import Objective, OptimizerConfig, PreferenceDataModule, ScheduleConfig
+from orpo_lightning import Objective, OptimizerConfig, PreferenceDataModule, ScheduleConfig, secrets
 from orpo_lightning.cli import CLI, SaveConfig, make_cli
 from orpo_lightning.command_line.config_files import read_keys
 from orpo_lightning.command_line.interpolation import MODE, refer_by_typed_keys
 from orpo_lightning.command_line.parser import Parser
 from orpo_lightning.command_line.private_parts import verbs_of
+from orpo_lightning.secrets import hide_words, remember_words
 
 KEYS = (
     *("data.limit", "data.train", "data.val", "data.seed", "data.columns", "data.overlong", "data.shuffle", "data"),
@@ -68,6 +69,10 @@ VALUES = (
         "{path: sample, weight: -1}",
         "[",
         "{",
+        "[" * 5000,
+        "[&a [*a]]",
+        "{a: &a {b: *a}}",
+        "[2026-13-01]",
         "]",
         "}",
         ":",
@@ -289,6 +294,20 @@ def test_a_file_is_parsed_or_refused_in_a_line(tmp_path, small, examples):
 @pytest.mark.usefixtures("only_built_in_objectives")
 def test_a_command_line_is_parsed_or_refused_in_a_line(small, examples):
     for_all(examples, lambda words: check_parsing(small, words), words)
+
+
+@at_every_length
+def test_whatever_is_typed_the_secrets_of_a_command_line_are_looked_for(monkeypatch, examples):
+    monkeypatch.setattr(secrets, "_values", set())
+    monkeypatch.setattr(secrets, "_variables", set())
+
+    def check(words):
+        remember_words(words)
+        hidden = hide_words([*words, "--api_key", "5wordf1sh", "--x={password: 5wordf1sh}"])
+        assert len(hidden) == len(words) + 3
+        assert "5wordf1sh" not in str(hidden)
+
+    for_all(examples, check, words)
 
 
 @pytest.mark.slow
