@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from orpo_lightning.manifest import MANIFEST, Manifest, size_of, tensor_sizes
 from orpo_lightning.secrets import without_secrets
 from orpo_lightning.sharded_checkpoint import ShardedCheckpoint, is_sharded
 from orpo_lightning.whole_folder import take_place
+from orpo_lightning.write_errors import SPACE, cause_of, not_written
 
 _MARK = "pytorch-lightning_version"
 """What every trainer writes into its checkpoints."""
@@ -61,34 +63,23 @@ class SafeCheckpointIO(TorchCheckpointIO):
         A run that cannot be kept any more stops: what it goes on to compute would be lost.
 
         Raises:
-            OSError: it cannot be written, as on a full disk; what was in its place is as it was.
+            OSError: it cannot be written, as on a full disk; says what to do.
         """
         if storage_options is not None or "file" not in get_filesystem(path).protocol:
             super().save_checkpoint(checkpoint, path, storage_options)  # other file systems have renames of their own
             return
         place = Path(str(path).removeprefix("file://"))
-        place.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = place.with_name(f"{place.name}.part")
         try:
-            if place.is_dir() and not is_sharded(place):
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))  # of somebody else's
-            unfinished.unlink(missing_ok=True)  # a kill may have left there another name of a checkpoint
-            checkpoint = without_secrets(checkpoint)
-            with unfinished.open("wb") as file:
-                torch.save({**checkpoint, MANIFEST: Manifest.of(checkpoint, tensor_sizes(checkpoint)).plain()}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            take_place(unfinished, place)
+            _write(checkpoint, place)
         except (OSError, RuntimeError) as error:
-            reason = reason_of(error)
-            if reason is None:
+            cause = cause_of(error)
+            if cause is None:
                 raise
-            unfinished.unlink(missing_ok=True)  # the room that it takes is free again
-            needed, free = size_of(checkpoint), shutil.disk_usage(place.parent).free
-            room = f"it needs {_megabytes(needed)}, free are {_megabytes(free)}"
-            raise not_written(place, f"{reason}; {room}") from error
-        finally:
-            unfinished.unlink(missing_ok=True)
+            sizes = ""
+            if cause.errno in SPACE:
+                free = shutil.disk_usage(place.parent).free
+                sizes = f"; it needs {_megabytes(size_of(checkpoint))}, free are {_megabytes(free)}"
+            raise not_written(place, cause, sizes) from error
 
     def load_checkpoint(
         self,
@@ -154,39 +145,22 @@ def _is_pickle(path: Path) -> bool:
         return file.read(1) == pickle.PROTO
 
 
-def not_written(place: Path, reason: str) -> OSError:
-    """The error of a checkpoint that cannot be written.
-
-    Args:
-        place: where it was to be.
-        reason: what the system says, and what is known beyond that.
-
-    Example:
-        >>> str(not_written(Path("last.ckpt"), "No space left on device")).partition(". ")[0]
-        'last.ckpt cannot be written: No space left on device'
-    """
-    return OSError(
-        f"{place} cannot be written: {reason}. What was there before is as it was: make room, then go on with "
-        "--ckpt_path last"
-    )
-
-
-def reason_of(error: BaseException | None) -> str | None:
-    """What the system says of a write that failed; torch raises an error of its own while that one is handled.
-
-    Args:
-        error: what was raised.
-
-    Returns:
-        The reason; None where it is not of the system.
-
-    Example:
-        >>> reason_of(OSError(errno.ENOSPC, "No space left on device", "last.ckpt"))
-        'No space left on device'
-    """
-    while error is not None and not (isinstance(error, OSError) and error.strerror):
-        error = error.__cause__ or error.__context__
-    return None if error is None else error.strerror
+def _write(checkpoint: dict[str, Any], place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.is_dir() and not is_sharded(place):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))  # of somebody else's
+    unfinished = place.with_name(f"{place.name}.part")
+    unfinished.unlink(missing_ok=True)  # a kill may have left there another name of a checkpoint
+    checkpoint = without_secrets(checkpoint)
+    try:
+        with unfinished.open("wb") as file:
+            torch.save({**checkpoint, MANIFEST: Manifest.of(checkpoint, tensor_sizes(checkpoint)).plain()}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        take_place(unfinished, place)
+    finally:
+        with suppress(OSError):  # what kept it from being written says more
+            unfinished.unlink(missing_ok=True)
 
 
 def _megabytes(size: int) -> str:

@@ -6,7 +6,6 @@ them. All else is in one file of plain data, and the manifest, which is written 
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import pickle
@@ -23,10 +22,14 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter, _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.futures import Future
 
 from orpo_lightning.manifest import MANIFEST_FILE, Manifest
+from orpo_lightning.write_errors import cause_of
 
 PLAIN_FILE = "meta.pt"
 METADATA_FILE = ".metadata"
@@ -86,11 +89,12 @@ def write_sharded(checkpoint: Mapping[str, Any], folder: Path) -> None:
         with _quietly():
             save(
                 {WEIGHTS: dict(checkpoint[WEIGHTS]), OPTIMIZERS: states},
-                storage_writer=FileSystemWriter(folder),
+                storage_writer=_Writer(folder),
                 no_dist=alone,
             )
     except CheckpointException as error:  # it is no Exception
-        raise OSError(errno.EIO, _reasons(error)) from error
+        codes = (getattr(reason, "errno", None) for reason, _ in error.failures.values())
+        raise OSError(next(filter(None, codes), 0), _reasons(error)) from error
     if alone or torch.distributed.get_rank() == 0:
         with (folder / PLAIN_FILE).open("wb") as file:
             torch.save(plain, file)
@@ -102,6 +106,16 @@ def write_sharded(checkpoint: Mapping[str, Any], folder: Path) -> None:
             json.dump(Manifest.of(plain, sizes, checksums).plain(), text, indent=2)
             text.flush()
             os.fsync(text.fileno())
+
+
+class _Writer(FileSystemWriter):
+    """Fails as the system says: what torch raises in its place is all that the other processes would hear."""
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        try:
+            return super().write_data(plan, planner)
+        except RuntimeError as error:
+            raise cause_of(error) or error from error
 
 
 def _reasons(error: CheckpointException) -> str:

@@ -235,7 +235,10 @@ def test_a_full_disk_leaves_the_older_file_whole_and_says_what_is_needed(tmp_pat
     done = subprocess.run([sys.executable, "-c", FULL, str(path)], capture_output=True, text=True, check=False)
     sentence = done.stderr.splitlines()[-1]
     assert sentence.startswith(f"OSError: {path} cannot be written: File too large; it needs 0.4 MB, free are ")
-    assert sentence.endswith("What was there before is as it was: make room, then go on with --ckpt_path last")
+    assert sentence.endswith(
+        "What was there before is as it was: allow files of that size (ulimit -f, or another file system), then go on "
+        "with --ckpt_path last"
+    )
     assert io.load_checkpoint(path) == OLDER
     assert os.listdir(tmp_path) == ["last.ckpt"]
 
@@ -251,6 +254,46 @@ def test_a_disk_that_is_full_when_all_is_written_is_one_too(tmp_path, monkeypatc
         io.save_checkpoint(OLDER | {"step": 2}, path)
     assert io.load_checkpoint(path) == OLDER
     assert os.listdir(tmp_path) == ["last.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        ("ENOSPC", "What was there before is as it was: make room"),
+        ("EDQUOT", "What was there before is as it was: make room"),
+        ("EACCES", "What was there before is as it was: let this user write there"),
+        ("EROFS", "What was there before is as it was: mount the file system for writing"),
+        ("ENOENT", "What was there before is as it was: bring back the folder around it"),
+        ("EMFILE", "What was there before is as it was: allow more open files (ulimit -n)"),
+        ("EIO", "What is there may not last: see to the disk"),
+        ("EBUSY", "What was there before is as it was: see to that"),
+    ],
+)
+def test_what_to_do_is_said_by_what_the_system_says(tmp_path, monkeypatch, code, advice):
+    number = getattr(errno, code)
+
+    def fail(file):
+        raise OSError(number, os.strerror(number))
+
+    path = tmp_path / "last.ckpt"
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="cannot be written") as refused:
+        SafeCheckpointIO().save_checkpoint(OLDER, path)
+    said, _, to_do = str(refused.value).partition(". ")
+    assert to_do == f"{advice}, then go on with --ckpt_path last"
+    assert said.startswith(f"{path} cannot be written: {os.strerror(number)}")
+    assert ("; it needs 0.0 MB, free are " in said) == ("make room" in advice)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_in_the_place_of_the_folder_is_to_be_moved_away(tmp_path):
+    (tmp_path / "checkpoints").touch()
+    with pytest.raises(OSError, match=r"File exists.*: move away what is in the way, then go on with"):
+        SafeCheckpointIO().save_checkpoint(OLDER, tmp_path / "checkpoints" / "last.ckpt")
+    (tmp_path / "last.ckpt").mkdir()
+    with pytest.raises(OSError, match=r"Is a directory.*: move away what is in the way, then go on with"):
+        SafeCheckpointIO().save_checkpoint(OLDER, tmp_path / "last.ckpt")
+    assert sorted(os.listdir(tmp_path)) == ["checkpoints", "last.ckpt"]
 
 
 def test_a_run_on_a_full_disk_stops_with_one_line_and_goes_on_when_there_is_room(orpo_lightning, tmp_path):

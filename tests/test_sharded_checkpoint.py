@@ -6,6 +6,8 @@ import json
 import os
 import pickle
 import random
+import subprocess
+import sys
 import weakref
 from pathlib import Path
 
@@ -72,6 +74,23 @@ def test_a_disk_that_is_full_is_an_error_that_says_so_and_what_was_there_stays(f
         "on with --ckpt_path last"
     )
     assert os.listdir(folder.parent) == ["last.ckpt"]
+    assert_equal(ShardedCheckpoint(folder).whole(), CHECKPOINT)
+
+
+FULL = """
+import resource, sys, torch
+from orpo_lightning.strategies import FSDP2Strategy
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))  # the system refuses what goes beyond, as on a full disk
+plain = {"pytorch-lightning_version": "2.6.0", "optimizer_states": []}
+FSDP2Strategy().save_checkpoint({**plain, "state_dict": {"weight": torch.zeros(100_000)}}, sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_it_says_what_the_system_says_and_not_what_torch_makes_of_it(folder):
+    done = subprocess.run([sys.executable, "-c", FULL, str(folder)], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1].startswith(f"OSError: {folder} cannot be written: File too large. What was ")
     assert_equal(ShardedCheckpoint(folder).whole(), CHECKPOINT)
 
 

@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.strategies import ParallelStrategy
 
-from orpo_lightning.checkpoint_io import not_written, reason_of
 from orpo_lightning.ranks import fail_together
 from orpo_lightning.secrets import without_secrets
 from orpo_lightning.sharded_checkpoint import is_sharded, write_sharded
 from orpo_lightning.whole_folder import whole_folder
+from orpo_lightning.write_errors import cause_of, not_written
 
 _T = TypeVar("_T")
 
@@ -100,9 +100,9 @@ def _write_together(place: Path, act: Callable[[], _T]) -> _T:
         try:
             return act()
         except (OSError, RuntimeError) as error:
-            reason = reason_of(error)
-            if reason is None:
+            cause = cause_of(error)
+            if cause is None:
                 raise
-            raise not_written(place, reason) from error
+            raise not_written(place, cause) from error
 
     return fail_together(named)
