@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import os
 import shutil
@@ -17,6 +18,11 @@ _LOCK = "orpo_lightning.lock"
 
 _MARK = ".orpo-lightning-"
 _NEW, _OLD = "new", "old"
+_CANNOT = {
+    *(errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS),
+    *(errno.EACCES, errno.EPERM, errno.EISDIR),
+}
+"""What systems say that bring no folder to the disk when asked, and of folders that cannot be opened to ask."""
 
 
 @contextlib.contextmanager
@@ -47,6 +53,8 @@ def whole_folder(folder: Path, last: Collection[str] = ()) -> Iterator[Path]:
             new = hidden / _NEW
             new.mkdir()
             yield new
+            for path in new.rglob("*"):
+                write_through(path)
             write_through(new)
             if fill:
                 for path in sorted(new.iterdir(), key=lambda path: path.name in last):
@@ -77,18 +85,24 @@ def take_place(new: Path, place: Path) -> None:
         _end(hidden, place)
 
 
-def write_through(folder: Path) -> None:
-    """Have the names in a folder on the disk, where the system can: after a power cut what was renamed is in its place.
+def write_through(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk, where the system can: after a power cut they are there.
 
     Args:
-        folder: where something was written or renamed.
+        path: what was written, or where something was renamed.
+
+    Raises:
+        OSError: the disk does not take it.
     """
-    with contextlib.suppress(OSError):
-        number = os.open(folder, os.O_RDONLY)
+    try:
+        number = os.open(path, os.O_RDONLY)
         try:
             os.fsync(number)
         finally:
             os.close(number)
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
 
 
 def put_back(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """A folder is whole or not there, and what lies beside it is nobody's business."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -163,6 +164,56 @@ def test_what_makes_a_folder_a_model_is_the_last_to_come(tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     write_whole(tmp_path / "model", writes("config.json", "a", "tokenizer_config.json", "z"), MARKERS)
     assert set(moved[:2]) == {"a", "z"}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the name of an open file is that of Linux")
+@pytest.mark.parametrize("there", ["nothing", "an empty folder", "an old folder"])
+def test_all_files_are_on_the_disk_before_the_folder_has_its_place(tmp_path, monkeypatch, there):
+    if there != "nothing":
+        (tmp_path / "model").mkdir()
+    if there == "an old folder":
+        (tmp_path / "model" / "old").touch()
+    happened, rename, fsync = [], os.rename, os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda number: happened.append(os.readlink(f"/proc/self/fd/{number}")) or fsync(number)
+    )
+    monkeypatch.setattr(os, "rename", lambda *places: happened.append("moved") or rename(*places))
+
+    def write(folder):
+        (folder / "deep").mkdir()
+        writes("weights", "config.json", "deep/file")(folder)
+
+    write_whole(tmp_path / "model", write)
+    before = happened[: happened.index("moved")]
+    assert {Path(path).name for path in before} == {"weights", "config.json", "deep", "file", "new"}
+    assert Path(before[-1]).name == "new"
+    last = tmp_path if there != "an empty folder" else tmp_path / "model"
+    assert happened[-1] == str(last)
+
+
+def cannot(code):
+    def refuse(number):
+        raise OSError(code, os.strerror(code))
+
+    return refuse
+
+
+def test_where_the_system_cannot_bring_a_folder_to_the_disk_it_is_written_all_the_same(tmp_path, monkeypatch):
+    for code in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+        monkeypatch.setattr(os, "fsync", cannot(code))
+        write_whole(tmp_path / "model", writes(str(code)))
+        assert os.listdir(tmp_path / "model") == [str(code)]
+
+
+def test_a_disk_that_fails_is_an_error_and_what_was_there_stays(tmp_path, monkeypatch):
+    write_whole(tmp_path / "model", writes("old"))
+    for code in (errno.EIO, errno.ENOSPC, errno.EDQUOT):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", cannot(code))
+            with pytest.raises(OSError, match=os.strerror(code)):
+                write_whole(tmp_path / "model", writes("new"))
+        assert os.listdir(tmp_path) == ["model"]
+        assert os.listdir(tmp_path / "model") == ["old"]
 
 
 @pytest.mark.parametrize("there", ["nothing", "an old folder"])
