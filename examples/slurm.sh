@@ -19,22 +19,21 @@
 
 # A task that fails alone ends those of all machines. The first one, which runs on the machine of this script, ends with
 # 75 when all have saved: were that its code for SLURM, it would end those that are still about to end, and their codes
-# would hide it. So it leaves a mark instead.
-export STOPPED="$PWD/stopped-$SLURM_JOB_ID"
-rm -f "$STOPPED"
+# would hide it. So it leaves a mark instead, in a file of this machine that only this start of the job knows.
+STOPPED=$(mktemp) || exit
+export STOPPED
 task='trap : USR1 TERM  # they are for the command, and SLURM sends them to this shell, too
 orpo-lightning fit "$@"
 code=$?
 [ "$code" = 75 ] || exit "$code"
-touch "$STOPPED"'
+[ "$SLURM_PROCID" != 0 ] || echo "$code" > "$STOPPED"'
 srun ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} --kill-on-bad-exit=1 bash -c "$task" task "$@" --ckpt_path last \
     --trainer.num_nodes "$SLURM_NNODES" --trainer.devices "$SLURM_NTASKS_PER_NODE"
 code=$?
-if [ -e "$STOPPED" ]; then
-    rm "$STOPPED"
-    if [ "$code" = 0 ]; then
-        scontrol requeue "$SLURM_JOB_ID"
-        code=75
-    fi
+saved=$(cat "$STOPPED")
+rm "$STOPPED"
+if [ "$code" = 0 ] && [ "$saved" ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+    code=75
 fi
 exit "$code"

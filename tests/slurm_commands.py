@@ -50,10 +50,10 @@ def srun(words: list[str]) -> int:
     tasks = [
         subprocess.Popen(
             options.command,
-            env={**os.environ, **told, "SLURM_PROCID": rank, "SLURM_LOCALID": rank},
+            env={**_seen_by(rank), **told, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
             process_group=0,
         )
-        for rank in map(str, range(int(os.environ["SLURM_NTASKS"])))
+        for rank in range(int(os.environ["SLURM_NTASKS"]))
     ]
     is_ending = False
     while any(task.poll() is None for task in tasks):
@@ -66,7 +66,14 @@ def srun(words: list[str]) -> int:
     return max(code if code >= 0 else 128 - code for code in (task.wait() for task in tasks))
 
 
+def _seen_by(rank: int) -> dict[str, str]:
+    """The environment of a task; all but the first find what the script has made in TMPDIR as on another machine."""
+    made_here = os.path.join(os.environ["TMPDIR"], "")
+    seen = made_here if rank == 0 else os.path.join(made_here, "of another machine", "")
+    return {name: value.replace(made_here, seen) for name, value in os.environ.items()}
+
+
 def scontrol(words: list[str]) -> None:
     """Note what was asked for."""
-    with open(REQUEUED, "a", encoding="utf-8") as file:
+    with Path(sys.argv[0]).with_name(REQUEUED).open("a", encoding="utf-8") as file:
         file.write(" ".join(words) + "\n")

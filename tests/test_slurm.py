@@ -1,7 +1,9 @@
 """The script for a SLURM queue: a job whose time is over goes back into the queue, and on as the same run."""
 
 import csv
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,18 +30,20 @@ def queue(tmp_path):
     commands = tmp_path / "bin"
     commands.mkdir()
     make_commands(commands)
+    (tmp_path / "tmp").mkdir()
     plain = environment_with_tests()
 
-    def run(*options):
+    def run(*options, folder=tmp_path):
         environment = {
             **plain,
             **job(4711, 2, free_port()),
             "PATH": f"{commands}:{plain['PATH']}",
+            "TMPDIR": str(tmp_path / "tmp"),
             "OMP_NUM_THREADS": "1",
         }
         done = subprocess.run(
             ["bash", SCRIPT, *options],
-            cwd=tmp_path,
+            cwd=folder,
             env=environment,
             capture_output=True,
             text=True,
@@ -57,6 +61,10 @@ def stand_in(tmp_path, script):
     command.write_text(f"#!/bin/bash\n{script}\n")
 
 
+def left_in(folder):
+    return sorted(os.listdir(folder))
+
+
 def test_a_task_has_the_cpus_that_the_job_asks_for_and_the_words_as_they_were_typed(queue, tmp_path):
     stand_in(tmp_path, 'echo "$SLURM_CPUS_PER_TASK" > "cpus-$SLURM_PROCID"; printf "%s|" "$@" > "words-$SLURM_PROCID"')
     code, said = queue("--data.train", "two words.jsonl")
@@ -71,7 +79,7 @@ def test_a_task_that_fails_alone_ends_the_others_and_the_job(queue, tmp_path):
     stand_in(tmp_path, '[ "$SLURM_PROCID" = 1 ] && exit 3; sleep 1000')
     code, said = queue()
     assert code not in (0, 75), said
-    assert not (tmp_path / REQUEUED).exists()
+    assert not (tmp_path / "bin" / REQUEUED).exists()
 
 
 def test_a_task_that_has_saved_lets_the_others_end_and_the_job_goes_back_into_the_queue(queue, tmp_path):
@@ -81,17 +89,31 @@ def test_a_task_that_has_saved_lets_the_others_end_and_the_job_goes_back_into_th
         assert code == 75, said
         assert (tmp_path / "ended").exists()
         (tmp_path / "ended").unlink()
-    assert (tmp_path / REQUEUED).read_text() == "requeue 4711\n" * 2
+    assert (tmp_path / "bin" / REQUEUED).read_text() == "requeue 4711\n" * 2
     stand_in(tmp_path, "exit 0")
     assert queue()[0] == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"bin", REQUEUED}
+    assert left_in(tmp_path) == ["bin", "tmp"]
+    assert left_in(tmp_path / "tmp") == []
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="nobody can write into /proc, which is of Linux")
+def test_a_job_goes_back_from_a_folder_that_cannot_be_written_into_and_all_machines_may_have_their_own_files(
+    queue, tmp_path
+):
+    stand_in(tmp_path, "exit 75")
+    code, said = queue(folder="/proc")
+    assert code == 75, said
+    assert (tmp_path / "bin" / REQUEUED).read_text() == "requeue 4711\n"
+    assert left_in(tmp_path / "tmp") == []
 
 
 def test_a_job_of_which_one_task_saved_and_another_failed_does_not_go_back(queue, tmp_path):
     stand_in(tmp_path, '[ "$SLURM_PROCID" = 0 ] && exit 75; sleep 1; exit 4')
     code, said = queue()
     assert code == 4, said
-    assert [path.name for path in tmp_path.iterdir()] == ["bin"]
+    assert left_in(tmp_path) == ["bin", "tmp"]
+    assert left_in(tmp_path / "tmp") == []
+    assert not (tmp_path / "bin" / REQUEUED).exists()
 
 
 @pytest.mark.slow
@@ -100,12 +122,12 @@ def test_a_job_whose_time_is_over_goes_back_into_the_queue_and_on_as_the_same_ru
     time_is_over = send("on_train_batch_end", STOPPED_AFTER, "SIGUSR1", rank=1, group=True)
     code, said = queue(*OPTIONS, *time_is_over)
     assert code == 75, said
-    assert (tmp_path / REQUEUED).read_text() == "requeue 4711\n"
+    assert (tmp_path / "bin" / REQUEUED).read_text() == "requeue 4711\n"
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == STOPPED_AFTER
     code, said = queue(*OPTIONS, *time_is_over)
     assert code == 0, said
-    assert (tmp_path / REQUEUED).read_text() == "requeue 4711\n"
+    assert (tmp_path / "bin" / REQUEUED).read_text() == "requeue 4711\n"
     assert torch.load(last, weights_only=True)["global_step"] == STEPS
     with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
         assert [int(row["step"]) for row in csv.DictReader(file)] == list(range(STEPS + 1))
@@ -122,4 +144,4 @@ def test_a_job_that_fails_does_not_go_back_into_the_queue(queue, tmp_path):
     code, said = queue(*OPTIONS, "--model.optimizer.lr", "-1")
     assert code not in (0, 75), said
     assert "lr" in said
-    assert not (tmp_path / REQUEUED).exists()
+    assert not (tmp_path / "bin" / REQUEUED).exists()
