@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ from orpo_lightning.commands.parts import PartCLI
 from orpo_lightning.data.batching import step_info
 from orpo_lightning.data.datamodule import PreferenceDataModule
 from orpo_lightning.data.mismatch import with_mismatched
+from orpo_lightning.device_memory import memory_of
 from orpo_lightning.memory import COMPONENTS, Shares, in_gib
 from orpo_lightning.modules.estimate import Estimate, Setup, remedies, sharing_of
 from orpo_lightning.modules.preference import PreferenceModule
@@ -224,19 +224,12 @@ def _table(found: Estimate) -> Table:
 
 
 def _account(found: Estimate) -> Iterator[str]:
-    memory = _memory_of_device(found.setup.device_type)
+    setup = found.setup
+    memory = memory_of(torch.device(setup.device_type), setup.sharing.processes // setup.nodes)
     if memory is not None:
-        yield f"A device here has {in_gib(memory)}."
+        yield f"A device here has {in_gib(memory.total)}."
     if found.need.host:
         yield f"Beside it each process keeps {in_gib(found.need.host)} in the memory of the host."
     if found.setup.policy.compile_layers:
         yield "Compiled layers need less: what they save is not known before they are compiled, and is not taken off."
     yield "Not in it: the program itself, and what an allocator holds back."
-
-
-def _memory_of_device(device_type: str) -> int | None:
-    if device_type == "cuda" and torch.cuda.is_available():
-        return int(torch.cuda.get_device_properties(0).total_memory)
-    if device_type == "cpu" and hasattr(os, "sysconf"):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return None

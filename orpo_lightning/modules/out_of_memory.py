@@ -5,11 +5,9 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -17,6 +15,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
+from orpo_lightning.device_memory import memory_of
 from orpo_lightning.memory import in_gib
 from orpo_lightning.modules.estimate import Estimate, Remedy, Setup, sharing_of, that_fit, untried
 from orpo_lightning.packing import PackedBatch
@@ -183,23 +182,5 @@ def _held(module: Any, device_type: str) -> int:
 def _capacity(module: Any) -> int | None:
     """Bytes that the process has for a model, its weights included; None where the system does not tell."""
     device = module.trainer.strategy.root_device
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(free + unused) + _held(module, "cuda")
-    if device.type != "cpu" or not sys.platform.startswith("linux"):
-        return None
-    import resource
-
-    # the memory of a machine is there for all of its processes, the limit for each
-    free = _kilobytes("/proc/meminfo", "MemAvailable") // int(module.trainer.num_devices)
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit != resource.RLIM_INFINITY:
-        free = min(free, limit - _kilobytes("/proc/self/status", "VmSize"))
-    return free + _held(module, "cpu")
-
-
-def _kilobytes(file: str, name: str) -> int:
-    found = re.search(rf"^{name}:\s+(\d+) kB", Path(file).read_text(encoding="ascii"), re.MULTILINE)
-    assert found is not None, f"{file} has no {name}"
-    return int(found[1]) * 1024
+    memory = memory_of(device, int(module.trainer.num_devices))
+    return None if memory is None or memory.free is None else memory.free + _held(module, device.type)

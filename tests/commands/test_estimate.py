@@ -10,6 +10,7 @@ from transformers import LlamaConfig
 
 from orpo_lightning import OptimizerConfig
 from orpo_lightning.commands import estimate
+from orpo_lightning.device_memory import Memory
 from orpo_lightning.memory import Copies, Shares
 from orpo_lightning.models import building, loading
 from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig
@@ -70,6 +71,15 @@ def test_it_tells_what_each_device_needs_and_which_micro_batch_is_the_longest(sa
         "The longest micro-batch of the data has 1,837 tokens in 8 rows; the longest of these, sample/train:" in printed
     )
     assert "--trainer.accumulate_grad_batches 2" in printed.split("It would take less with one of")[1]
+
+
+@pytest.mark.usefixtures("without_remedies")
+def test_processes_on_the_cpus_of_one_machine_have_a_part_of_its_memory_each(said, monkeypatch):
+    monkeypatch.setattr(estimate, "memory_of", lambda device, processes: Memory(24 * 2**30 // processes, None))
+    two = ("--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp")
+    assert "A device here has 24.00 GiB." in said()
+    assert "A device here has 12.00 GiB." in said(*two)
+    assert "A device here has 12.00 GiB." in said(*two, "--trainer.num_nodes=2")
 
 
 @pytest.mark.usefixtures("without_remedies")

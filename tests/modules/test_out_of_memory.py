@@ -13,6 +13,7 @@ from lightning import Trainer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from orpo_lightning import ORPO, LoraConfig, OptimizerConfig, PolicyConfig
+from orpo_lightning.device_memory import Memory
 from orpo_lightning.models.tokenizer import load_tokenizer
 from orpo_lightning.modules import out_of_memory
 from orpo_lightning.modules.out_of_memory import StepOutOfMemoryError, is_out_of_memory
@@ -158,14 +159,15 @@ def test_what_is_kept_in_the_host_is_no_room_of_the_device():
     assert out_of_memory._held(module, "meta") == moved
 
 
-def test_the_memory_of_a_machine_is_shared_by_its_processes(monkeypatch):
+@pytest.mark.parametrize(("memory", "room"), [(Memory(12000, 9000), 9000), (Memory(12000, None), None), (None, None)])
+def test_the_room_is_what_is_free_for_a_process_and_what_it_holds(monkeypatch, memory, room):
     module, _ = in_a_fit(PolicyConfig(), make_rows(1))
-    monkeypatch.setattr(out_of_memory, "_kilobytes", lambda *_: 9000)
-    rooms = []
-    for count in (1, 3):
-        monkeypatch.setattr(Trainer, "num_devices", count)
-        rooms.append(out_of_memory._capacity(module) - out_of_memory._held(module, "cpu"))
-    assert rooms == [9000, 3000]
+    monkeypatch.setattr(Trainer, "num_devices", 3)
+    asked = []
+    monkeypatch.setattr(out_of_memory, "memory_of", lambda *args: asked.append(args) or memory)
+    found = out_of_memory._capacity(module)
+    assert asked == [(torch.device("cpu"), 3)]
+    assert found == (None if room is None else room + out_of_memory._held(module, "cpu"))
 
 
 LIMIT = """
