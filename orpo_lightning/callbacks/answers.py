@@ -36,7 +36,7 @@ def why_no_answers(trainer: Trainer, pl_module: LightningModule) -> str | None:
     if not isinstance(getattr(pl_module, "policy", None), LogpModel):
         return f"There are no answers to show: {type(pl_module).__name__} has no policy of this package."
     if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy | DeepSpeedStrategy):
-        return "There are no answers to show: the weights are sharded; export a checkpoint, then generate."
+        return "There are no answers to show: no process has all of the weights while the run lasts."
     if not any(name.startswith("validation") for name in getattr(data_of(trainer), "rows", {})):
         return "There are no answers to show: there is no validation data to take prompts from."
     return None

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers import run
+from helpers import environment_with_tests, run
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 
@@ -250,8 +251,44 @@ def test_sharded_weights_are_not_asked(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(module, "FSDPStrategy", object)
     run(ORPO(), validation=make_rows(4), callbacks=[Summary()], default_root_dir=tmp_path)
     printed = " ".join(capsys.readouterr().out.split())
-    assert "There are no answers to show: the weights are sharded" in printed
+    assert "There are no answers to show: no process has all of the weights while the run lasts." in printed
     assert not (tmp_path / "answers.jsonl").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "model"),
+    [((), "run/model"), (("--export.enabled=false",), "run"), (("--trainer.enable_checkpointing=false",), None)],
+    ids=["its model", "its checkpoint", "neither"],
+)
+def test_of_a_run_that_shared_its_weights_out_the_command_for_answers_takes_what_is_there(tmp_path, options, model):
+    def orpo_lightning(*words):
+        return subprocess.run(
+            [sys.executable, "-m", "orpo_lightning", *words],
+            cwd=tmp_path,
+            env=environment_with_tests(),
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+
+    two = ("--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=fsdp2")
+    done = orpo_lightning("fit", "--config=orpo", *FEW, *two, "--trainer.default_root_dir=run", *options)
+    assert done.returncode == 0, done.stderr
+    summary = (tmp_path / "run" / "summary.md").read_text()
+    assert "no process has all of the weights" in summary
+    assert not re.search("^orpo-lightning export", summary, re.MULTILINE)
+    found = re.search(r"^orpo-lightning (generate .*)", summary.replace("\\\n", ""), re.MULTILINE)
+    if model is None:
+        assert found is None
+        return
+    words = shlex.split(found[1])
+    assert words[:3] == ["generate", "--model", model]
+    (tmp_path / "prompts.txt").write_text("Say it.\n")
+    done = orpo_lightning(*words, "--max-new-tokens=4")
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "generated.jsonl").read_text().splitlines()) == 1
 
 
 def test_a_full_disk_does_not_fail_a_run_that_is_done(tmp_path, monkeypatch, recwarn):
