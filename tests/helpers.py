@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -29,6 +33,7 @@ from orpo_lightning import (
 from orpo_lightning.models.logp_model import LogpModel
 from orpo_lightning.models.reference import FrozenReference
 from orpo_lightning.models.tiny import tiny_model
+from orpo_lightning.ranks import from_all_ranks, place_among_ranks
 from orpo_lightning.records import TokenizedRow
 from orpo_lightning.testing import make_rows
 
@@ -220,3 +225,29 @@ def leave_together() -> None:
     """End the process group of the ranks: one whose peer has gone while its own connections are open may abort."""
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
+
+
+FULL = "No space left on device"
+
+
+@contextmanager
+def failing(owner: Any, name: str, of_rank: int = 0, only: Callable[..., bool] = lambda *args: True) -> Iterator[None]:
+    """Where a call fails in one of the processes, as on a full disk."""
+    real = getattr(owner, name)
+
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        if place_among_ranks()[0] == of_rank and only(*args):
+            raise OSError(errno.ENOSPC, FULL, name)
+        return real(*args, **kwargs)
+
+    with patch.object(owner, name, fail):
+        yield
+
+
+def attempt(said: dict[str, str], name: str, act: Callable[[], object]) -> None:
+    """Note what a process says of something that fails, all of which call this."""
+    try:
+        act()
+    except Exception as error:
+        said[name] = f"{type(error).__name__}: {error}"
+    assert from_all_ranks(name) == [name, name]  # neither is amid something else

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
+from orpo_lightning.ranks import fail_together
 from orpo_lightning.run_folder import BEST_CHECKPOINTS, CHECKPOINT_FOLDER, LAST_CHECKPOINT
 from orpo_lightning.trainer_parts import is_fast_dev_run
 from orpo_lightning.whole_folder import put_all_back, take_place, whole_folder
@@ -183,13 +184,14 @@ class Checkpoints(Checkpoint):
             assert self._measured is not None
             self._bests[self._measure] = self._measured
             assert self.best_path is not None
-            trainer.save_checkpoint(self.best_path, weights_only=False)
+            _write(trainer, self.best_path)
         self._measured = None
+        if not last and not better:
+            return
         # not to be older than the best one
-        if (better and not self._link(trainer)) or (last and not better):
-            trainer.save_checkpoint(self.last_path, weights_only=False)
-        if last or better:
-            self._remove_others(trainer)
+        if not better or not trainer.strategy.broadcast(fail_together(lambda: self._link(trainer))):
+            _write(trainer, self.last_path)
+        fail_together(lambda: self._remove_others(trainer))
 
     def _is_better(self) -> bool:
         if self._measured is None or math.isnan(self._measured.score):
@@ -225,7 +227,7 @@ class Checkpoints(Checkpoint):
                 linked = True
             except OSError:
                 part.unlink(missing_ok=True)
-        return trainer.strategy.broadcast(linked)
+        return linked
 
     def _remove_others(self, trainer: Trainer) -> None:
         """Remove what another one has taken the place of, of steps that are cut too, and what a kill left half."""
@@ -238,3 +240,10 @@ class Checkpoints(Checkpoint):
         for path in self.folder.glob(BEST_CHECKPOINTS):
             if self.best is not None and path.name not in kept:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _write(trainer: Trainer, path: Path) -> None:
+    """Save a checkpoint; where the first process alone writes it, the others would wait for one that cannot."""
+    with trainer.profiler.profile("save_checkpoint"):  # type: ignore[attr-defined]  # one of the connectors sets it
+        checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        fail_together(lambda: trainer.strategy.save_checkpoint(checkpoint, path))

@@ -1,17 +1,15 @@
 """A checkpoint of several processes that one of them cannot write is an error of all, and none waits for another."""
 
-import errno
 import json
 import os
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
 import torch
-from helpers import leave_together, run_on_two_ranks
+from helpers import FULL, attempt, failing, leave_together, run_on_two_ranks
 from lightning.fabric.plugins.environments import TorchElasticEnvironment
 
 from orpo_lightning import whole_folder
@@ -22,7 +20,6 @@ from orpo_lightning.ranks import fail_together, from_all_ranks, place_among_rank
 from orpo_lightning.sharded_checkpoint import ShardedCheckpoint
 from orpo_lightning.strategies import FSDP2Strategy
 
-FULL = "No space left on device"
 ADVICE = "What was there before is as it was: make room, then go on with --ckpt_path last"
 
 
@@ -36,20 +33,6 @@ def checkpoint():
         "optimizer_states": [],
         "loops": {},
     }
-
-
-@contextmanager
-def failing(owner, name, of_rank=0, only=lambda *args: True):
-    """Where a call fails in one of the processes, as on a full disk."""
-    real = getattr(owner, name)
-
-    def fail(*args, **kwargs):
-        if place_among_ranks()[0] == of_rank and only(*args):
-            raise OSError(errno.ENOSPC, FULL, name)
-        return real(*args, **kwargs)
-
-    with patch.object(owner, name, fail):
-        yield
 
 
 def is_named(name):
@@ -134,14 +117,6 @@ class OwnError(ValueError):
 
     def __str__(self):
         return self.what
-
-
-def attempt(said, name, act):
-    try:
-        act()
-    except Exception as error:
-        said[name] = f"{type(error).__name__}: {error}"
-    assert from_all_ranks(name) == [name, name]  # neither is amid something else
 
 
 def fail_on_first():
