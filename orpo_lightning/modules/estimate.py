@@ -289,7 +289,7 @@ def _more_machines(setup: Setup, batch: PackedBatch) -> _Change | None:
         return None
     sharing = replace(setup.sharing, processes=2 * setup.sharing.processes)
     more = replace(setup, sharing=sharing, nodes=2 * setup.nodes)
-    effect = f"{_SAME}, {sharing.processes} devices in place of {setup.sharing.processes}"
+    effect = f"{_SAME}, on {more.nodes} machines: {sharing.processes} devices in place of {setup.sharing.processes}"
     return _Change(f"--trainer.num_nodes {more.nodes}", effect, more, setup.halved(batch))
 
 

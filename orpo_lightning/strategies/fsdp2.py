@@ -75,6 +75,7 @@ class FSDP2Strategy(CheckpointsOfAllRanks, ModelParallelStrategy):
         )
         self.cpu_offload = cpu_offload
         self.synchronize = synchronize
+        self._asked_backend = process_group_backend  # Lightning puts that of the device there where none was asked for
         self._opened: ShardedCheckpoint | None = None
 
     @property
@@ -91,6 +92,9 @@ class FSDP2Strategy(CheckpointsOfAllRanks, ModelParallelStrategy):
         words = [f"--trainer.strategy {name if type(self) is FSDP2Strategy else f'{type(self).__module__}.{name}'}"]
         words += [] if self.writes_folders else ["--trainer.strategy.state_dict_type full"]
         words += ["--trainer.strategy.cpu_offload true"] if self.cpu_offload else []
+        backend, timeout = self._asked_backend, "null" if self._timeout is None else f"'{self._timeout}'"
+        words += [] if backend is None else [f"--trainer.strategy.process_group_backend {backend}"]
+        words += [] if self._timeout == default_pg_timeout else [f"--trainer.strategy.timeout {timeout}"]
         return " ".join([*words, "--trainer.strategy.synchronize micro_batch"])
 
     @property

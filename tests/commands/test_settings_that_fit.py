@@ -3,6 +3,7 @@
 import shlex
 import sys
 from dataclasses import replace
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -28,10 +29,19 @@ SITUATIONS = {
     "parts in a file and in the host": (
         *("--config=trainer/fsdp2", "--trainer.devices=2", "--trainer.accumulate_grad_batches=2"),
         *("--trainer.strategy.state_dict_type=full", "--trainer.strategy.cpu_offload=true"),
+        *("--trainer.strategy.timeout=2:00:00", "--trainer.strategy.process_group_backend=gloo"),
+    ),
+    "parts that wait for each other without end": (
+        *(*ON_TWO, "--trainer.strategy=FSDP2Strategy", "--trainer.strategy.timeout=null"),
+        "--trainer.accumulate_grad_batches=2",
     ),
     "parts of GPUs by FSDP1": ("--trainer.strategy=fsdp", "--trainer.accelerator=gpu", "--trainer.devices=2"),
     "two machines": (*ON_TWO, "--trainer.strategy=fsdp2", "--trainer.num_nodes=2"),
     "an adapter, compiled": ("--model.policy.lora.r=4", "--model.policy.compile_layers=true"),
+}
+BY_DEFAULT = {
+    **{"state_dict_type": "sharded", "cpu_offload": False, "process_group_backend": None},
+    "timeout": timedelta(minutes=30),
 }
 
 
@@ -76,8 +86,10 @@ def batch_of(setup):
     return pack(make_rows(-(-setup.global_batch_size // setup.micro_batches)), INFO)
 
 
-def file_of(trainer):
-    return getattr(getattr(trainer.strategy, "init_args", None), "state_dict_type", "sharded")
+def all_else(trainer):
+    """What is set of a strategy beside when it averages gradients."""
+    given = getattr(trainer.strategy, "init_args", {})
+    return {name: given.get(name, default) for name, default in BY_DEFAULT.items()}
 
 
 def advice_on(setup):
@@ -100,7 +112,7 @@ def test_each_is_typed_as_it_is_printed_and_gives_the_run_that_was_estimated(par
         data.check_global_batch(
             SimpleNamespace(world_size=found.sharing.processes, accumulate_grad_batches=found.accumulate)
         )
-        assert file_of(trainer) == file_of(before), "checkpoints stay what they are"
+        assert all_else(trainer) == all_else(before), "such as how checkpoints are written"
 
 
 @pytest.mark.parametrize(
@@ -124,3 +136,11 @@ def test_the_settings_of_the_trainer_are_these(parsed, situation, settings):
     advised = {each.setting for each in remedies(Estimate.of(setup, batch_of(setup)))}
     of_strategy = {each for each in advised if "--trainer." in each and "precision" not in each}
     assert of_strategy == settings
+
+
+@pytest.mark.parametrize(("situation", "machines"), [("parts by a short name", 2), slow("two machines", 4)])
+def test_more_processes_are_said_to_take_more_machines(parsed, situation, machines):
+    setup, _, _ = parsed(*SITUATIONS[situation])
+    effects = {each.setting: each.effect for each in remedies(Estimate.of(setup, batch_of(setup)))}
+    said = f"the same numbers, on {machines} machines: {2 * machines} devices in place of {machines}"
+    assert effects[f"--trainer.num_nodes {machines}"] == said
