@@ -19,6 +19,7 @@ from torch.serialization import MAP_LOCATION
 
 from orpo_lightning.integrity import check_whole
 from orpo_lightning.manifest import MANIFEST, Manifest, size_of, tensor_sizes
+from orpo_lightning.ranks import together
 from orpo_lightning.secrets import without_secrets
 from orpo_lightning.sharded_checkpoint import ShardedCheckpoint, is_sharded
 from orpo_lightning.whole_folder import take_place
@@ -81,6 +82,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
                 sizes = f"; it needs {_megabytes(size_of(checkpoint))}, free are {_megabytes(free)}"
             raise not_written(place, cause, sizes) from error
 
+    @together
     def load_checkpoint(
         self,
         path: _PATH,
@@ -88,6 +90,8 @@ class SafeCheckpointIO(TorchCheckpointIO):
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
         """Read a checkpoint whole, also one that is a folder; `weights_only` does not count, it is always so.
+
+        All processes of a run call this.
 
         Raises:
             FileNotFoundError: it is not there.

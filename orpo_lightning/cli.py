@@ -42,6 +42,7 @@ from orpo_lightning.command_line.quiet import quieten
 from orpo_lightning.command_line.trainer_settings import check_trainer
 from orpo_lightning.data.datamodule import PreferenceDataModule
 from orpo_lightning.loggers import MetricsFile
+from orpo_lightning.ranks import together
 from orpo_lightning.run_folder import DEFAULT_RUN
 from orpo_lightning.run_start import (
     RunStart,
@@ -69,8 +70,12 @@ class SaveConfig(SaveConfigCallback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save; in a fit only, as to measure a run changes nothing about it."""
-        super().setup(trainer, pl_module, "fit")
+        if not self.already_saved:
+            self.save_config(trainer, pl_module, "fit")
+        self.already_saved = True
 
+    @together
+    @rank_zero_only
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write config.yaml, or, where a run goes on with other settings, a numbered sibling."""
         config = self.config.clone()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch.distributed
 
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
-_KINDS = (OSError, ValueError, MemoryError, Exception)
+_KINDS = (OSError, ImportError, ValueError, MemoryError, Exception)
 """Kinds of errors that any process can be told of: others may not be read back from what was sent."""
 
 
@@ -83,3 +85,24 @@ def fail_together(act: Callable[[], _T]) -> _T:
     if first is not None:
         raise first from own
     return value
+
+
+def together(act: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Have a function that all processes call fail in all of them where it fails in one, as :func:`fail_together` does.
+
+    Args:
+        act: the function, or a method; what the first process alone does among them.
+
+    Example:
+        >>> @together
+        ... def three() -> int:
+        ...     return 3
+        >>> three()
+        3
+    """
+
+    @functools.wraps(act)
+    def acting(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return fail_together(lambda: act(*args, **kwargs))
+
+    return acting

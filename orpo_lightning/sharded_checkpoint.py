@@ -29,6 +29,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
 from orpo_lightning.manifest import MANIFEST_FILE, Manifest
+from orpo_lightning.ranks import fail_together
 from orpo_lightning.write_errors import cause_of
 
 PLAIN_FILE = "meta.pt"
@@ -81,14 +82,12 @@ def write_sharded(checkpoint: Mapping[str, Any], folder: Path) -> None:
     Raises:
         OSError: a process could not write its part, as on a full disk.
     """
-    optimizers = checkpoint.get(OPTIMIZERS, [])
-    states = {str(i): {str(key): value for key, value in each["state"].items()} for i, each in enumerate(optimizers)}
-    plain = {**checkpoint, WEIGHTS: {}, OPTIMIZERS: [{**each, "state": {}} for each in optimizers]}
+    tensors, plain = fail_together(lambda: _apart(checkpoint))  # then torch has the processes wait for each other
     alone = not torch.distributed.is_initialized()
     try:
         with _quietly():
             save(
-                {WEIGHTS: dict(checkpoint[WEIGHTS]), OPTIMIZERS: states},
+                tensors,
                 storage_writer=_Writer(folder),
                 no_dist=alone,
             )
@@ -106,6 +105,14 @@ def write_sharded(checkpoint: Mapping[str, Any], folder: Path) -> None:
             json.dump(Manifest.of(plain, sizes, checksums).plain(), text, indent=2)
             text.flush()
             os.fsync(text.fileno())
+
+
+def _apart(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The tensors of a checkpoint, and all else."""
+    optimizers = checkpoint.get(OPTIMIZERS, [])
+    states = {str(i): {str(key): value for key, value in each["state"].items()} for i, each in enumerate(optimizers)}
+    plain = {**checkpoint, WEIGHTS: {}, OPTIMIZERS: [{**each, "state": {}} for each in optimizers]}
+    return {WEIGHTS: dict(checkpoint[WEIGHTS]), OPTIMIZERS: states}, plain
 
 
 class _Writer(FileSystemWriter):

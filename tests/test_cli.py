@@ -247,6 +247,6 @@ def test_options_are_not_abbreviated(orpo_lightning, capsys):
 
 
 def test_a_missing_file_is_named_before_any_model_is_loaded(orpo_lightning, monkeypatch):
-    monkeypatch.setattr(building, "load_causal_lm", lambda *args: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(building, "load_together", lambda *args: pytest.fail("a model was loaded"))
     with pytest.raises(ValueError, match=r"data\.train: no file or folder at 'missing\.jsonl'; accepted: a file"):
         orpo_lightning("fit", "--data.train", "missing.jsonl", *SHORT)

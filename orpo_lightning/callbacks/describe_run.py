@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from orpo_lightning.data.report import SplitReport
 from orpo_lightning.manifest import CONFIG_HASH, config_hash
+from orpo_lightning.ranks import together
 from orpo_lightning.trainer_parts import data_of
 from orpo_lightning.user_loggers import keep_wandb_id
 
@@ -28,6 +29,7 @@ class DescribeRun(Callback):
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.config = config
 
+    @together
     @rank_zero_only
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Describe the run; its data has been read by now, and no model has been loaded."""

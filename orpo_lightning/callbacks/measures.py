@@ -10,6 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
 from orpo_lightning.loggers import MetricsFile
+from orpo_lightning.ranks import fail_together, together
 
 
 class KeptMeasures(Callback):
@@ -30,8 +31,9 @@ class KeptMeasures(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Have the rows before the checkpoint on the disk when it is."""
-        self.file.save()
+        fail_together(self.file.save)
 
+    @together
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Cut the file, and leave out the check of the validation, which Lightning makes where an epoch had ended."""
         if trainer.state.fn != TrainerFn.FITTING:

@@ -11,9 +11,10 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_only
 
 from orpo_lightning.modules.validation_interval import is_complete
-from orpo_lightning.ranks import from_all_ranks
+from orpo_lightning.ranks import from_all_ranks, together
 from orpo_lightning.records import PairScores, TokenizedRow
 from orpo_lightning.run_folder import PAIRS_FILE
 from orpo_lightning.summary.pairs import PairMeasures, cut_pairs, write_pairs
@@ -71,15 +72,21 @@ class PairMeasuresFile(Callback):
         own = [pair for number, scores in self._scores for pair in _rows(trainer, step, number, scores)]
         pairs = [pair for of_rank in from_all_ranks(own) for pair in of_rank]
         self._scores = []
-        if pairs and trainer.is_global_zero:
-            self._has_baseline = True
-            write_pairs(Path(trainer.default_root_dir) / PAIRS_FILE, step, self._in_order(trainer, pairs))
+        if pairs:
+            self._write(trainer, step, pairs)
 
+    @together
+    @rank_zero_only
+    def _write(self, trainer: Trainer, step: int, pairs: list[PairMeasures]) -> None:
+        self._has_baseline = True
+        write_pairs(Path(trainer.default_root_dir) / PAIRS_FILE, step, self._in_order(trainer, pairs))
+
+    @together
+    @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the validations that a run which goes on does again, and those of another run."""
-        if trainer.is_global_zero:
-            starts_anew = trainer.global_step == 0 and not self._has_baseline
-            cut_pairs(Path(trainer.default_root_dir) / PAIRS_FILE, -1 if starts_anew else trainer.global_step)
+        starts_anew = trainer.global_step == 0 and not self._has_baseline
+        cut_pairs(Path(trainer.default_root_dir) / PAIRS_FILE, -1 if starts_anew else trainer.global_step)
 
     def _in_order(self, trainer: Trainer, pairs: list[PairMeasures]) -> list[PairMeasures]:
         names = val_names_of(trainer)

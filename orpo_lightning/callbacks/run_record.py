@@ -20,6 +20,7 @@ from orpo_lightning.models.loading import PolicyConfig
 from orpo_lightning.models.logp_model import LogpModel
 from orpo_lightning.objectives import Objective
 from orpo_lightning.one_line import in_line
+from orpo_lightning.ranks import together
 from orpo_lightning.run_folder import RECORD_FILE
 from orpo_lightning.secrets import hide
 from orpo_lightning.summary.record import RunRecord, Status, read_record, write_record
@@ -58,6 +59,7 @@ class RunRecordFile(Callback):
         """Take it back."""
         self._started -= state_dict["wall_seconds"]
 
+    @together
     @rank_zero_only
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note what is going to run."""
@@ -72,6 +74,7 @@ class RunRecordFile(Callback):
         """The same."""
         self._note_findings(trainer)
 
+    @together
     @rank_zero_only
     def _note_findings(self, trainer: Trainer) -> None:
         if self._record is not None and len(self._record.health) < len(tuple(findings_of(trainer))):

@@ -18,6 +18,7 @@ from orpo_lightning.callbacks.throughput import Throughput
 from orpo_lightning.comparison.runs import read_runs
 from orpo_lightning.data.report import SplitReport
 from orpo_lightning.models.logp_model import LogpModel
+from orpo_lightning.ranks import together
 from orpo_lightning.report.contents import build_report
 from orpo_lightning.report.page import write_page
 from orpo_lightning.report.picture import draw_curves
@@ -55,6 +56,7 @@ class Summary(Callback):
         """Start the clock."""
         self._started, self._has_trained = time.perf_counter(), False
 
+    @together
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Answer the prompts before the first step."""

@@ -27,6 +27,7 @@ from orpo_lightning.data.splits import Mixture, load_training, load_validation
 from orpo_lightning.data.timed_loader import TimedLoader
 from orpo_lightning.models.tokenizer import load_tokenizer
 from orpo_lightning.packing import PackedBatch
+from orpo_lightning.ranks import together
 from orpo_lightning.records import Role, TokenizedRow
 
 
@@ -135,8 +136,9 @@ class PreferenceDataModule(LightningDataModule):
         """Names of the validation sets, in the order of their loaders; an empty name is that of an only one."""
         return tuple(self.val)
 
+    @together
     def setup(self, stage: str) -> None:
-        """Read, filter and tokenize the splits that the stage needs."""
+        """Read, filter and tokenize the splits that the stage needs; all processes of a run call this."""
         if stage == "fit" and self.trainer is not None:
             self.check_global_batch(self.trainer)
         if "train" in self._rows or (stage != "fit" and self._rows):

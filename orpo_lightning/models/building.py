@@ -7,8 +7,7 @@ from typing import Protocol, TypeVar
 
 from transformers import PreTrainedModel
 
-from orpo_lightning.models.content import check_content_together
-from orpo_lightning.models.loading import PolicyConfig, load_causal_lm
+from orpo_lightning.models.loading import PolicyConfig, load_together
 from orpo_lightning.models.logp_model import LogpModel
 
 Model = TypeVar("Model", bound=LogpModel)
@@ -41,4 +40,4 @@ class ModelBuilder(Protocol):
 
 def build_whole(config: PolicyConfig, wrap: Callable[[PreTrainedModel], Model]) -> Model:
     """Each process has all of the weights, and has held its share of their files against what was written."""
-    return wrap(load_causal_lm(config, check_content_together))
+    return wrap(load_together(config))

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import functools
-import logging
 import re
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
@@ -27,8 +24,10 @@ from orpo_lightning.models.damage import naming_damage
 from orpo_lightning.models.head_kernels import HeadKernelName
 from orpo_lightning.models.kernels import Kernels
 from orpo_lightning.models.layers import decoder_layers
+from orpo_lightning.models.load_report import check_found, without_report
 from orpo_lightning.models.pretrained import base_of_adapter, resolve
 from orpo_lightning.models.quantization import four_bits
+from orpo_lightning.ranks import fail_together
 
 Dtype = Literal["float64", "float32", "bfloat16", "float16"]
 ReferenceMode = Literal["auto", "copy", "adapter", "cached"]
@@ -142,7 +141,7 @@ def _explained(load: Callable[..., _Loaded]) -> Callable[..., _Loaded]:
     return explained
 
 
-def load_causal_lm(config: PolicyConfig, check: Callable[[Path], None] = check_content) -> PreTrainedModel:
+def load_causal_lm(config: PolicyConfig) -> PreTrainedModel:
     """Load a Hugging Face causal language model, in train mode, with its adapter in it.
 
     A folder that holds an adapter stands for its base model with that adapter merged into its weights.
@@ -150,7 +149,6 @@ def load_causal_lm(config: PolicyConfig, check: Callable[[Path], None] = check_c
 
     Args:
         config: the model.
-        check: insists that its files are those that were written, in this process alone or together with the others.
 
     Raises:
         FileNotFoundError: nothing of the name `name_or_path`, or of the base model of the adapter that it is, is here
@@ -160,7 +158,17 @@ def load_causal_lm(config: PolicyConfig, check: Callable[[Path], None] = check_c
         ValueError: weights are missing, of another shape, damaged or a pickle of more than tensors, the model needs
             code of its own, or the adapter does not fit it.
     """
-    return finish_loading(_load_weights(config, check), config)
+    return finish_loading(read_base(config), config)
+
+
+def load_together(config: PolicyConfig) -> PreTrainedModel:
+    """The same by all processes of a group: each holds its share of the files against what was written.
+
+    Raises:
+        As :func:`load_causal_lm`, in all of them what one of them raises.
+    """
+    place = _place_together(config)
+    return fail_together(lambda: finish_loading(_read_whole(place), config))
 
 
 def read_base(config: PolicyConfig) -> PreTrainedModel:
@@ -169,7 +177,9 @@ def read_base(config: PolicyConfig) -> PreTrainedModel:
     Raises:
         As :func:`load_causal_lm`.
     """
-    return _load_weights(config, check_content)
+    place = _place_of(config)
+    check_content(Path(place.path))
+    return _read_whole(place)
 
 
 def finish_loading(net: PreTrainedModel, config: PolicyConfig) -> PreTrainedModel:
@@ -200,17 +210,17 @@ def read_in_parts(config: PolicyConfig, processes: int) -> tuple[PreTrainedModel
         processes: that are in the process group, and all call this.
 
     Raises:
-        As :func:`load_causal_lm`.
+        As :func:`load_causal_lm`, in all of them what one of them raises.
     """
-    path, base = _place_of(config)
-    if processes == 1 or base is not None:
-        net = _load_weights(config, check_content_together)
+    place = _place_together(config)
+    if processes == 1 or place.adapters:
+        net = fail_together(lambda: _read_whole(place))
         return net, _weights_of(net)
-    check_content_together(Path(path))
     with torch.device("meta"):
-        net = _of_config(config, path)
+        net = fail_together(lambda: _of_config(config, place.path))
     plan = {re.sub(r"\.\d+", ".*", name): "free_full_weight" for name in decoder_layers(net)}
-    parts = _read_weights(config, path, DistributedConfig(fsdp_size=processes, fsdp_plan=plan))
+    shared_out = DistributedConfig(fsdp_size=processes, fsdp_plan=plan)
+    parts = fail_together(lambda: _read_weights(config, place.path, shared_out))
     for name, buffer in parts.named_buffers():
         module, _, own_name = name.rpartition(".")
         net.get_submodule(module)._buffers[own_name] = buffer
@@ -226,13 +236,10 @@ def load_without_weights(config: PolicyConfig) -> PreTrainedModel:
     Raises:
         As :func:`load_causal_lm`, of what has nothing to do with weights.
     """
-    path, base = _place_of(config)
-    if base is not None:
-        name, revision = base
-        return load_without_weights(replace(config, name_or_path=name, revision=revision))
+    place = _place_of(config)
     lora = shape_of_adapter(config.lora) if config.lora.is_used else config.lora
     # what torch.compile would save is not known before it has run
-    return finish_loading(_of_config(config, path), replace(config, lora=lora, compile_layers=False))
+    return finish_loading(_of_config(place.config, place.path), replace(config, lora=lora, compile_layers=False))
 
 
 def _of_config(config: PolicyConfig, path: str) -> PreTrainedModel:
@@ -251,25 +258,46 @@ def _weights_of(net: PreTrainedModel) -> dict[str, Tensor]:
     return {name: weight.detach() for name, weight in net.named_parameters(remove_duplicate=False)}
 
 
-def _load_weights(config: PolicyConfig, check: Callable[[Path], None]) -> PreTrainedModel:
-    path, base = _place_of(config)
-    if base is not None:
-        if config.load_in_4bit:
-            raise ValueError(
-                f"model.policy.load_in_4bit = true, but {config.name_or_path!r} is an adapter, and cannot be merged "
-                "into weights in 4 bits: export it with --merge-adapter first, or set model.policy.lora.adapter to it"
-            )
-        name, revision = base
-        return merge_adapter(_load_weights(replace(config, name_or_path=name, revision=revision), check), path)
-    check(Path(path))
-    return _read_weights(config, path)
+@dataclass(frozen=True)
+class _Place:
+    """Where a model is.
+
+    Args:
+        config: the model; of an adapter, that below it.
+        path: its folder or hub id.
+        adapters: the folders of those that are to be merged into it, one after the other.
+    """
+
+    config: PolicyConfig
+    path: str
+    adapters: tuple[str, ...] = ()
 
 
-def _place_of(config: PolicyConfig) -> tuple[str, tuple[str, str | None] | None]:
-    """The folder or hub id of a model, and where that holds an adapter the name and revision of its base model."""
+def _place_of(config: PolicyConfig) -> _Place:
     path = resolve(config.name_or_path, config.revision, config.trust_remote_code)
     with naming_damage(f"the model {config.name_or_path!r}", path):
-        return path, base_of_adapter(path)
+        base = base_of_adapter(path)
+    if base is None:
+        return _Place(config, path)
+    if config.load_in_4bit:
+        raise ValueError(
+            f"model.policy.load_in_4bit = true, but {config.name_or_path!r} is an adapter, and cannot be merged "
+            "into weights in 4 bits: export it with --merge-adapter first, or set model.policy.lora.adapter to it"
+        )
+    name, revision = base
+    below = _place_of(replace(config, name_or_path=name, revision=revision))
+    return replace(below, adapters=(*below.adapters, path))
+
+
+def _place_together(config: PolicyConfig) -> _Place:
+    """The same in all processes, which together insist that its files are those that were written."""
+    place = fail_together(lambda: _place_of(config))
+    check_content_together(Path(place.path))
+    return place
+
+
+def _read_whole(place: _Place) -> PreTrainedModel:
+    return functools.reduce(merge_adapter, place.adapters, _read_weights(place.config, place.path))
 
 
 @_explained
@@ -297,7 +325,7 @@ def _read_weights(config: PolicyConfig, path: str, parts: DistributedConfig | No
         path: its folder or hub id.
         parts: how its weights are shared out; None reads them whole.
     """
-    with _without_report():
+    with without_report():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             config=_config_to_train(config, path),
@@ -312,51 +340,8 @@ def _read_weights(config: PolicyConfig, path: str, parts: DistributedConfig | No
             quantization_config=four_bits(getattr(torch, config.dtype)) if config.load_in_4bit else None,
         )
     net, found = loaded
-    _check_weights(config.name_or_path, net, found)
+    check_found(config.name_or_path, net, found)
     return cast(PreTrainedModel, net)
-
-
-def _check_weights(name: str, net: PreTrainedModel, found: Mapping[str, Any]) -> None:
-    """Insist that every weight has been read: transformers makes random ones in place of those that are missing."""
-    missing = sorted(found["missing_keys"] & dict(net.named_parameters(remove_duplicate=False)).keys())
-    if missing:
-        raise ValueError(
-            f"the model {name!r} lacks {len(missing)} of the weights of {type(net).__name__}, such as "
-            f"{', '.join(missing[:3])}: copy or download it again, or look whether it is of this architecture"
-        )
-    others = sorted(found["mismatched_keys"])
-    if others:
-        weight, saved, wanted = others[0]
-        raise ValueError(
-            f"the model {name!r} has {len(others)} weights of another shape than its config.json says, such as "
-            f"{weight}: {list(saved)} in the file, {list(wanted)} in {type(net).__name__}"
-        )
-    strays = sorted(found["unexpected_keys"])
-    if strays:
-        warnings.warn(
-            f"the model {name!r} has {len(strays)} weights that {type(net).__name__} has no place for, such as "
-            f"{', '.join(strays[:3])}: they are left out",
-            stacklevel=2,
-        )
-
-
-@contextmanager
-def _without_report() -> Iterator[None]:
-    """Leave out transformers' table of weights that are missing or too many, which is said in one line here."""
-
-    def is_news(record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        # of weights that could not be converted nothing else tells; what it would shard out by itself does not count
-        return ("LOAD REPORT" not in message or "CONVERSION" in message) and "`fsdp_plan` rules" not in message
-
-    loggers = [logging.getLogger(f"transformers.{name}") for name in ("modeling_utils", "distributed.mixin")]
-    for logger in loggers:
-        logger.addFilter(is_news)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(is_news)
 
 
 def reference_policy(reference: ReferenceConfig, policy: PolicyConfig) -> PolicyConfig:

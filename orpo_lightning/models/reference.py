@@ -32,6 +32,7 @@ from orpo_lightning.models.reference_store import ReferenceStore, remembered
 from orpo_lightning.models.same_tokens import check_same_tokens
 from orpo_lightning.models.work import ModelSize
 from orpo_lightning.packing import PackedBatch
+from orpo_lightning.ranks import fail_together
 from orpo_lightning.records import ResponseLogps
 
 
@@ -161,7 +162,7 @@ def make_reference(
     Raises:
         ValueError: the reference does not share a tokenizer with the policy, or its mode does not fit the two.
     """
-    check_same_tokens(config, policy_config)
+    fail_together(lambda: check_same_tokens(config, policy_config))
     mode = reference_mode(config, policy_config)
 
     def load() -> FrozenReference:
@@ -172,13 +173,14 @@ def make_reference(
     if mode == "copy":
         return load()
     if mode == "adapter":
-        return AdapterOff(policy, fingerprint_of_base(policy_config, policy.net))
+        return AdapterOff(policy, fail_together(lambda: fingerprint_of_base(policy_config, policy.net)))
     return _cached(config, policy_config, policy, load)
 
 
 def _cached(
     config: ReferenceConfig, policy_config: PolicyConfig, policy: LogpModel, load: Callable[[], FrozenReference]
 ) -> CachedReference:
+    folder = fail_together(lambda: made_in_cache("reference"))
     # a fresh adapter changes nothing, and its base is that of every run without one
     is_fresh = policy_config.lora.is_fresh
 
@@ -187,10 +189,11 @@ def _cached(
 
     live: Scorer | None = None
     start: str | None = None
-    if config.name_or_path is not None:
-        source = identity_of(config.name_or_path, config.revision)
+    name = config.name_or_path
+    if name is not None:
+        source = fail_together(lambda: identity_of(name, config.revision))
         identity = None if source is None else f"{source} {policy_config.dtype}"
-        found, model = remembered(made_in_cache("reference") / "models", identity, lambda: _identify(load().net))
+        found, model = remembered(folder / "models", identity, lambda: _identify(load().net))
     else:
         start = weights()
         found = fingerprint_of_base(policy_config, policy.net) if is_fresh else start
@@ -204,7 +207,7 @@ def _cached(
 
     return CachedReference(
         fingerprint=found,
-        store=lambda precision: ReferenceStore(made_in_cache("reference") / f"{found}-{model}-{precision}"),
+        store=lambda precision: ReferenceStore(folder / f"{found}-{model}-{precision}"),
         dtype=lambda: policy.net.dtype,
         live=live,
         moves=not is_fresh,

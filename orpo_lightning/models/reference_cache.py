@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from orpo_lightning.models.host_to_device import to_device
 from orpo_lightning.models.reference_store import ReferenceStore
 from orpo_lightning.models.work import ModelSize
 from orpo_lightning.packing import PackedBatch, pack, response_key
-from orpo_lightning.ranks import from_all_ranks, place_among_ranks
+from orpo_lightning.ranks import fail_together, from_all_ranks, place_among_ranks
 from orpo_lightning.records import HALF_PRECISION, ResponseLogps, StepInfo, TokenizedRow
 
 FILL_TOKENS = 4096
@@ -172,7 +173,7 @@ class CachedReference:
 
         All ranks have to run the same number of forward passes.
         """
-        self._values.update(store.read(wanted - self._values.keys()))
+        self._values.update(fail_together(lambda: store.read(wanted - self._values.keys())))
         return set().union(*from_all_ranks(wanted - self._values.keys()))
 
     def _check_and_fill(
@@ -208,6 +209,8 @@ class CachedReference:
             return not all(abs(found[key] - self._values[key]) <= tolerance * largest for key in keys)
 
         different = [row.row_id for row in sample if differs(row)]
+        # each node may have a store of its own
+        different = next((each for each in from_all_ranks(different) if each), [])
         if different:
             raise ValueError(
                 "the stored reference log-probabilities are not those of the reference, on the rows "
@@ -231,7 +234,7 @@ class CachedReference:
 
         def save(part: dict[bytes, float]) -> None:
             new = {key: value for key, value in part.items() if key in missing and math.isfinite(value)}
-            store.write(new)
+            _keep(new, store)
             computed.update(new)
 
         _score_share(scorer, rows, tokens, run, save)
@@ -243,8 +246,19 @@ class CachedReference:
             bad = [row.row_id for row in chosen if not lost.isdisjoint(_keys(row, run.prompt_logps))]
             raise ValueError(f"the reference's log-probabilities are not finite on the rows {', '.join(bad)}")
         # nodes that do not share a file system keep a store each
-        hidden = (missing - computed.keys()) - store.read(missing - computed.keys()).keys()
-        store.write({key: self._values[key] for key in hidden})
+        there = fail_together(lambda: store.read(missing - computed.keys()))
+        _keep({key: self._values[key] for key in missing - computed.keys() - there.keys()}, store)
+
+
+def _keep(values: Mapping[bytes, float], store: ReferenceStore) -> None:
+    """Write values down for later runs; where that cannot be done this one goes on, for which other processes wait."""
+    try:
+        store.write(values)
+    except OSError as error:
+        warnings.warn(
+            f"reference log-probabilities cannot be kept in {store.folder} ({error}): the next run computes them again",
+            stacklevel=2,
+        )
 
 
 def _score_share(

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from orpo_lightning.ranks import from_all_ranks
 
@@ -79,9 +79,9 @@ class ReferenceStore:
         Args:
             seconds: wait no longer for another one, and go on beside it; negative: wait to its end.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / ".filling.lock")
-        with suppress(Timeout):
+        with suppress(OSError):  # a timeout is one
+            self.folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=seconds)
         try:
             yield
@@ -99,17 +99,18 @@ def remembered(folder: Path, identity: str | None, compute: Callable[[], tuple[s
         identity: what changes when the model does; None is never remembered.
         compute: looks at the model.
     """
-    if identity is None:
-        return compute()
-    path = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.json"
+    path = folder / f"{hashlib.sha256((identity or '').encode()).hexdigest()[:32]}.json"
     known: tuple[str, str] | None = None
-    with suppress(OSError, ValueError):
-        first, second = json.loads(path.read_text(encoding="utf-8"))
-        known = first, second
+    if identity is not None:
+        with suppress(OSError, ValueError):
+            first, second = json.loads(path.read_text(encoding="utf-8"))
+            known = first, second
     all_know = None not in from_all_ranks(known)
     if known is not None and all_know:
         return known
     found = compute()
+    if identity is None:
+        return found
     with suppress(OSError):  # where it cannot be kept it is computed again, and no other process waits for this one
         folder.mkdir(parents=True, exist_ok=True)
         _write_whole(path, json.dumps(found).encode())

@@ -23,6 +23,7 @@ from orpo_lightning.models.identity import name_without_adapter
 from orpo_lightning.models.layers import decoder_layers
 from orpo_lightning.models.loading import PolicyConfig, finish_loading, read_in_parts
 from orpo_lightning.models.logp_model import LogpModel
+from orpo_lightning.ranks import fail_together
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class ShardedBuilder:
         gc.collect()  # the model that they were read into holds itself, and would hold them until after they are copied
         # an adapter draws its own weights as it does beside whole ones, on the CPU
         _put(net, lambda weight: torch.empty((), dtype=weight.dtype).expand(weight.shape), parts)
-        net = finish_loading(net, config)
+        net = fail_together(lambda: finish_loading(net, config))
         _put(net, lambda weight: torch.empty(weight.shape, dtype=weight.dtype, device="meta"), parts)
         model = wrap(net)
         model.gathered_dtype = self._gathered_dtype_of(net)

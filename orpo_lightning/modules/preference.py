@@ -38,6 +38,7 @@ from orpo_lightning.modules.validation_interval import (
 from orpo_lightning.modules.views import view_of
 from orpo_lightning.objectives import Objective
 from orpo_lightning.packing import PackedBatch
+from orpo_lightning.ranks import fail_together
 from orpo_lightning.records import PairLogps, UnpairedLogps
 from orpo_lightning.trainer_parts import data_of, val_names_of
 
@@ -116,7 +117,8 @@ class PreferenceModule(ExplainsMemory, LightningModule):
             kernels = self.policy_config.kernels
             self.policy = build(self.policy_config, lambda net: LogpModel(net, self.layout, kernels))
             if self.policy_config.lora.is_used:
-                self._base_fingerprint = fingerprint_of_base(self.policy_config, self.policy.net)
+                net = self.policy.net
+                self._base_fingerprint = fail_together(lambda: fingerprint_of_base(self.policy_config, net))
         if self.reference is None and self.objective.needs_reference:
             self.reference = make_reference(self.reference_config, self.policy_config, self.policy, build)
             # a frozen copy is in eval mode on purpose

@@ -41,9 +41,10 @@ class CheckpointsOfAllRanks(ParallelStrategy):
         if storage_options is not None:
             raise ValueError(f"storage_options = {storage_options!r}; accepted: None, checkpoints are local folders")
         place = Path(filepath)
+        kept = _write_together(place, lambda: without_secrets(checkpoint))
         with ExitStack() as opened:
             folder = self.broadcast(_write_together(place, lambda: self._open(place, opened)))
-            _write_together(place, lambda: write_sharded(without_secrets(checkpoint), folder))
+            _write_together(place, lambda: write_sharded(kept, folder))
             _write_together(place, opened.close)  # it takes its place
 
     def _write_file(self, checkpoint: dict[str, Any], filepath: _PATH, storage_options: Any | None) -> None:

@@ -23,6 +23,7 @@ from orpo_lightning.integrity import check_whole_together
 from orpo_lightning.memory import Shares
 from orpo_lightning.models.adapters import untrained
 from orpo_lightning.models.sharding import ShardedBuilder, sharded_models
+from orpo_lightning.ranks import fail_together
 from orpo_lightning.sharded_checkpoint import ShardedCheckpoint, is_sharded
 from orpo_lightning.strategies.checkpoints import CheckpointsOfAllRanks, check_weights
 
@@ -181,6 +182,9 @@ class FSDP2Strategy(CheckpointsOfAllRanks, ModelParallelStrategy):
         """Read a checkpoint; the tensors of a folder are read when the hooks have seen the rest."""
         path = Path(self.broadcast(checkpoint_path))
         check_whole_together(path)
+        return fail_together(lambda: self._read(path))
+
+    def _read(self, path: Path) -> dict[str, Any]:
         if not is_sharded(path):
             return read_file(path, mmap=True)
         self._opened = ShardedCheckpoint(path)

@@ -28,7 +28,7 @@ def refusal(orpo_lightning, monkeypatch, capsys):
     """What the command says when it refuses; it must have loaded neither a model nor a tokenizer."""
     # what other tests define is no class of a user's here
     monkeypatch.setattr(errors, "_below", lambda base, real=errors._below: filter(is_not_of_a_test, real(base)))
-    for module, name in ((building, "load_causal_lm"), (datamodule, "load_tokenizer"), (tokenizer, "load_tokenizer")):
+    for module, name in ((building, "load_together"), (datamodule, "load_tokenizer"), (tokenizer, "load_tokenizer")):
         monkeypatch.setattr(module, name, lambda *args: pytest.fail("something was loaded"))
 
     def run(*arguments):

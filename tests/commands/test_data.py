@@ -25,7 +25,7 @@ def rows(tmp_path):
 def data(monkeypatch, capsys, tmp_path):
     """Runs the verb with a shipped configuration, and returns what it prints."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(building, "load_causal_lm", lambda *args: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(building, "load_together", lambda *args: pytest.fail("a model was loaded"))
 
     def run(config, *options):
         monkeypatch.setattr(

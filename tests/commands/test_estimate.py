@@ -26,8 +26,8 @@ BATCH = pack(make_rows(8), StepInfo(weight=1.0, tokens_per_pair=1.0, full_tokens
 @pytest.fixture
 def said(orpo_lightning, capsys, monkeypatch):
     """Runs the verb, and returns what it prints."""
-    for module in (building, loading):
-        monkeypatch.setattr(module, "load_causal_lm", lambda *args: pytest.fail("a model was loaded"))
+    for module, name in ((building, "load_together"), (loading, "load_causal_lm")):
+        monkeypatch.setattr(module, name, lambda *args: pytest.fail("a model was loaded"))
 
     def run(*options):
         orpo_lightning("estimate", "--config", "orpo", *options)

@@ -17,7 +17,7 @@ from helpers import with_random_trained_weights
 from safetensors.torch import load_file, save_file
 
 from orpo_lightning.cache_folder import CACHE_VARIABLE
-from orpo_lightning.models import loading, short_names
+from orpo_lightning.models import load_report, short_names
 from orpo_lightning.models.adapters import LoraConfig
 from orpo_lightning.models.checkpoint import describe_policy
 from orpo_lightning.models.identity import fingerprint
@@ -184,7 +184,7 @@ def test_weights_of_another_task_are_left_out_and_named(folder, told):
 
 
 def test_of_weights_that_cannot_be_converted_transformers_tells():
-    with loading._without_report():
+    with load_report.without_report():
         record = logging.LogRecord("", logging.WARNING, "", 0, "LOAD REPORT\nCONVERSION", (), None)
         assert logging.getLogger("transformers.modeling_utils").filter(record)
 
@@ -204,7 +204,7 @@ def test_a_buffer_that_is_computed_need_not_be_in_the_file(folder):
     net = load_causal_lm(PolicyConfig(str(folder)))
     net.register_buffer("computed", torch.zeros(1))
     found = {"missing_keys": {"computed"}, "mismatched_keys": set(), "unexpected_keys": set()}
-    loading._check_weights("tiny", net, found)
+    load_report.check_found("tiny", net, found)
 
 
 DAMAGED = {

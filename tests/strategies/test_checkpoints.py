@@ -18,7 +18,7 @@ from orpo_lightning.checkpoint_io import SafeCheckpointIO
 from orpo_lightning.integrity import damage
 from orpo_lightning.ranks import fail_together, from_all_ranks, place_among_ranks
 from orpo_lightning.sharded_checkpoint import ShardedCheckpoint
-from orpo_lightning.strategies import FSDP2Strategy
+from orpo_lightning.strategies import FSDP2Strategy, checkpoints
 
 ADVICE = "What was there before is as it was: make room, then go on with --ckpt_path last"
 
@@ -40,6 +40,7 @@ def is_named(name):
 
 
 FAILURES = {
+    "what is no secret": lambda: failing(checkpoints, "without_secrets", of_rank=1),
     "the hidden folder": lambda: failing(whole_folder.tempfile, "mkdtemp"),
     "the lock": lambda: failing(whole_folder, "FileLock"),
     "the part of the first": lambda: failing(torch, "save"),
@@ -104,6 +105,10 @@ def test_when_there_is_room_again_the_next_one_is_written(folder, said):
     assert found["global_step"] == 8
 
 
+def test_so_they_do_of_a_checkpoint_that_one_of_them_cannot_take_apart(said):
+    assert [of_rank["no state of an optimizer"] for of_rank in said] == ["Exception: 'state'", "KeyError: 'state'"]
+
+
 def test_an_error_that_cannot_be_sent_as_it_is_has_the_same_words_everywhere(said):
     assert [of_rank["an error of one's own"] for of_rank in said] == ["OwnError: mine", "ValueError: mine"]
 
@@ -162,6 +167,8 @@ def main(folder: Path) -> None:
     gathered.cluster_environment, gathered.checkpoint_io = strategy.cluster_environment, SafeCheckpointIO()
     with failing(torch, "save"):
         attempt(said, "one file", lambda: gathered.save_checkpoint(checkpoint(), folder / "one.ckpt"))
+    lacking = checkpoint() | ({"optimizer_states": [{}]} if rank == 1 else {})
+    attempt(said, "no state of an optimizer", lambda: strategy.save_checkpoint(lacking, place))
     attempt(said, "an error of one's own", lambda: fail_together(fail_on_first))
 
     strategy.save_checkpoint(checkpoint() | {"global_step": 8}, place)
