@@ -91,7 +91,7 @@ def lines(*rows):
 )
 def test_it_ends_with_one_message_before_any_model_is_loaded(tmp_path, monkeypatch, name, content, options, said):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(building, "load_causal_lm", lambda *args: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(building, "load_together", lambda *args: pytest.fail("a model was loaded"))
     if content is not None:
         (tmp_path / name).write_bytes(content)
     arguments = ["fit", "--data.train", name, "--data.val=null", "--trainer.max_steps=1", *options]

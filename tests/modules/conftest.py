@@ -36,12 +36,12 @@ class Work:
 def work(monkeypatch):
     """Counts models that are loaded, and forward passes without gradients of any model but for validation."""
     counted = Work()
-    load, forward, prepare = loading.load_causal_lm, LogpModel.forward, CachedReference.prepare
+    load, forward, prepare = loading.load_together, LogpModel.forward, CachedReference.prepare
     preparing = []
 
-    def counted_load(config, *check):
+    def counted_load(config):
         counted.loads[Path(config.name_or_path).name] += 1
-        return load(config, *check)
+        return load(config)
 
     def counted_forward(self, batch, prompt_logps=False):
         if preparing:
@@ -58,7 +58,7 @@ def work(monkeypatch):
             preparing.clear()
 
     monkeypatch.setattr(loading, "load_causal_lm", counted_load)
-    monkeypatch.setattr("orpo_lightning.models.building.load_causal_lm", counted_load)
+    monkeypatch.setattr("orpo_lightning.models.building.load_together", counted_load)
     monkeypatch.setattr(LogpModel, "forward", counted_forward)
     monkeypatch.setattr(CachedReference, "prepare", noted)
     return counted
