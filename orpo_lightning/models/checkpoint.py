@@ -256,7 +256,7 @@ def _start_of(policy: PolicyConfig) -> tuple[PreTrainedModel, str | None]:
         net = load_causal_lm(policy)
         return net, fingerprint_of_base(policy, net) if has_adapter(net) else None
     base = read_base(policy)
-    frozen = fingerprint_of_base(policy, base)  # first, as it reads the whole weights for a moment
+    frozen = fingerprint_of_base(policy, base)  # before peft leaves its marks on it
     return finish_loading(base.dequantize(), policy), frozen
 
 

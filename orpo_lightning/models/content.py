@@ -83,16 +83,22 @@ def _altered(folder: Path, rank: int, ranks: int) -> str | None:
         manifest.check_sizes({each.name: each.stat().st_size for each in folder.iterdir()})
         for name, content in sorted(manifest.hashes.items())[rank::ranks]:
             state = (folder / name).stat()
-            if _hash_once(str(folder / name), state.st_size, state.st_mtime_ns) != content:
+            if hash_once(str(folder / name), state.st_size, state.st_mtime_ns) != content:
                 raise ValueError(f"{name} has been altered since it was written")
     except (ValueError, OSError) as error:
         return f"the model in {folder} is damaged: {error}"
     return None
 
 
-@functools.lru_cache
-def _hash_once(path: str, size: int, changed: int) -> str:
-    """That of a file, looked at once as long as nobody writes to it: a policy and its reference are often the same."""
+@functools.cache
+def hash_once(path: str, size: int, changed: int) -> str:
+    """SHA-256 of a file, looked at once as long as nobody writes to it: a policy and its reference are often the same.
+
+    Args:
+        path: the file.
+        size: of the file, bytes.
+        changed: when it was last written to, ns.
+    """
     return _hash_of(Path(path))
 
 

@@ -50,6 +50,23 @@ def _is_cached(name: str, revision: str | None) -> bool:
     return any(isinstance(try_to_load_from_cache(name, file, revision=revision), str) for file in MARKERS)
 
 
+def snapshot_of(name: str, revision: str | None = None) -> Path:
+    """The folder in the hub's local cache that a model was last loaded from.
+
+    Args:
+        name: its hub id.
+        revision: branch, tag or commit.
+
+    Raises:
+        FileNotFoundError: the model is not in the cache.
+    """
+    found = (try_to_load_from_cache(name, file, revision=revision) for file in MARKERS)
+    folder = next((Path(file).parent for file in found if isinstance(file, str)), None)
+    if folder is None:
+        raise FileNotFoundError(f"the hub's local cache has no copy of the model {name!r}, which was loaded from there")
+    return folder
+
+
 def check_upload(repo_id: str) -> None:
     """Find out before any work whether an upload can be tried.
 

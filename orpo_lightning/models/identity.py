@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -14,7 +14,10 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from orpo_lightning.models.adapters import has_adapter, without_wrapper
-from orpo_lightning.models.loading import PolicyConfig, read_base
+from orpo_lightning.models.hub import snapshot_of
+from orpo_lightning.models.loading import PolicyConfig
+from orpo_lightning.models.pretrained import resolve
+from orpo_lightning.models.weight_files import content_of
 
 _NOT_ARITHMETIC = (
     *("drop", "attn_implementation", "transformers_version", "use_cache", "gradient_checkpointing", "dtype"),
@@ -71,20 +74,43 @@ def base_weights(net: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def fingerprint_of_base(config: PolicyConfig, net: nn.Module) -> str:
-    """That of the weights below an adapter: of those in 4 bits, which devices round in their own ways, as read.
+def fingerprint_of_base(
+    config: PolicyConfig, net: PreTrainedModel, content: Callable[[Path, str | None], Mapping[str, str]] = content_of
+) -> str:
+    """That of the weights below an adapter: of those in 4 bits, which devices round in their own ways, in their files.
 
     Args:
         config: how the model was loaded.
         net: the model with its adapter.
+        content: looks at the files, in this process alone or together with the others.
 
     Raises:
-        As :func:`~orpo_lightning.models.loading.read_base`.
+        As :func:`~orpo_lightning.models.weight_files.content_together`.
     """
     if not config.load_in_4bit:
         return fingerprint(base_weights(net))
-    with torch.device("cpu"):  # on a GPU whole weights may have no room beside those in 4 bits
-        return fingerprint(read_base(replace(config, load_in_4bit=False)))
+    path = resolve(config.name_or_path, config.revision, config.trust_remote_code)
+    folder = Path(path) if Path(path).is_dir() else snapshot_of(path, config.revision)
+    found = content(folder, getattr(without_wrapper(net).config, "transformers_weights", None))
+    # of another dtype they are rounded to others
+    return hashlib.sha256(f"{config.dtype} {sorted(found.items())}".encode()).hexdigest()[:16]
+
+
+def fingerprint_on(base: str | None, net: nn.Module) -> str:
+    """That of a model, of one with an adapter by what is in that and the fingerprint of what is below.
+
+    Args:
+        base: the latter; None where there is no adapter.
+        net: the model.
+
+    Example:
+        >>> fingerprint_on(None, torch.nn.ReLU()) == fingerprint(torch.nn.ReLU())
+        True
+    """
+    if base is None:
+        return fingerprint(net)
+    above = {name: each for name, each in net.state_dict().items() if ".lora_" in name or ".modules_to_save." in name}
+    return hashlib.sha256(f"{base} {fingerprint(above)}".encode()).hexdigest()[:16]
 
 
 def base_settings(net: PreTrainedModel) -> dict[str, Any]:
@@ -154,7 +180,8 @@ def check_base(saved: str | None, found: str | None) -> None:
         )
     raise ValueError(
         f"the checkpoint holds an adapter of another base model (its weights have the fingerprint {saved}, these have "
-        f"{found}): set model.policy.name_or_path, and model.policy.dtype, to what they were"
+        f"{found}): set model.policy.name_or_path, model.policy.dtype and, of a base in 4 bits, the format of its "
+        "files to what they were"
     )
 
 

@@ -14,13 +14,13 @@ import torch
 from transformers import PreTrainedModel
 
 from orpo_lightning.cache_folder import made_in_cache
-from orpo_lightning.models.building import ModelBuilder, build_whole
+from orpo_lightning.models.building import ModelBuilder
 from orpo_lightning.models.identity import (
     architecture,
     base_settings,
     base_weights,
     fingerprint,
-    fingerprint_of_base,
+    fingerprint_on,
     settings_of,
 )
 from orpo_lightning.models.kernels import Kernels
@@ -55,17 +55,31 @@ class Reference(Scorer, Protocol):
 
 
 class FrozenReference(LogpModel):
-    """A model of its own, in eval mode for good."""
+    """A model of its own, in eval mode for good.
 
-    def __init__(self, net: PreTrainedModel, layout: Layout = "auto", kernels: Kernels = Kernels()) -> None:
+    Args:
+        net: the model.
+        layout: as in :class:`LogpModel`.
+        kernels: as in :class:`LogpModel`.
+        base: fingerprint of what is below its adapter; None where it has none.
+    """
+
+    def __init__(
+        self,
+        net: PreTrainedModel,
+        layout: Layout = "auto",
+        kernels: Kernels = Kernels(),
+        base: str | None = None,
+    ) -> None:
         super().__init__(net, layout, kernels)
+        self._base = base
         self.requires_grad_(False)
         self.eval()
 
     @cached_property
     def fingerprint(self) -> str:
         """Of the weights."""
-        return fingerprint(self.net)
+        return fingerprint_on(self._base, self.net)
 
     def train(self, mode: bool = True) -> FrozenReference:
         """Stay in eval mode."""
@@ -149,7 +163,7 @@ def reference_mode(reference: ReferenceConfig, policy: PolicyConfig) -> Literal[
 
 
 def make_reference(
-    config: ReferenceConfig, policy_config: PolicyConfig, policy: LogpModel, build: ModelBuilder = build_whole
+    config: ReferenceConfig, policy_config: PolicyConfig, policy: LogpModel, base: str | None, build: ModelBuilder
 ) -> Reference:
     """The reference of a run, from its configuration and the policy with its starting weights.
 
@@ -157,6 +171,7 @@ def make_reference(
         config: the reference.
         policy_config: the policy.
         policy: as it was loaded.
+        base: fingerprint of what is below its adapter; None where it has none.
         build: what loads a model.
 
     Raises:
@@ -166,19 +181,24 @@ def make_reference(
     mode = reference_mode(config, policy_config)
 
     def load() -> FrozenReference:
-        return build(
-            reference_policy(config, policy_config), lambda net: FrozenReference(net, policy.layout, policy.kernels)
-        )
+        loaded = reference_policy(config, policy_config)
+        below = base if loaded.lora.is_used else None
+        return build(loaded, lambda net: FrozenReference(net, policy.layout, policy.kernels, below))
 
     if mode == "copy":
         return load()
     if mode == "adapter":
-        return AdapterOff(policy, fail_together(lambda: fingerprint_of_base(policy_config, policy.net)))
-    return _cached(config, policy_config, policy, load)
+        assert base is not None
+        return AdapterOff(policy, base)
+    return _cached(config, policy_config, policy, base, load)
 
 
 def _cached(
-    config: ReferenceConfig, policy_config: PolicyConfig, policy: LogpModel, load: Callable[[], FrozenReference]
+    config: ReferenceConfig,
+    policy_config: PolicyConfig,
+    policy: LogpModel,
+    base: str | None,
+    load: Callable[[], FrozenReference],
 ) -> CachedReference:
     folder = fail_together(lambda: made_in_cache("reference"))
     # a fresh adapter changes nothing, and its base is that of every run without one
@@ -188,26 +208,27 @@ def _cached(
         return fingerprint(base_weights(policy.net) if is_fresh else policy.net)
 
     live: Scorer | None = None
-    start: str | None = None
     name = config.name_or_path
     if name is not None:
         source = fail_together(lambda: identity_of(name, config.revision))
         identity = None if source is None else f"{source} {policy_config.dtype}"
-        found, model = remembered(folder / "models", identity, lambda: _identify(load().net))
+        known, model = remembered(folder / "models", identity, lambda: _identify(load().net))
+        found = known
     else:
-        start = weights()
-        found = fingerprint_of_base(policy_config, policy.net) if is_fresh else start
+        # by which the numbers are kept: devices that round weights to other 4 bits compute others
+        known = weights()
+        found = known if is_fresh else fingerprint_on(base, policy.net)
         model = architecture(base_settings(policy.net) if is_fresh else settings_of(policy.net))
         live = AdapterOff(policy, found) if is_fresh else PolicyInEvalMode(policy)
     dtype = policy.net.dtype
 
     def is_as_loaded() -> bool:
         # weights that the precision has rounded have another fingerprint
-        return policy.net.dtype != dtype or weights() == start
+        return policy.net.dtype != dtype or weights() == known
 
     return CachedReference(
         fingerprint=found,
-        store=lambda precision: ReferenceStore(folder / f"{found}-{model}-{precision}"),
+        store=lambda precision: ReferenceStore(folder / f"{known}-{model}-{precision}"),
         dtype=lambda: policy.net.dtype,
         live=live,
         moves=not is_fresh,

@@ -23,6 +23,7 @@ from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig
 from orpo_lightning.models.logp_model import Layout, LogpModel
 from orpo_lightning.models.reference import Reference, make_reference, reference_mode
 from orpo_lightning.models.reference_cache import Scorer, start_tolerance
+from orpo_lightning.models.weight_files import content_together
 from orpo_lightning.modules import fit_for_objective, optimization, resume
 from orpo_lightning.modules.finite import Scored, check_finite
 from orpo_lightning.modules.optimization import OptimizerConfig, ScheduleConfig
@@ -38,7 +39,6 @@ from orpo_lightning.modules.validation_interval import (
 from orpo_lightning.modules.views import view_of
 from orpo_lightning.objectives import Objective
 from orpo_lightning.packing import PackedBatch
-from orpo_lightning.ranks import fail_together
 from orpo_lightning.records import PairLogps, UnpairedLogps
 from orpo_lightning.trainer_parts import data_of, val_names_of
 
@@ -113,14 +113,14 @@ class PreferenceModule(ExplainsMemory, LightningModule):
         # a strategy that shares models out loads them in a way of its own; without a trainer there is none
         strategy = None if self._trainer is None else self.trainer.strategy
         build: ModelBuilder = getattr(strategy, "build_model", build_whole)
+        config = self.policy_config
         if self.policy is None:
-            kernels = self.policy_config.kernels
-            self.policy = build(self.policy_config, lambda net: LogpModel(net, self.layout, kernels))
-            if self.policy_config.lora.is_used:
-                net = self.policy.net
-                self._base_fingerprint = fail_together(lambda: fingerprint_of_base(self.policy_config, net))
+            self.policy = build(config, lambda net: LogpModel(net, self.layout, config.kernels))
+            if config.lora.is_used:
+                self._base_fingerprint = fingerprint_of_base(config, self.policy.net, content_together)
         if self.reference is None and self.objective.needs_reference:
-            self.reference = make_reference(self.reference_config, self.policy_config, self.policy, build)
+            base = self._base_fingerprint
+            self.reference = make_reference(self.reference_config, config, self.policy, base, build)
             # a frozen copy is in eval mode on purpose
             warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode at the start of training")
 

@@ -110,7 +110,7 @@ def test_of_several_processes_each_looks_at_its_share_and_all_hear_of_it(model, 
         torch.save({}, model / f"{name}.safetensors")
     write_model_manifest(model, step=7, epoch=1, config=None)
     looked_at = []
-    monkeypatch.setattr("orpo_lightning.models.content._hash_once", lambda path, *state: looked_at.append(path))
+    monkeypatch.setattr("orpo_lightning.models.content.hash_once", lambda path, *state: looked_at.append(path))
     monkeypatch.setattr("orpo_lightning.models.content.place_on_machine", lambda: (1, 2))
     monkeypatch.setattr("orpo_lightning.models.content.from_all_ranks", lambda own: [None, own])
     with pytest.raises(DamagedFileError, match=r"b\.safetensors has been altered"):

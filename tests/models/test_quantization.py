@@ -1,6 +1,7 @@
 """Frozen weights in 4 bits below an adapter: they train, resume and are exported as the numbers that they stand for."""
 
 import importlib.util
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -11,12 +12,13 @@ from transformers import AutoModelForCausalLM
 
 from orpo_lightning import DPO, LoraConfig, PreferenceModule, ReferenceConfig
 from orpo_lightning.callbacks.export import ExportModel
-from orpo_lightning.models import loading
+from orpo_lightning.models import loading, weight_files
 from orpo_lightning.models.building import refuse_four_bits
 from orpo_lightning.models.checkpoint import export_checkpoint, load_policy, read_checkpoint
 from orpo_lightning.models.export import write_adapter, write_model
-from orpo_lightning.models.identity import fingerprint_of_base
+from orpo_lightning.models.identity import check_base, fingerprint_of_base
 from orpo_lightning.models.loading import PolicyConfig, load_causal_lm
+from orpo_lightning.models.pretrained import resolve
 from orpo_lightning.models.reference import reference_mode
 from orpo_lightning.models.tiny import tiny_model
 from orpo_lightning.models.tokenizer import load_tokenizer
@@ -124,12 +126,73 @@ def test_the_base_is_known_by_what_was_read_and_not_by_how_a_device_has_rounded_
     (weight, *_) = (each for name, each in net.named_parameters() if ".base_layer." in name)
     weight.data[0] ^= 1
     assert fingerprint_of_base(FOUR_BITS, net) == known
-    assert known == fingerprint_of_base(
-        PolicyConfig("tiny", lora=LORA), load_causal_lm(PolicyConfig("tiny", lora=LORA))
-    )
     tiny_model("llama", seed=1).save_pretrained(tmp_path)
     other = replace(FOUR_BITS, name_or_path=str(tmp_path))
     assert fingerprint_of_base(other, load_causal_lm(other)) != known
+    of_another_dtype = replace(FOUR_BITS, dtype="bfloat16")
+    assert fingerprint_of_base(of_another_dtype, load_causal_lm(of_another_dtype)) != known
+
+
+def test_the_base_is_the_same_in_other_files_of_the_same_weights(tmp_path):
+    shutil.copytree(resolve("tiny"), tmp_path / "copy")
+    AutoModelForCausalLM.from_pretrained(resolve("tiny")).save_pretrained(tmp_path / "shards", max_shard_size="50KB")
+    one, other = (replace(FOUR_BITS, name_or_path=str(tmp_path / name)) for name in ("copy", "shards"))
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
+    known = fingerprint_of_base(FOUR_BITS, load_causal_lm(FOUR_BITS))
+    assert known == fingerprint_of_base(one, load_causal_lm(one)) == fingerprint_of_base(other, load_causal_lm(other))
+
+
+def test_neither_the_model_nor_a_file_of_it_is_read_a_second_time(tmp_path, monkeypatch):
+    shutil.copytree(resolve("tiny"), tmp_path / "model")
+    module = PreferenceModule(DPO(), policy=replace(FOUR_BITS, name_or_path=str(tmp_path / "model")))
+    loads, opened = [], []
+    load, look = loading._load_weights, weight_files.safe_open
+    monkeypatch.setattr(loading, "_load_weights", lambda *given: loads.append(given) or load(*given))
+    monkeypatch.setattr(weight_files, "safe_open", lambda *given: opened.append(given) or look(*given))
+    module.configure_model()
+    assert module.reference.fingerprint
+    read_base_again = PreferenceModule(DPO(), policy=module.policy_config)
+    read_base_again.configure_model()
+    assert read_base_again.reference.fingerprint == module.reference.fingerprint
+    assert (len(loads), len(opened)) == (2, 1)
+
+
+def test_a_run_does_not_go_on_with_another_base_and_is_told_what_counts(trained, tmp_path):
+    tiny_model("llama", seed=1).save_pretrained(tmp_path)
+    other = replace(FOUR_BITS, name_or_path=str(tmp_path))
+    with pytest.raises(ValueError, match=r"another (base|reference).*fingerprint"):
+        fit(policy=other, ckpt_path=trained[1] / "step=3.ckpt")
+    with pytest.raises(
+        ValueError, match=r"another base model.*dtype and, of a base in 4 bits, the format of its files"
+    ):
+        check_base("a", "b")
+
+
+@pytest.mark.parametrize("mode", ["copy", "cached"])
+def test_a_reference_that_starts_from_an_adapter_is_known_likewise(trained, mode, tmp_path, monkeypatch):
+    net = with_random_trained_weights(load_causal_lm(PolicyConfig("tiny", lora=LORA)))
+    write_adapter(net, load_tokenizer("tiny"), tmp_path / "adapter", "tiny")
+    policy = PolicyConfig("tiny", load_in_4bit=True, lora=LoraConfig(adapter=str(tmp_path / "adapter")))
+
+    def known():
+        module = PreferenceModule(DPO(), policy=policy, reference=ReferenceConfig(mode=mode))
+        module.configure_model()
+        return module.reference.fingerprint
+
+    before = known()
+    assert before != fingerprint_of_base(FOUR_BITS, trained[0].module.policy.net)
+    read = loading._read_weights
+
+    def rounded_by_another_device(*given):
+        net = read(*given)
+        net.model.layers[0].mlp.up_proj.weight.data[0] ^= 1
+        return net
+
+    monkeypatch.setattr(loading, "_read_weights", rounded_by_another_device)
+    assert known() == before
+    next(each for each in net.parameters() if each.requires_grad).data.mul_(2)
+    write_adapter(net, load_tokenizer("tiny"), tmp_path / "adapter", "tiny")
+    assert known() != before
 
 
 def test_without_an_adapter_it_is_refused():
