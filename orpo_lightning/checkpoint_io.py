@@ -132,10 +132,14 @@ def read_file(
         raise ValueError(f"{path} cannot be read as a checkpoint; is it whole?") from error
     if not isinstance(loaded, dict) or _MARK not in loaded:
         raise ValueError(f"{path} is no checkpoint of a run; accepted: a .ckpt file that a fit wrote")
-    manifest = loaded.pop(MANIFEST, None)
-    if manifest is not None:
+    if MANIFEST in loaded:
+        found = tensor_sizes(loaded)
         try:
-            Manifest.from_plain(manifest).check_sizes(tensor_sizes(loaded))
+            manifest = Manifest.from_plain(loaded.pop(MANIFEST))
+            unknown = sorted(found.keys() - manifest.sizes.keys())
+            if unknown:
+                raise ValueError(f"the manifest has no sizes of {', '.join(unknown)}")
+            manifest.check_sizes(found)
         except ValueError as error:
             check_whole(path, str(error))
     return loaded

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from orpo_lightning.manifest import read_manifest
+from orpo_lightning.manifest import MANIFEST_FILE, Manifest, read_manifest
 from orpo_lightning.ranks import from_all_ranks, place_among_ranks
-from orpo_lightning.sharded_checkpoint import PLAIN_FILE, ShardedCheckpoint, is_sharded
+from orpo_lightning.sharded_checkpoint import METADATA_FILE, PLAIN_FILE, ShardedCheckpoint, is_sharded
 
 _CHUNK = 1 << 20
 _ARCHIVE = b"PK"
@@ -69,7 +69,12 @@ def damage(path: Path, rank: int = 0, ranks: int = 1) -> str | None:
                     return None  # not what torch writes, and without checksums: whoever reads it says so
                 _check_archive(file, rank, ranks)
             return None
-        manifest = read_manifest(path)
+        manifest = read_manifest(path / MANIFEST_FILE, Manifest)
+        sizes, checksums = manifest.sizes.keys(), manifest.checksums.keys()
+        if not {METADATA_FILE, PLAIN_FILE} <= sizes or not {METADATA_FILE} <= checksums <= sizes:
+            raise ValueError(
+                f"{MANIFEST_FILE} has to hold sizes of {METADATA_FILE} and {PLAIN_FILE}, and a checksum of the former"
+            )
         manifest.check_sizes({each.name: each.stat().st_size for each in path.iterdir()})
         for name, checksum in manifest.checksums.items():
             if zlib.crc32((path / name).read_bytes()) != checksum:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import reprlib
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -61,24 +62,36 @@ class Manifest:
         )
 
     @classmethod
-    def from_plain(cls, values: object) -> Self:
-        """Read one back, of this version or another.
+    def from_plain(cls, values: object, source: str = "the manifest") -> Self:
+        """Read one back. What is not known here comes from a later version, and is passed over.
 
-        What has a default came later: it may be missing, and then nothing is held against it. What is not known here
-        comes from a later version, and is passed over.
+        Args:
+            values: as :meth:`plain` gave them.
+            source: what to call it.
 
         Raises:
-            ValueError: it is no manifest.
+            ValueError: something is missing, or of another type: nothing would be held against it.
 
         Example:
-            >>> of_another_version = {"step": 3, "epoch": 0, "config": None, "versions": {}, "sizes": {}, "later": 1}
-            >>> Manifest.from_plain(of_another_version)
+            >>> of_a_later_version = {**Manifest(3, 0, None, {}, {}).plain(), "later": 1}
+            >>> Manifest.from_plain(of_a_later_version)
             Manifest(step=3, epoch=0, config=None, versions={}, sizes={}, checksums={})
+            >>> Manifest.from_plain({**of_a_later_version, "sizes": None})
+            Traceback (most recent call last):
+            ...
+            ValueError: the manifest has sizes = None; accepted: Mapping[str, int]
         """
-        needed = {each.name for each in fields(cls) if each.default is MISSING and each.default_factory is MISSING}
-        if not isinstance(values, Mapping) or not needed <= values.keys():
-            raise ValueError(f"the manifest has to hold {', '.join(sorted(needed))}")
-        return cls(**{each.name: values[each.name] for each in fields(cls) if each.name in values})
+        hints = get_type_hints(cls)
+        if not isinstance(values, Mapping) or not hints.keys() <= values.keys():
+            raise ValueError(f"{source} has to hold {', '.join(sorted(hints))}")
+        for name, hint in hints.items():
+            if not _is_of(values[name], hint):
+                accepted = getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint)
+                raise ValueError(
+                    f"{source} has {name} = {reprlib.repr(values[name])}; accepted: "
+                    f"{str(accepted).removeprefix('collections.abc.')}"
+                )
+        return cls(**{name: values[name] for name in hints})
 
     def plain(self) -> dict[str, Any]:
         """As plain data."""
@@ -104,6 +117,9 @@ class Manifest:
                 raise ValueError(f"{name} is missing")
             if found[name] != size:
                 raise ValueError(f"{name} has {found[name]:,} bytes and was written with {size:,}")
+
+
+_Manifest = TypeVar("_Manifest", bound=Manifest)
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -137,15 +153,28 @@ def size_of(value: object) -> int:
     return sum(map(size_of, value)) if isinstance(value, list | tuple) else 0
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """That of a folder.
+def _is_of(value: object, hint: Any) -> bool:
+    if get_origin(hint) is Mapping:
+        return isinstance(value, Mapping) and all(
+            isinstance(key, str) and _is_of(each, get_args(hint)[1]) for key, each in value.items()
+        )
+    return type(value) in (get_args(hint) or (hint,))  # of an int no bool
+
+
+def read_manifest(file: Path, kind: type[_Manifest]) -> _Manifest:
+    """The manifest in a file.
+
+    Args:
+        file: JSON.
+        kind: what it has to be.
 
     Raises:
-        ValueError: it is not there, or no manifest.
+        ValueError: it is not there, or no manifest; names the file.
     """
     try:
-        return Manifest.from_plain(json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8")))
+        values = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"{MANIFEST_FILE} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{MANIFEST_FILE} is no text") from error
+        raise ValueError(f"{file.name} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file.name} is not the JSON that was written ({error})") from error
+    return kind.from_plain(values, file.name)

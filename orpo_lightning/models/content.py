@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from orpo_lightning.manifest import CONFIG_HASH, Manifest
+from orpo_lightning.manifest import CONFIG_HASH, Manifest, read_manifest
 from orpo_lightning.models.damage import DamagedFileError
 from orpo_lightning.ranks import from_all_ranks, place_on_machine
 
@@ -76,10 +77,12 @@ def _refuse(altered: str | None) -> None:
 
 def _altered(folder: Path, rank: int, ranks: int) -> str | None:
     """What is not as it was written, of this process's share; None if nothing is."""
-    if not (folder / MODEL_MANIFEST).is_file():
+    if not os.path.lexists(folder / MODEL_MANIFEST):
         return None
     try:
-        manifest = ModelManifest.from_plain(json.loads((folder / MODEL_MANIFEST).read_text(encoding="utf-8")))
+        manifest = read_manifest(folder / MODEL_MANIFEST, ModelManifest)
+        if not manifest.hashes or manifest.hashes.keys() != manifest.sizes.keys():
+            raise ValueError(f"{MODEL_MANIFEST} has to hold sizes and hashes of the same files, one at least")
         manifest.check_sizes({each.name: each.stat().st_size for each in folder.iterdir()})
         for name, content in sorted(manifest.hashes.items())[rank::ranks]:
             state = (folder / name).stat()

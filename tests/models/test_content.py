@@ -74,22 +74,6 @@ def test_an_adapter_is_refused_likewise_to_start_from_and_as_a_model(adapter):
             load_causal_lm(config)
 
 
-def test_a_manifest_that_is_none_is_refused(model):
-    (model / MODEL_MANIFEST).write_text("{")
-    with pytest.raises(DamagedFileError, match=f"whoever has changed it on purpose removes {MODEL_MANIFEST}"):
-        load_causal_lm(PolicyConfig(str(model)))
-
-
-def test_a_manifest_of_another_version_is_read(model):
-    manifest = json.loads((model / MODEL_MANIFEST).read_text())
-    del manifest["checksums"], manifest["hashes"]  # which came later
-    (model / MODEL_MANIFEST).write_text(json.dumps(manifest | {"signed_by": "a later version"}))
-    load_causal_lm(PolicyConfig(str(model)))
-    (model / "model.safetensors").write_bytes(b"")
-    with pytest.raises(DamagedFileError, match=r"model\.safetensors has 0 bytes and was written with"):
-        load_causal_lm(PolicyConfig(str(model)))
-
-
 def test_what_surrounds_the_weights_may_be_edited_and_a_folder_without_a_manifest_is_taken(model):
     (model / "README.md").write_text("mine")
     settings = json.loads((model / "generation_config.json").read_text())
