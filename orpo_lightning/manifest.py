@@ -123,11 +123,20 @@ _Manifest = TypeVar("_Manifest", bound=Manifest)
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """What a configuration is recognised by; from which checkpoint its run goes on is not a part of it.
+    """What a configuration is recognised by, to find the run of a checkpoint or model again.
+
+    All of ``config.yaml`` counts but the checkpoint that its run goes on from: a run that goes on in another folder, on
+    other devices or with other loggers has another hash. Nothing is warned of or refused for it: what has to stay the
+    same is compared setting by setting, and models by their weights.
+
+    Args:
+        config: plain data.
 
     Example:
         >>> config_hash({"seed_everything": 1, "ckpt_path": "last"}) == config_hash({"seed_everything": 1})
         True
+        >>> config_hash({"trainer": {"devices": 1}}) == config_hash({"trainer": {"devices": 2}})
+        False
     """
     kept = {key: value for key, value in config.items() if key != "ckpt_path"}
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
