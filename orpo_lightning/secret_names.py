@@ -8,7 +8,8 @@ from itertools import pairwise
 
 _ALWAYS = {
     *("secret", "secrets", "password", "passwords", "passwd", "passphrase", "pwd", "credential", "credentials"),
-    *("apikey", "apikeys", "authorization", "cookie", "cookies", "jwt", "sig", "signature", "webhook", "webhooks"),
+    *("apikey", "apikeys", "authorization", "cookie", "cookies", "dsn", "jwt", "sig", "signature"),
+    *("webhook", "webhooks"),
 }
 """Words that make a name that of a secret wherever they stand in it."""
 _AT_THE_END = {"auth", "bearer", "passcode", "pat"}
@@ -20,6 +21,8 @@ _ABOUT = {
     *("timeout", "ttl", "expiry", "interval", "retries", "version", "provider", "manager", "store", "backend"),
 }
 """What a name ends with that says something of a secret, such as where it is: its value is none."""
+_SECRET_PATHS = {"webhook", "webhooks"}
+"""Addresses whose path is the secret, as that of Slack's is."""
 _HOLDERS = {
     *("access", "account", "admin", "api", "app", "auth", "bearer", "bot", "client", "deploy", "encryption", "license"),
     *("personal", "private", "refresh", "root", "security", "service", "session", "shared", "signing", "subscription"),
@@ -94,7 +97,9 @@ def _words_of(name: str) -> list[str]:
 
 
 def _is_about(words: list[str]) -> bool:
-    return bool(words) and words[-1] in _ABOUT
+    *before, last = words or [""]
+    is_the_secret = last in ("path", "paths") and bool(_SECRET_PATHS & set(before[-1:]))
+    return last in _ABOUT and not is_the_secret
 
 
 def _ends_as_secret(words: list[str]) -> bool:

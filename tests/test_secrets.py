@@ -42,6 +42,7 @@ def environment(monkeypatch):
         *("api_keys", "apiKeys", "hub_tokens", "access_tokens", "smtp_pass", "DbPass", "anthropic_key", "groq_keys"),
         *("auth", "basic_auth", "bearer", "cookies", "api_key_2", "github_pat", "authtoken", "secretkey", "accesskey"),
         *("hftoken", "client_key", "app_key", "tool_api_token", "new_api_token", "passcode"),
+        *("webhook", "webhook_path", "slack_webhook_path", "webhookPath", "dsn", "sentry_dsn", "dbDsn"),
     ],
 )
 def test_the_name_of_a_secret(name):
@@ -58,6 +59,7 @@ def test_the_name_of_a_secret(name):
         *("passes", "compass", "bypass", "num_passes", "path", "prompt", "objective", "per_token"),
         *("api_key_file", "private_key_path", "secret_name", "signature_columns", "cookie_policy", "api_key_env"),
         *("password_length", "auth_type", "token_type", "apiKeyName", "credentials_dir", "trainer.auth_backend"),
+        *("webhook_file", "webhook_name", "webhook_timeout", "dsn_file", "path_to_webhook_dir"),
         *("image_keys", "sort_keys", "prompt_tokens", "max_api_tokens", "assistant_token", "forward_pass", "pass_at_k"),
     ],
 )
@@ -79,7 +81,7 @@ def test_no_setting_of_the_package_has_the_name_of_one():
     "name",
     [
         *("HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD", "MYSQL_PWD", "GCP_CREDENTIALS_JSON"),
-        *("HUB_TOKENS", "PROXY_AUTH", "SLACK_WEBHOOK_URL"),
+        *("HUB_TOKENS", "PROXY_AUTH", "SLACK_WEBHOOK_URL", "SLACK_WEBHOOK_PATH", "SENTRY_DSN"),
     ],
 )
 def test_a_variable_that_says_so_is_a_secret_in_texts_and_a_reference_in_settings(environment, name):
@@ -139,6 +141,14 @@ def test_all_that_is_inside_a_secret_is_one_but_the_class_of_it():
             "class_path": "my.Credentials",
             "init_args": {"user": "<secret>", "codes": ["<secret>", "<secret>"]},
         }
+    }
+
+
+def test_the_path_of_a_webhook_and_the_source_of_data_are_left_out_whole():
+    path, source = "/services/T0/B0/abcdefgh", "postgresql://db.example.com/runs?password=abcdefgh"
+    assert hide_values({"slack": {"webhook_path": path}, "dsn": source}) == {
+        "slack": {"webhook_path": "<secret>"},
+        "dsn": "<secret>",
     }
 
 
