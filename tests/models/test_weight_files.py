@@ -1,12 +1,15 @@
 """The weights in the files of a model are known by their content, read as little and as seldom as can be."""
 
 import json
+import os
 import shutil
+import sys
 import weakref
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import leave_together, run_on_two_ranks
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
@@ -174,3 +177,34 @@ def test_a_snapshot_of_the_hub_has_the_content_of_its_files_in_a_folder(folder, 
         (snapshot / file.name).symlink_to(f"../../blobs/{number}")
     assert snapshot_of("someone/some-model", None) == snapshot
     assert content_of(snapshot) == content_of(folder)
+
+
+@pytest.mark.slow
+def test_two_processes_read_half_each_and_fail_together(folder):
+    run_on_two_ranks(__file__, folder)
+    found = [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+    assert [each["content"] for each in found] == [content_of(folder)] * 2
+    assert sorted(found[0]["seen"] + found[1]["seen"]) == sorted(load_file(folder / "model.safetensors"))
+    assert [each["error"] for each in found] == [f"no weights in {folder / 'none'}: accepted: mine.safetensors"] * 2
+
+
+def main(folder: Path) -> None:
+    torch.distributed.init_process_group("gloo")
+    rank, seen, share = os.environ["RANK"], [], weight_files._share
+
+    def seeing(*given):
+        for name, weight in share(*given):
+            seen.append(name)
+            yield name, weight
+
+    weight_files._share = seeing
+    found = {"content": content_together(folder), "seen": list(seen)}
+    (folder / "mine.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    with pytest.raises(OSError, match="no weights") as error:  # in the first alone
+        content_together(folder / "none" if rank == "0" else folder, "mine.safetensors")
+    (folder / f"{rank}.json").write_text(json.dumps({**found, "error": str(error.value)}))
+    leave_together()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
