@@ -7,9 +7,11 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
+from ports import free_port
 from torch.distributed.tensor import DTensor
 
 from orpo_lightning import (
@@ -208,17 +211,31 @@ def environment_with_tests() -> dict[str, str]:
 
 
 def run_on_two_ranks(script: str, folder: Path, **environment: str) -> None:
-    """Run a module of the tests as a script on two ranks (gloo), which writes into a folder."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
-    result = subprocess.run(
-        [*command, "--rdzv-endpoint", "localhost:0", script, str(folder)],
-        env={**environment_with_tests(), "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
+    """Run a module of the tests as a script on two ranks (gloo), which writes into a folder; as torchrun does."""
+    told = {
+        **{"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "tests"},
+        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())},
+    }
+    with ExitStack() as opened:
+        errors = [opened.enter_context(tempfile.TemporaryFile("w+")) for _ in "01"]
+        ranks = [
+            subprocess.Popen(
+                [sys.executable, script, str(folder)],
+                env={**environment_with_tests(), "OMP_NUM_THREADS": "1", **told, **environment}
+                | {"RANK": rank, "LOCAL_RANK": rank},
+                stderr=errors[int(rank)],
+            )
+            for rank in "01"
+        ]
+        opened.callback(lambda: [rank.kill() for rank in ranks])
+        deadline = time.monotonic() + 500
+        # where one fails the other may wait for it
+        while any(rank.poll() is None for rank in ranks) and not any(rank.poll() for rank in ranks):
+            assert time.monotonic() < deadline, "the ranks have not ended"
+            time.sleep(0.1)
+        for file in errors:
+            file.seek(0)
+        assert [rank.poll() for rank in ranks] == [0, 0], "".join(file.read() for file in errors)
 
 
 def leave_together() -> None:

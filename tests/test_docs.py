@@ -2,6 +2,7 @@
 
 import contextlib
 import doctest
+import functools
 import importlib
 import json
 import shlex
@@ -9,6 +10,7 @@ import shutil
 import sys
 
 import pytest
+from lightning import LightningModule, Trainer
 from pages import DOCS, ROOT, page_named
 
 from orpo_lightning.__main__ import main
@@ -66,17 +68,20 @@ def folder(tmp_path, monkeypatch, request, finished_run, only_built_in_objective
             del sys.modules[name]
 
 
-TAKING_LONG = ("smollm2", "orpo-lightning sweep", "--figures", "compile_layers")
+TAKING_LONG = ("smollm2", "orpo-lightning sweep", "--figures", "compile_layers", "orpo-lightning fit")
+COMMANDS = [(page, command) for page in DOCS for command in page.commands]
+FITS = [(page, command) for page, command in COMMANDS if command.startswith("orpo-lightning fit")]
 
 
-def slow_where_it_takes_long(page, command):
-    marks = pytest.mark.slow if any(each in command for each in TAKING_LONG) else ()
+def named(page, command, marks=()):
     return pytest.param(page, command, marks=marks, id=f"{page.path.stem}: {command}")
 
 
-@pytest.mark.parametrize(
-    ("page", "command"), [slow_where_it_takes_long(page, each) for page in DOCS for each in page.commands]
-)
+def slow_where_it_takes_long(page, command):
+    return named(page, command, pytest.mark.slow if any(each in command for each in TAKING_LONG) else ())
+
+
+@pytest.mark.parametrize(("page", "command"), [slow_where_it_takes_long(*each) for each in COMMANDS])
 def test_command(folder, monkeypatch, page, command):
     program, *arguments = shlex.split(command)
     assert program == "orpo-lightning"
@@ -84,6 +89,21 @@ def test_command(folder, monkeypatch, page, command):
     ends_early = "--print_config" in arguments or "--help" in command
     with pytest.raises(SystemExit, match=r"^0$") if ends_early else contextlib.nullcontext():
         main()  # fails by raising
+
+
+@pytest.mark.parametrize(("page", "command"), [named(*each) for each in FITS if "--print_config" not in each[1]])
+def test_everything_that_a_fit_is_asked_for_is_there(folder, monkeypatch, page, command):
+    asked_for = []
+
+    @functools.wraps(Trainer.fit)
+    def fit(trainer, model, **others):
+        asked_for.append(model)
+
+    monkeypatch.setattr(Trainer, "fit", fit)
+    monkeypatch.setattr(sys, "argv", shlex.split(command))
+    main()
+    (module,) = asked_for
+    assert isinstance(module, LightningModule)
 
 
 @pytest.mark.parametrize("page", [page for page in DOCS if page.snippets], ids=lambda page: page.path.stem)
