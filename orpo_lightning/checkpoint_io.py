@@ -76,11 +76,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
             cause = cause_of(error)
             if cause is None:
                 raise
-            sizes = ""
-            if cause.errno in SPACE:
-                free = shutil.disk_usage(place.parent).free
-                sizes = f"; it needs {_megabytes(size_of(checkpoint))}, free are {_megabytes(free)}"
-            raise not_written(place, cause, sizes) from error
+            raise not_written(place, cause, _sizes(checkpoint, place, cause)) from error
 
     @together
     def load_checkpoint(
@@ -151,6 +147,17 @@ def _is_pickle(path: Path) -> bool:
         return True
     with path.open("rb") as file:
         return file.read(1) == pickle.PROTO
+
+
+def _sizes(checkpoint: dict[str, Any], place: Path, cause: OSError) -> str:
+    """What a checkpoint needs and what there is; that of a quota or of a file the system does not tell."""
+    if cause.errno not in SPACE:
+        return ""
+    needed = f"; it needs {_megabytes(size_of(checkpoint))}"
+    if cause.errno != errno.ENOSPC:
+        return needed
+    there = next(folder for folder in place.absolute().parents if folder.exists())
+    return f"{needed}, free are {_megabytes(shutil.disk_usage(there).free)}"
 
 
 def _write(checkpoint: dict[str, Any], place: Path) -> None:

@@ -322,10 +322,10 @@ def _typed(value: str) -> Any:
         return value
     import yaml
 
+    from orpo_lightning.yaml_aliases import check_aliases
+
     try:
-        # a part that stands in several places may hold itself, and then there is no end to it
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(value)):
-            return value
+        check_aliases(value)
         return yaml.safe_load(value)
     except (yaml.YAMLError, ValueError, RecursionError):
         return value

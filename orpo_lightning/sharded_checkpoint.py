@@ -6,6 +6,7 @@ them. All else is in one file of plain data, and the manifest, which is written 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -92,8 +93,9 @@ def write_sharded(checkpoint: Mapping[str, Any], folder: Path) -> None:
                 no_dist=alone,
             )
     except CheckpointException as error:  # it is no Exception
-        codes = (getattr(reason, "errno", None) for reason, _ in error.failures.values())
-        raise OSError(next(filter(None, codes), 0), _reasons(error)) from error
+        codes = {getattr(reason, "errno", None) or 0 for reason, _ in error.failures.values()}
+        # of several reasons a disk that fails is the worst
+        raise OSError(errno.EIO if errno.EIO in codes else max(codes), _reasons(error)) from error
     if alone or torch.distributed.get_rank() == 0:
         with (folder / PLAIN_FILE).open("wb") as file:
             torch.save(plain, file)
@@ -122,7 +124,10 @@ class _Writer(FileSystemWriter):
         try:
             return super().write_data(plan, planner)
         except RuntimeError as error:
-            raise cause_of(error) or error from error
+            cause = cause_of(error)
+            if cause is None:
+                raise
+            raise cause from error
 
 
 def _reasons(error: CheckpointException) -> str:

@@ -75,7 +75,7 @@ def take_place(new: Path, place: Path) -> None:
     """
     if not place.is_dir():
         os.replace(new, place)
-        write_through(place.parent)
+        _settle(place)
         return
     hidden = Path(tempfile.mkdtemp(prefix=_prefix(place), dir=place.parent))
     try:
@@ -137,7 +137,24 @@ def _exchange(new: Path, place: Path, hidden: Path) -> None:
     if place.exists():
         os.rename(place, hidden / _OLD)  # nothing can be renamed over a folder
     os.rename(new, place)
-    write_through(place.parent)
+    try:
+        _settle(place)
+    except OSError:
+        if (hidden / _OLD).exists():  # it has been on the disk for long, and returns
+            os.rename(place, new)
+        raise
+
+
+def _settle(place: Path) -> None:
+    """Have the name of what has its place on the disk.
+
+    Raises:
+        OSError: the disk does not take it, whatever it says: that of a disk that fails, as what is there may not last.
+    """
+    try:
+        write_through(place.parent)
+    except OSError as error:
+        raise OSError(errno.EIO, f"{error.strerror} when it had its name already", str(place)) from error
 
 
 def _prefix(folder: Path) -> str:

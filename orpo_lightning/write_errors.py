@@ -54,6 +54,10 @@ def cause_of(error: BaseException | None) -> OSError | None:
         >>> cause_of(OSError(errno.ENOSPC, "No space left on device", "last.ckpt")).strerror
         'No space left on device'
     """
-    while error is not None and not (isinstance(error, OSError) and error.strerror):
+    seen: list[BaseException] = []  # a chain may lead back to where it begins
+    while error is not None and error not in seen:
+        if isinstance(error, OSError) and error.strerror:
+            return error
+        seen.append(error)
         error = error.__cause__ or error.__context__
-    return error
+    return None

@@ -17,6 +17,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from orpo_lightning.__main__ import main
 from orpo_lightning.checkpoint_io import SafeCheckpointIO
+from orpo_lightning.write_errors import cause_of
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 SHORT = [*QUIET, "--trainer.max_steps=2", "--trainer.limit_val_batches=1"]
@@ -282,8 +283,24 @@ def test_what_to_do_is_said_by_what_the_system_says(tmp_path, monkeypatch, code,
     said, _, to_do = str(refused.value).partition(". ")
     assert to_do == f"{advice}, then go on with --ckpt_path last"
     assert said.startswith(f"{path} cannot be written: {os.strerror(number)}")
-    assert ("; it needs 0.0 MB, free are " in said) == ("make room" in advice)
+    assert ("; it needs 0.0 MB" in said) == ("make room" in advice)
+    assert (", free are " in said) == (code == "ENOSPC")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_disk_that_has_no_room_for_a_folder_is_full(tmp_path, monkeypatch):
+    def fail(*given, **others):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "mkdir", fail)
+    with pytest.raises(OSError, match=r"No space left on device; it needs 0.0 MB, free are .*: make room"):
+        SafeCheckpointIO().save_checkpoint(OLDER, tmp_path / "run" / "checkpoints" / "last.ckpt")
+
+
+def test_an_error_that_leads_back_to_itself_has_no_cause_of_the_system():
+    error = RuntimeError("of CUDA")
+    error.__cause__ = error
+    assert cause_of(error) is None
 
 
 def test_a_file_in_the_place_of_the_folder_is_to_be_moved_away(tmp_path):

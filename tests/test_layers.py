@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "orpo_lightning"
 MAY_IMPORT = {
     "verbs": set(),
     "secret_names": set(),
-    "secrets": {"secret_names"},
+    "yaml_aliases": set(),
+    "secrets": {"secret_names", "yaml_aliases"},
     "one_line": set(),
     "records": set(),
     "memory": set(),
@@ -69,7 +70,10 @@ MAY_IMPORT = {
         *("objectives", "summary", "comparison", "report", "whole_folder", "manifest", "ranks", "health", "versions"),
         *("trainer_parts", "secrets", "one_line"),
     },
-    "command_line": {"verbs", "run_folder", "user_loggers", "models", "objectives", "secrets", "one_line"},
+    "command_line": {
+        *("verbs", "run_folder", "user_loggers", "models", "objectives", "secrets", "one_line"),
+        *("yaml_aliases",),
+    },
     "commands": {
         *("verbs", "run_folder", "signals", "records", "data", "models", "objectives", "summary", "comparison"),
         *("report", "sweep", "command_line", "cli", "whole_file", "whole_folder", "modules", "checkpoint_io"),

@@ -103,7 +103,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(go_on, option, sentence):
 
 
 LORA = {
-    "--model.policy.load_in_4bit=true": "model.policy.load_in_4bit = True, but the run of the checkpoint has False",
+    "--model.policy.load_in_4bit=true": "another base model .* set .*, model.policy.load_in_4bit and",
     "--model.policy.lora.r=2": r"model.policy.lora.r = 2, but the run of the checkpoint has 4",
     "--model.policy.lora.r=0": "set model.policy.lora as it was",
     "--model.policy.lora.alpha=8": r"model.policy.lora.alpha = 8.0, but the run of the checkpoint has 16.0",

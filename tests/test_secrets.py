@@ -259,6 +259,16 @@ def test_the_words_of_a_command_line(environment):
     assert hide("no such key: sk 1234567") == "no such key: <secret>"
 
 
+def test_a_part_of_a_typed_value_may_stand_for_another_and_for_itself_no_more():
+    words = ["--a={tags: &t [a], again: *t, api_key: 'sw0rd fish-9876'}"]
+    assert hide_words(words) == ["--a={tags: [a], again: [a], api_key: <secret>}"]
+    remember_words(words)
+    assert hide("no such key: sw0rd fish-9876") == "no such key: <secret>"
+    for endless in ("[&a [*a]]", "{x: &a {y: *a}}", "[" * 5000):
+        remember_words([f"--a={endless}"])
+        assert hide_words([f"--a={endless}"]) == [f"--a={endless}"]
+
+
 def test_an_option_whose_value_is_missing_makes_no_secret_of_the_next():
     remember_words(["--trainer.logger.api_key", "--trainer.max_steps", "3"])
     assert hide("--trainer.max_steps 3") == "--trainer.max_steps 3"

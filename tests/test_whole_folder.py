@@ -10,7 +10,8 @@ import pytest
 from filelock import FileLock
 
 from orpo_lightning.models.hub import MARKERS
-from orpo_lightning.whole_folder import _left, is_free, put_all_back, whole_folder
+from orpo_lightning.whole_folder import _left, is_free, put_all_back, take_place, whole_folder
+from orpo_lightning.write_errors import not_written
 
 
 def write_whole(folder, write, last=()):
@@ -214,6 +215,40 @@ def test_a_disk_that_fails_is_an_error_and_what_was_there_stays(tmp_path, monkey
                 write_whole(tmp_path / "model", writes("new"))
         assert os.listdir(tmp_path) == ["model"]
         assert os.listdir(tmp_path / "model") == ["old"]
+
+
+def failing_after(monkeypatch, call, code):
+    """The disk does not take what comes after a rename."""
+    rename = getattr(os, call)
+
+    def fail(*places):
+        rename(*places)
+        monkeypatch.setattr(os, "fsync", cannot(code))
+
+    monkeypatch.setattr(os, call, fail)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_what_was_there_returns_where_the_disk_does_not_take_the_new_name(tmp_path, monkeypatch, code):
+    write_whole(tmp_path / "model", writes("old"))
+    with monkeypatch.context() as patched:
+        failing_after(patched, "rename", code)
+        with pytest.raises(OSError, match="when it had its name already") as error:
+            write_whole(tmp_path / "model", writes("new"))
+    assert error.value.errno == errno.EIO
+    assert os.listdir(tmp_path) == ["model"]
+    assert os.listdir(tmp_path / "model") == ["old"]
+
+
+def test_of_a_file_that_has_its_place_it_is_said_that_it_may_not_last(tmp_path, monkeypatch):
+    (tmp_path / "new").write_text("new")
+    (tmp_path / "last.ckpt").write_text("old")
+    with monkeypatch.context() as patched:
+        failing_after(patched, "replace", errno.ENOSPC)
+        with pytest.raises(OSError, match="when it had its name already") as error:
+            take_place(tmp_path / "new", tmp_path / "last.ckpt")
+    assert "What is there may not last" in str(not_written(tmp_path / "last.ckpt", error.value))
+    assert (tmp_path / "last.ckpt").read_text() == "new"
 
 
 @pytest.mark.parametrize("there", ["nothing", "an old folder"])

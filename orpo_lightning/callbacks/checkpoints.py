@@ -243,7 +243,10 @@ class Checkpoints(Checkpoint):
 
 
 def _write(trainer: Trainer, path: Path) -> None:
-    """Save a checkpoint; where the first process alone writes it, the others would wait for one that cannot."""
+    """Save a checkpoint, as the trainer does, in two steps: in each all processes hear of one that fails.
+
+    In that of the trainer itself they wait for the first one, which writes alone, also where it cannot.
+    """
     with trainer.profiler.profile("save_checkpoint"):  # type: ignore[attr-defined]  # one of the connectors sets it
-        checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        checkpoint = fail_together(lambda: trainer._checkpoint_connector.dump_checkpoint(weights_only=False))
         fail_together(lambda: trainer.strategy.save_checkpoint(checkpoint, path))

@@ -10,7 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
 from orpo_lightning.loggers import MetricsFile
-from orpo_lightning.ranks import fail_together, together
+from orpo_lightning.ranks import together
 
 
 class KeptMeasures(Callback):
@@ -31,7 +31,7 @@ class KeptMeasures(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Have the rows before the checkpoint on the disk when it is."""
-        fail_together(self.file.save)
+        self.file.save()
 
     @together
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

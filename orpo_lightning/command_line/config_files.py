@@ -13,11 +13,11 @@ import yaml
 from jsonargparse import ActionConfigFile
 
 from orpo_lightning.one_line import in_line
+from orpo_lightning.yaml_aliases import check_aliases
 
 _PACKAGE = Path(__file__).parents[1]
 BLOCKS = ("model", "data", "trainer")
 """The parts of a configuration that hold the others; none of them can be null."""
-_MOST_PARTS = 100_000
 _HOMES = (_PACKAGE, _PACKAGE.parent)
 """Of what is shipped, in a wheel and in a checkout."""
 
@@ -121,26 +121,6 @@ def read_keys(path: Path) -> dict[str, int]:
             )
     root.value = [(key, value) for key, value in root.value if not (key.value in BLOCKS and _is_null(value))]
     return dict(_keys(root, "", path))
-
-
-def check_aliases(text: str) -> None:
-    """Insist that what stands for another part of a text of YAML, ``*name``, makes no endless text of it.
-
-    Raises:
-        yaml.YAMLError: a part holds itself, or it would have more than `_MOST_PARTS` parts.
-    """
-    if "*" not in text:
-        return
-    waiting, parts = [yaml.compose(text, Loader=yaml.SafeLoader)], 0
-    while waiting:
-        node = waiting.pop()
-        parts += 1
-        if parts > _MOST_PARTS:
-            raise yaml.YAMLError(f"a part holds itself, or there are more than {_MOST_PARTS:,} parts")
-        if isinstance(node, yaml.SequenceNode):
-            waiting += node.value
-        elif isinstance(node, yaml.MappingNode):
-            waiting += [each for pair in node.value for each in pair]
 
 
 def is_too_large(value: object) -> bool:

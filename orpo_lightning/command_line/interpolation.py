@@ -10,8 +10,9 @@ import yaml
 from jsonargparse import get_loader, set_loader
 from omegaconf import Container, OmegaConf
 
-from orpo_lightning.command_line.config_files import BLOCKS, check_aliases, is_too_large
+from orpo_lightning.command_line.config_files import BLOCKS, is_too_large
 from orpo_lightning.secrets import remember
+from orpo_lightning.yaml_aliases import check_aliases
 
 MODE = "omegaconf+"
 """The parser mode in which references are resolved when all layers and options have been read."""

@@ -16,7 +16,6 @@ from transformers import PreTrainedModel
 from orpo_lightning.models.adapters import has_adapter, without_wrapper
 from orpo_lightning.models.hub import snapshot_of
 from orpo_lightning.models.loading import PolicyConfig
-from orpo_lightning.models.pretrained import resolve
 from orpo_lightning.models.weight_files import content_of
 
 _NOT_ARITHMETIC = (
@@ -89,7 +88,8 @@ def fingerprint_of_base(
     """
     if not config.load_in_4bit:
         return fingerprint(base_weights(net))
-    path = resolve(config.name_or_path, config.revision, config.trust_remote_code)
+    path = without_wrapper(net).config.name_or_path
+    assert path is not None
     folder = Path(path) if Path(path).is_dir() else snapshot_of(path, config.revision)
     found = content(folder, getattr(without_wrapper(net).config, "transformers_weights", None))
     # of another dtype they are rounded to others
@@ -180,8 +180,8 @@ def check_base(saved: str | None, found: str | None) -> None:
         )
     raise ValueError(
         f"the checkpoint holds an adapter of another base model (its weights have the fingerprint {saved}, these have "
-        f"{found}): set model.policy.name_or_path, model.policy.dtype and, of a base in 4 bits, the format of its "
-        "files to what they were"
+        f"{found}): set model.policy.name_or_path, model.policy.dtype, model.policy.load_in_4bit and, of a base "
+        "in 4 bits, the format of its files to what they were"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,14 +68,18 @@ def content_together(folder: Path, named: str | None = None) -> dict[str, str]:
         ValueError: machines have other weights than each other, on all of them.
     """
     place = place_on_machine()
-    content: dict[str, str] = {}
-    for share in from_all_ranks(fail_together(lambda: _share_of(folder, named, *place))):
-        for name, digest in share.items():
-            if content.setdefault(name, digest) != digest:
-                raise ValueError(
-                    f"the weights in {folder} are not the same in all files, or on all machines of the run ({name}): "
-                    "copy or download the folder again"
-                )
+    share = fail_together(lambda: _share_of(folder, named, *place))
+    machines: dict[str, dict[str, str]] = {}
+    for machine, of_process in from_all_ranks((platform.node(), share)):
+        machines.setdefault(machine, {}).update(of_process)
+    content, *others = machines.values()
+    for other in others:
+        different = sorted(name for name in content.keys() | other.keys() if content.get(name) != other.get(name))
+        if different:
+            raise ValueError(
+                f"the weights in {folder} are not the same on all machines of the run, such as {different[0]}: copy or "
+                "download the folder again"
+            )
     return content
 
 

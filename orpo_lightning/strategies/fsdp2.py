@@ -23,7 +23,7 @@ from orpo_lightning.integrity import check_whole_together
 from orpo_lightning.memory import Shares
 from orpo_lightning.models.adapters import untrained
 from orpo_lightning.models.sharding import ShardedBuilder, sharded_models
-from orpo_lightning.ranks import fail_together
+from orpo_lightning.ranks import fail_together, together
 from orpo_lightning.sharded_checkpoint import ShardedCheckpoint, is_sharded
 from orpo_lightning.strategies.checkpoints import CheckpointsOfAllRanks, check_weights
 
@@ -190,6 +190,7 @@ class FSDP2Strategy(CheckpointsOfAllRanks, ModelParallelStrategy):
         self._opened = ShardedCheckpoint(path)
         return self._opened.plain()
 
+    @together
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Put weights into the model, in each process those of its part."""
         assert self.lightning_module is not None
@@ -202,6 +203,7 @@ class FSDP2Strategy(CheckpointsOfAllRanks, ModelParallelStrategy):
         for name in trained:
             own[name].copy_(_part_of(checkpoint["state_dict"][name], own[name]))
 
+    @together
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Put the states of the optimizers into theirs, in each process those of its part."""
         for number, (optimizer, saved) in enumerate(zip(self.optimizers, checkpoint["optimizer_states"], strict=True)):

@@ -93,7 +93,7 @@ def test_what_is_in_memory_is_written_as_what_it_computes_and_nothing_is_read_ag
     net = with_random_trained_weights(load_causal_lm(PolicyConfig("tiny", load_in_4bit=True, lora=lora)))
     plain = load_causal_lm(PolicyConfig("tiny"))
     before = {name: each.clone() for name, each in net.state_dict().items()}
-    monkeypatch.setattr(loading, "_load_weights", lambda *_: pytest.fail("the model was read again"))
+    monkeypatch.setattr(loading, "_read_weights", lambda *_: pytest.fail("the model was read again"))
     write_model(net, load_tokenizer("tiny"), tmp_path)
     exported = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert exported.config.to_dict().get("quantization_config") is None
@@ -146,8 +146,8 @@ def test_neither_the_model_nor_a_file_of_it_is_read_a_second_time(tmp_path, monk
     shutil.copytree(resolve("tiny"), tmp_path / "model")
     module = PreferenceModule(DPO(), policy=replace(FOUR_BITS, name_or_path=str(tmp_path / "model")))
     loads, opened = [], []
-    load, look = loading._load_weights, weight_files.safe_open
-    monkeypatch.setattr(loading, "_load_weights", lambda *given: loads.append(given) or load(*given))
+    load, look = loading._read_weights, weight_files.safe_open
+    monkeypatch.setattr(loading, "_read_weights", lambda *given: loads.append(given) or load(*given))
     monkeypatch.setattr(weight_files, "safe_open", lambda *given: opened.append(given) or look(*given))
     module.configure_model()
     assert module.reference.fingerprint
@@ -163,7 +163,8 @@ def test_a_run_does_not_go_on_with_another_base_and_is_told_what_counts(trained,
     with pytest.raises(ValueError, match=r"another (base|reference).*fingerprint"):
         fit(policy=other, ckpt_path=trained[1] / "step=3.ckpt")
     with pytest.raises(
-        ValueError, match=r"another base model.*dtype and, of a base in 4 bits, the format of its files"
+        ValueError,
+        match=r"another base model.*dtype, model.policy.load_in_4bit and, of a base in 4 bits, the format of its files",
     ):
         check_base("a", "b")
 

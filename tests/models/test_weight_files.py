@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 import weakref
@@ -135,16 +136,16 @@ def test_of_all_weights_one_at_a_time_is_in_memory(folder, monkeypatch):
     assert len(seen) == len(load_file(folder / "model.safetensors"))
 
 
-def as_one_of_two(monkeypatch, rank, of_the_other):
-    monkeypatch.setattr(weight_files, "place_on_machine", lambda: (rank, 2))
+def as_one_of_two(monkeypatch, rank, of_the_other, machine=None):
+    monkeypatch.setattr(weight_files, "place_on_machine", lambda: (rank, 2 if machine is None else 1))
     monkeypatch.setattr(weight_files, "fail_together", lambda act: act())
-    monkeypatch.setattr(weight_files, "from_all_ranks", lambda own: [own, of_the_other])
+    monkeypatch.setattr(weight_files, "from_all_ranks", lambda own: [own, (machine or own[0], of_the_other)])
 
 
 def test_of_two_processes_of_a_machine_each_reads_its_share_and_both_know_all(folder, monkeypatch):
     whole, shares = content_of(folder), []
     for rank in (0, 1):
-        monkeypatch.setattr(weight_files, "from_all_ranks", lambda own: shares.append(own) or [own])
+        monkeypatch.setattr(weight_files, "from_all_ranks", lambda own: shares.append(own[1]) or [own])
         monkeypatch.setattr(weight_files, "place_on_machine", lambda rank=rank: (rank, 2))
         content_together(folder)
     first, second = shares
@@ -156,12 +157,16 @@ def test_of_two_processes_of_a_machine_each_reads_its_share_and_both_know_all(fo
         assert content_together(folder) == whole == own | other
 
 
-def test_a_machine_with_another_copy_is_told_of(folder, monkeypatch):
-    other = content_of(folder)
-    name = next(iter(other))
-    as_one_of_two(monkeypatch, 0, other | {name: "f" * 64})
-    with pytest.raises(ValueError, match=r"weights .* not the same in all files, or on all machines.*copy or download"):
+@pytest.mark.parametrize("other", ["altered", "in files of another kind"])
+def test_a_machine_with_another_copy_is_told_of(folder, monkeypatch, other):
+    own = content_of(folder)
+    name = min(own)
+    there = own | {name: "f" * 64} if other == "altered" else {"pytorch_model.bin": "f" * 64}
+    as_one_of_two(monkeypatch, 0, there, machine="another")
+    with pytest.raises(ValueError, match=f"not the same on all machines .* {re.escape(name)}.*copy or download"):
         content_together(folder)
+    as_one_of_two(monkeypatch, 0, own, machine="another")
+    assert content_together(folder) == own
 
 
 def test_a_snapshot_of_the_hub_has_the_content_of_its_files_in_a_folder(folder, tmp_path, monkeypatch):

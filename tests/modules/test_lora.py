@@ -82,7 +82,7 @@ def test_a_checkpoint_goes_on_only_with_the_base_it_was_trained_on(base, tmp_pat
     assert torch.equal(resumed.weights, found.weights)
     tiny_model("opt", torch.float64, seed=5).save_pretrained(tmp_path / "other")
     with pytest.raises(
-        ValueError, match=r"an adapter of another base model.*set model.policy.name_or_path, model.policy.dtype and"
+        ValueError, match=r"an adapter of another base model.*set model.policy.name_or_path, model.policy.dtype, "
     ):
         train(str(tmp_path / "other"), ORPO(), ckpt_path=tmp_path / "last.ckpt")
     other_strength = LoraConfig(r=4, alpha=32.0, modules_to_save=SAVED)

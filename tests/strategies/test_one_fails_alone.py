@@ -12,6 +12,8 @@ from unittest.mock import patch
 import pytest
 import torch
 from helpers import FULL, attempt, failing, leave_together, run, run_on_two_ranks
+from lightning.fabric.plugins.environments import TorchElasticEnvironment
+from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.strategies import DDPStrategy
 from reference_runs import train
 from torch.distributed.device_mesh import init_device_mesh
@@ -33,6 +35,7 @@ from orpo_lightning.models.reference_store import ReferenceStore
 from orpo_lightning.models.sharding import ShardedBuilder
 from orpo_lightning.models.tiny import tiny_model
 from orpo_lightning.ranks import from_all_ranks, place_among_ranks
+from orpo_lightning.sharded_checkpoint import ShardedCheckpoint
 from orpo_lightning.strategies import FSDP2Strategy
 from orpo_lightning.testing import make_rows
 
@@ -45,6 +48,7 @@ def is_named(name):
 
 
 OF_CHECKPOINTS = {
+    "the measures before it": lambda: failing(MetricsFile, "save"),
     "the last one": lambda: failing(torch, "save"),
     "the other name": lambda: failing(Path, "unlink", only=is_named("last.ckpt.part")),
     "the older ones": lambda: failing(Path, "unlink", only=is_named("best-step=9.ckpt.part")),
@@ -94,7 +98,7 @@ def said(tmp_path_factory):
         *(f"a reference, {name}" for name in OF_REFERENCES),
         *(f"data, {name}" for name in OF_DATA),
         *(f"a run, {name}" for name in OF_RUNS),
-        *("the measures before a checkpoint", "a checkpoint read whole", "a checkpoint read in parts"),
+        *("a checkpoint read whole", "a checkpoint read in parts", "the weights of a checkpoint in parts"),
         "what is stored of a reference",
     ],
 )
@@ -122,7 +126,7 @@ def save(folder: Path) -> None:
         strategy=DDPStrategy(process_group_backend="gloo"),
         plugins=[SafeCheckpointIO()],
         enable_checkpointing=True,
-        callbacks=[Checkpoints()],
+        callbacks=[Checkpoints(), KeptMeasures(MetricsFile(folder))],
         default_root_dir=folder,
         max_epochs=1,
     )
@@ -155,7 +159,7 @@ def references(said: dict[str, Any], base: str) -> None:
     model = LogpModel(load_causal_lm(policy))
     for name, fails in OF_REFERENCES.items():
         with fails():
-            make = partial(make_reference, ReferenceConfig(base, mode="cached"), policy, model)
+            make = partial(make_reference, ReferenceConfig(base, mode="cached"), policy, model, None, build_whole)
             attempt(said, f"a reference, {name}", make)
     with failing(ReferenceStore, "read", of_rank=1):
         attempt(said, "what is stored of a reference", partial(score, base))
@@ -176,9 +180,6 @@ def checkpoints(said: dict[str, Any], folder: Path) -> None:
     for name, fails in OF_CHECKPOINTS.items():
         with fails():
             attempt(said, f"a checkpoint under DDP, {name}", partial(save, folder / name))
-    with failing(MetricsFile, "save"):
-        keep = partial(KeptMeasures(MetricsFile(folder)).on_save_checkpoint, None, None, {})
-        attempt(said, "the measures before a checkpoint", keep)
     path = folder / "one.ckpt"
     if place_among_ranks()[0] == 0:
         SafeCheckpointIO().save_checkpoint({"pytorch-lightning_version": "2.6.0", "global_step": 7}, path)
@@ -187,6 +188,19 @@ def checkpoints(said: dict[str, Any], folder: Path) -> None:
         owner.broadcast = lambda path: path
         with failing(torch, "load", of_rank=1):
             attempt(said, f"a checkpoint read {name}", partial(owner.load_checkpoint, path))
+    with failing(ShardedCheckpoint, "load", of_rank=1):
+        attempt(said, "the weights of a checkpoint in parts", partial(read_in_parts, folder / "parts.ckpt"))
+
+
+def read_in_parts(path: Path) -> None:
+    """Write a checkpoint that is a folder, and read its weights."""
+    strategy = FSDP2Strategy()
+    strategy.cluster_environment = TorchElasticEnvironment()
+    strategy._lightning_module = BoringModel()
+    state = strategy.lightning_module_state_dict()
+    plain = {"pytorch-lightning_version": "2.6.0", "global_step": 7, "optimizer_states": []}
+    strategy.save_checkpoint({**plain, "state_dict": state}, path)
+    strategy.load_model_state_dict(strategy.load_checkpoint(path))
 
 
 def main(folder: Path) -> None:
