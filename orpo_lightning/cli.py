@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import signal
 import sys
 from collections.abc import Callable
 from functools import cached_property
@@ -192,7 +194,7 @@ class CLI(LightningCLI):
         for logger in trainer.loggers:
             leave_out_secrets(logger)
         callbacks.sort(key=lambda callback: isinstance(callback, Summary))  # it tells of what the others leave behind
-        _hide_words_once_started(trainer.strategy.launcher)
+        _watch_over_ranks(trainer.strategy.launcher)
         return trainer
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
@@ -237,10 +239,11 @@ class CLI(LightningCLI):
         return {verb: skipped[verb] for verb in asked or TRAINER_VERBS}
 
 
-def _hide_words_once_started(launcher: object) -> None:
+def _watch_over_ranks(launcher: object) -> None:
     """Leave no secret in the command line, which Weights & Biases keeps, as soon as no rank is started by it any more.
 
-    Lightning starts loggers before any hook of a callback, but for the one that is told of a failure.
+    Lightning starts loggers before any hook of a callback, but for the one that is told of a failure. Where the process
+    that has started the others fails alone, as a logger may there, they end with it.
     """
 
     def hide() -> None:
@@ -258,6 +261,10 @@ def _hide_words_once_started(launcher: object) -> None:
 
         try:
             return launch(hide_and_run, *args, **kwargs)
+        except Exception:
+            # when it has said why: they may wait for it half an hour
+            atexit.register(launcher.kill, signal.SIGKILL)
+            raise
         finally:
             hide()  # also where no rank could be started
 

@@ -222,6 +222,34 @@ def test_a_users_loss_in_a_file_of_their_own_folder_runs(tmp_path, command):
     assert len(metrics(tmp_path / "runs" / "run")) == 3
 
 
+FAILING_ALONE = """
+import subprocess, sys
+from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from orpo_lightning import cli
+
+def start():
+    launcher.procs.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]))
+
+def fail():
+    raise ValueError("no account")
+
+launcher = _SubprocessScriptLauncher(LightningEnvironment(), num_processes=2, num_nodes=1)
+launcher._call_children_scripts = start
+cli._watch_over_ranks(launcher)
+launcher.launch(fail)
+"""
+
+
+def test_the_ranks_that_a_process_has_started_end_with_it_where_it_fails_alone():
+    # what they print into is open as long as one of them is there
+    done = subprocess.run(
+        [sys.executable, "-c", FAILING_ALONE], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 1
+    assert done.stderr.endswith("ValueError: no account\n")
+
+
 def test_help_lists_the_verbs(orpo_lightning, capsys):
     orpo_lightning("--help")
     printed = capsys.readouterr().out
