@@ -17,7 +17,7 @@ class Memory(NamedTuple):
 
     Args:
         total: bytes that there are.
-        free: bytes of these that the process can still have; None: unknown.
+        free: bytes of these that the process can still have; None: unknown, as of a GPU that the process does not use.
     """
 
     total: int
@@ -51,7 +51,11 @@ def memory_of(device: torch.device, processes: int, root: Path = Path("/")) -> M
         None where there is no such device, or the system does not tell.
     """
     if device.type == "cuda" and torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info(device)
+        is_used = torch.cuda.is_initialized()
+        total = torch.cuda.get_device_properties(device).total_memory
+        if not is_used:  # to ask what is free takes memory there, which others may have
+            return Memory(total, None)
+        free, _ = torch.cuda.mem_get_info(device)
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return Memory(total, free + unused)
     if device.type != "cpu" or not hasattr(os, "sysconf"):

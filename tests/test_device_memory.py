@@ -2,6 +2,7 @@
 
 import resource
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -111,3 +112,10 @@ def test_a_device_that_is_not_here_has_none():
 def test_this_machine_tells():
     found = memory_of(CPU, 1)
     assert 0 < found.free <= found.total
+
+
+def test_of_a_gpu_that_the_process_does_not_use_the_size_alone_is_told(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=7 * GIB))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: pytest.fail("that takes memory there"))
+    assert memory_of(torch.device("cuda"), 8) == (7 * GIB, None)
