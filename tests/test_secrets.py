@@ -264,7 +264,7 @@ def test_a_part_of_a_typed_value_may_stand_for_another_and_for_itself_no_more():
     assert hide_words(words) == ["--a={tags: [a], again: [a], api_key: <secret>}"]
     remember_words(words)
     assert hide("no such key: sw0rd fish-9876") == "no such key: <secret>"
-    for endless in ("[&a [*a]]", "{x: &a {y: *a}}", "[" * 5000):
+    for endless in ("[&a [*a]]", "{x: &a {y: *a}}", "[" * 1000):
         remember_words([f"--a={endless}"])
         assert hide_words([f"--a={endless}"]) == [f"--a={endless}"]
 

@@ -57,12 +57,12 @@ def stopped(orpo_lightning):
 
 PLACES = {
     "after a micro-batch, amid an accumulation": (send("on_train_batch_end", 3, skip=1), 4),
-    "before a step": (send("on_before_optimizer_step", 3), 4),
+    "before a step": slow(send("on_before_optimizer_step", 3), 4),
     "in a validation within an epoch": (send("on_validation_batch_start", 2, skip=1), 2),
     "in the first batch of a validation": slow(send("on_validation_batch_start", 4), 4),
     "between epochs": slow(send("on_train_epoch_end", 5), 5),
     "in the last step": slow(send("on_before_optimizer_step", 9), 10),
-    "when the training is over and the model is not written yet": (send("on_fit_end", 10), 10),
+    "when the training is over and the model is not written yet": slow(send("on_fit_end", 10), 10),
 }
 
 

@@ -71,7 +71,7 @@ def early(**settings):
 
 HERE = "tests.callbacks.test_early_stop"
 STOPS = {
-    "threshold": ([early(stopping_threshold=100.0)], [early(stopping_threshold=0.001)]),
+    "threshold": slow([early(stopping_threshold=100.0)], [early(stopping_threshold=0.001)]),
     "divergence": slow([early(divergence_threshold=0.001)], [early(divergence_threshold=100.0)]),
     "not finite": slow(
         [callback(f"{HERE}.NotANumber"), early(monitor="val/odd")],

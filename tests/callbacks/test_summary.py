@@ -29,8 +29,7 @@ from orpo_lightning.testing import make_rows
 CONFIGS = Path(__file__).parents[2] / "configs"
 QUIET = ["--trainer.enable_model_summary=false"]
 
-pytestmark = pytest.mark.pictures
-FEW = ["--trainer.max_epochs=1", "--summary.max_new_tokens=5", *QUIET]
+FEW = ["--trainer.max_epochs=1", "--data.limit=24", "--summary.max_new_tokens=5", *QUIET]
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +208,7 @@ def test_without_a_sanity_check_there_is_no_before(orpo_lightning, capsys):
     printed = capsys.readouterr().out
     assert 'There is no "before"' in printed
     assert "before training" not in printed
-    assert {pair.step for pair in read_pairs(Path("runs/orpo/val_pairs.csv"))} == {32}
+    assert {pair.step for pair in read_pairs(Path("runs/orpo/val_pairs.csv"))} == {3}
 
 
 def test_a_run_that_goes_on_still_has_its_before(orpo_lightning, capsys):
@@ -217,11 +216,11 @@ def test_a_run_that_goes_on_still_has_its_before(orpo_lightning, capsys):
     capsys.readouterr()
     orpo_lightning(*("fit", "--config", CONFIGS / "orpo.yaml", *FEW, "--trainer.max_epochs=2", "--ckpt_path=last"))
     printed = capsys.readouterr().out
-    assert "64 of 64 optimizer steps" in printed
+    assert "6 of 6 optimizer steps" in printed
     assert 'There is no "before"' not in printed
-    assert [answer.step for answer in read_answers(Path("runs/orpo/answers.jsonl"))] == [0, 0, 32, 32, 64, 64]
-    assert {pair.step for pair in read_pairs(Path("runs/orpo/val_pairs.csv"))} == {0, 32, 64}
-    assert "  32 steps of" in printed
+    assert [answer.step for answer in read_answers(Path("runs/orpo/answers.jsonl"))] == [0, 0, 3, 3, 6, 6]
+    assert {pair.step for pair in read_pairs(Path("runs/orpo/val_pairs.csv"))} == {0, 3, 6}
+    assert "  3 steps of" in printed
 
 
 def test_unpaired_data_has_a_summary_without_pairs(orpo_lightning, capsys):

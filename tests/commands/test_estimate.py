@@ -184,6 +184,7 @@ def test_a_setting_that_would_lower_it_is_named_with_what_it_comes_to():
     assert lower["--model.reference.mode cached"].estimate.need.reference == 0
 
 
+@pytest.mark.slow
 def test_what_fits_is_a_setting_alone_or_several_together():
     found = Estimate.of(setup(), BATCH)
     alone = [*that_fit(found, int(0.9 * found.need.total))]
@@ -248,6 +249,7 @@ def test_the_page_says_for_each_place_to_train_what_the_verb_prints_of_a_7b(a_7b
     assert int(needed[number]) == round(total_of(a_7b(*words)) / UNITS["GiB"])
 
 
+@pytest.mark.slow
 def test_a_bound_is_lowered_by_more_micro_batches_as_far_as_that_of_fewer_rows_is(said, without_tokenizer):
     options = (without_tokenizer, "--data.max_length=64", "--data.max_prompt_length=32")
     bound = "--data.max_tokens_per_batch=800"

@@ -76,6 +76,7 @@ def largest(model):
     return [json.loads((folder / f"largest-{rank}.json").read_text()) for rank in (0, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["read", "built"])
 def test_a_process_never_has_more_than_its_half_and_a_few_weights(model, largest, what):
     _, whole = model

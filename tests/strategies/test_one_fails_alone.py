@@ -1,6 +1,7 @@
 """What fails in one of several processes alone is an error of all, in the same words, and none waits for another."""
 
 import json
+import os
 import sys
 import warnings
 from datetime import timedelta
@@ -84,9 +85,18 @@ OF_RUNS = {
 @pytest.fixture(scope="module")
 def said(tmp_path_factory):
     """What each process has said, by what failed."""
-    folder = tmp_path_factory.mktemp("ranks")
+    return said_of("parts", tmp_path_factory.mktemp("ranks"))
+
+
+@pytest.fixture(scope="module")
+def said_of_runs(tmp_path_factory):
+    """The same of whole runs."""
+    return said_of("runs", tmp_path_factory.mktemp("ranks"))
+
+
+def said_of(what, folder):
     tiny_model("opt", torch.float64).save_pretrained(folder / "base")
-    run_on_two_ranks(__file__, folder, **{CACHE_VARIABLE: str(folder / "cache")})
+    run_on_two_ranks(__file__, folder, **{CACHE_VARIABLE: str(folder / "cache"), "WHAT": what})
     return [json.loads((folder / f"said-{rank}.json").read_text()) for rank in (0, 1)]
 
 
@@ -97,13 +107,21 @@ def said(tmp_path_factory):
         *(f"a model {how}, {name}" for how in ("whole", "in parts") for name in OF_MODELS),
         *(f"a reference, {name}" for name in OF_REFERENCES),
         *(f"data, {name}" for name in OF_DATA),
-        *(f"a run, {name}" for name in OF_RUNS),
         *("a checkpoint read whole", "a checkpoint read in parts", "the weights of a checkpoint in parts"),
         "what is stored of a reference",
     ],
 )
 def test_what_one_process_alone_cannot_do_all_say(said, name):
-    first, second = (of_rank[name] for of_rank in said)
+    check_same(*(of_rank[name] for of_rank in said))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OF_RUNS)
+def test_what_the_first_cannot_write_before_a_first_step_all_say(said_of_runs, name):
+    check_same(*(of_rank[name] for of_rank in said_of_runs))
+
+
+def check_same(first, second):
     assert first == second
     assert first.startswith("OSError: ")
     assert FULL in first
@@ -192,6 +210,12 @@ def checkpoints(said: dict[str, Any], folder: Path) -> None:
         attempt(said, "the weights of a checkpoint in parts", partial(read_in_parts, folder / "parts.ckpt"))
 
 
+def runs(said: dict[str, Any], folder: Path) -> None:
+    for name, fails in OF_RUNS.items():
+        with fails():
+            attempt(said, name, partial(fit, folder / name))
+
+
 def read_in_parts(path: Path) -> None:
     """Write a checkpoint that is a folder, and read its weights."""
     strategy = FSDP2Strategy()
@@ -206,13 +230,13 @@ def read_in_parts(path: Path) -> None:
 def main(folder: Path) -> None:
     torch.distributed.init_process_group("gloo", timeout=PATIENCE)
     said: dict[str, Any] = {}
-    models(said, str(folder / "base"))
-    references(said, str(folder / "base"))
-    data(said)
-    checkpoints(said, folder)
-    for name, fails in OF_RUNS.items():
-        with fails():
-            attempt(said, f"a run, {name}", partial(fit, folder / "runs" / name))
+    if os.environ["WHAT"] == "parts":
+        models(said, str(folder / "base"))
+        references(said, str(folder / "base"))
+        data(said)
+        checkpoints(said, folder)
+    else:
+        runs(said, folder / "runs")
     (folder / f"said-{place_among_ranks()[0]}.json").write_text(json.dumps(said))
     leave_together()
 

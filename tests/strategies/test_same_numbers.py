@@ -70,12 +70,15 @@ SINGLE = {"dtype": "float32"}
 PRECISIONS = {"32-true": (1e-5, 1e-5), "bf16-mixed": (2e-3, 1e-2), "bf16-true": (2e-3, 1e-2)}
 """How far losses and gradient norms may be apart, relative: a number in bf16 is itself rounded to 4e-3."""
 EVERY = {name: Case(name) for name in OBJECTIVES}
-FAST = {name: EVERY[name] for name in ("orpo", "dpo", "sft")} | {
+FAST = {
+    "orpo": EVERY["orpo"],
     "cached reference": Case("dpo", {"mode": "cached"}),
     "LoRA": Case("orpo", {"lora": LORA}),
+    "averaged after each micro-batch": Case("orpo", strategy={"synchronize": "micro_batch"}),
+}
+OTHERS = {name: EVERY[name] for name in EVERY if name not in FAST} | {
     "LoRA and its reference": Case("dpo", {"lora": LoraConfig(r=4), "mode": "adapter"}),
     "gradient checkpointing": Case("orpo", {"gradient_checkpointing": True}),
-    "averaged after each micro-batch": Case("orpo", strategy={"synchronize": "micro_batch"}),
 }
 LLAMA = {**SINGLE, "name_or_path": "tiny"}
 IN_PRECISION = {
@@ -83,14 +86,14 @@ IN_PRECISION = {
     for precision in PRECISIONS
     for shape, model in {"opt": SINGLE, "llama": LLAMA}.items()
 }
-CASES = EVERY | FAST | IN_PRECISION
-OF_DDP = ["cached reference", "LoRA", "LoRA and its reference"]
+CASES = FAST | OTHERS | IN_PRECISION
+OF_DDP = ["LoRA"]
+OTHERS_OF_DDP = ["cached reference", "LoRA and its reference"]
 FIRST_PRECISIONS = ["opt in 32-true", "opt in bf16-mixed"]
 FIRST_LAUNCH = {"fsdp2": [*FAST, *FIRST_PRECISIONS], "ddp": [*OF_DDP, *FIRST_PRECISIONS]}
 """What the fast suite runs. Tiny products in bf16 take a CPU many times as long as in fp32: it has few of them."""
 OTHER_PRECISIONS = [case for case in IN_PRECISION if case not in FIRST_PRECISIONS]
-OTHER_OBJECTIVES = [name for name in EVERY if name not in FAST]
-SECOND_LAUNCH = {"fsdp2": [*OTHER_OBJECTIVES, *OTHER_PRECISIONS], "ddp": OTHER_PRECISIONS}
+SECOND_LAUNCH = {"fsdp2": [*OTHERS, *OTHER_PRECISIONS], "ddp": [*OTHERS_OF_DDP, *OTHER_PRECISIONS]}
 
 
 def train(case, folder, **options):
@@ -142,14 +145,20 @@ def test_two_processes_with_half_of_the_weights_each_equal_one(folder, alone, ca
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", OTHER_OBJECTIVES)
-def test_so_they_do_for_every_other_objective(folder_of_others, alone, case):
+@pytest.mark.parametrize("case", OTHERS)
+def test_so_they_do_for_every_other_objective_and_way_to_train(folder_of_others, alone, case):
     assert_same(load(folder_of_others, f"fsdp2-{case}"), alone(case), 1e-10)
 
 
 @pytest.mark.parametrize("case", OF_DDP)
 def test_two_processes_with_all_of_the_weights_each_equal_one(folder, alone, case):
     assert_same(load(folder, f"ddp-{case}"), alone(case), 1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", OTHERS_OF_DDP)
+def test_so_they_do_with_every_other_reference(folder_of_others, alone, case):
+    assert_same(load(folder_of_others, f"ddp-{case}"), alone(case), 1e-10)
 
 
 @pytest.mark.parametrize("strategy", ["fsdp2", "ddp"])
