@@ -47,7 +47,12 @@ def why_not_on_hub(name: str, revision: str | None = None) -> str | None:
 
 
 def _is_cached(name: str, revision: str | None) -> bool:
-    return any(isinstance(try_to_load_from_cache(name, file, revision=revision), str) for file in MARKERS)
+    return _cached(name, revision) is not None
+
+
+def _cached(name: str, revision: str | None) -> Path | None:
+    found = (try_to_load_from_cache(name, file, revision=revision) for file in MARKERS)
+    return next((Path(file).parent for file in found if isinstance(file, str)), None)
 
 
 def snapshot_of(name: str, revision: str | None = None) -> Path:
@@ -60,8 +65,7 @@ def snapshot_of(name: str, revision: str | None = None) -> Path:
     Raises:
         FileNotFoundError: the model is not in the cache.
     """
-    found = (try_to_load_from_cache(name, file, revision=revision) for file in MARKERS)
-    folder = next((Path(file).parent for file in found if isinstance(file, str)), None)
+    folder = _cached(name, revision)
     if folder is None:
         raise FileNotFoundError(f"the hub's local cache has no copy of the model {name!r}, which was loaded from there")
     return folder

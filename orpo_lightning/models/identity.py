@@ -57,6 +57,10 @@ def name_without_adapter(name: str) -> str:
     return name.removeprefix("base_model.model.")
 
 
+def _is_of_adapter(name: str) -> bool:
+    return ".lora_" in name or ".modules_to_save." in name
+
+
 def base_weights(net: nn.Module) -> dict[str, Tensor]:
     """The weights of a model under the names, and with the values, that they have without its adapter.
 
@@ -69,7 +73,7 @@ def base_weights(net: nn.Module) -> dict[str, Tensor]:
     return {
         name_without_adapter(name): tensor
         for name, tensor in without_wrapper(net).state_dict().items()
-        if ".lora_" not in name and ".modules_to_save." not in name
+        if not _is_of_adapter(name)
     }
 
 
@@ -109,7 +113,7 @@ def fingerprint_on(base: str | None, net: nn.Module) -> str:
     """
     if base is None:
         return fingerprint(net)
-    above = {name: each for name, each in net.state_dict().items() if ".lora_" in name or ".modules_to_save." in name}
+    above = {name: each for name, each in net.state_dict().items() if _is_of_adapter(name)}
     return hashlib.sha256(f"{base} {fingerprint(above)}".encode()).hexdigest()[:16]
 
 

@@ -99,9 +99,9 @@ def remembered(folder: Path, identity: str | None, compute: Callable[[], tuple[s
         identity: what changes when the model does; None is never remembered.
         compute: looks at the model.
     """
-    path = folder / f"{hashlib.sha256((identity or '').encode()).hexdigest()[:32]}.json"
+    path = None if identity is None else folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.json"
     known: tuple[str, str] | None = None
-    if identity is not None:
+    if path is not None:
         with suppress(OSError, ValueError):
             first, second = json.loads(path.read_text(encoding="utf-8"))
             known = first, second
@@ -109,7 +109,7 @@ def remembered(folder: Path, identity: str | None, compute: Callable[[], tuple[s
     if known is not None and all_know:
         return known
     found = compute()
-    if identity is None:
+    if path is None:
         return found
     with suppress(OSError):  # where it cannot be kept it is computed again, and no other process waits for this one
         folder.mkdir(parents=True, exist_ok=True)
