@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -202,6 +202,21 @@ def with_random_trained_weights(net: torch.nn.Module) -> torch.nn.Module:
 def slow(*values: Any) -> Any:
     """The values of a test that the slow suite alone runs."""
     return pytest.param(*values, marks=pytest.mark.slow)
+
+
+def slow_but(fast: Iterable[Any], cases: Iterable[Any]) -> list[Any]:
+    """The cases of a test, of which the fast suite runs those that are, or begin with, one of these."""
+    kept = list(fast)
+    return [case if (case[0] if isinstance(case, tuple) else case) in kept else _slow(case) for case in cases]
+
+
+def one_in(number: int, cases: Iterable[Any]) -> list[Any]:
+    """The cases of a long table, of which the fast suite runs one in so many."""
+    return [case if i % number == 0 else _slow(case) for i, case in enumerate(cases)]
+
+
+def _slow(case: Any) -> Any:
+    return slow(*case) if isinstance(case, tuple) else slow(case)
 
 
 def environment_with_tests() -> dict[str, str]:

@@ -5,6 +5,7 @@ import json
 import sys
 
 import pytest
+from helpers import one_in
 
 from orpo_lightning.__main__ import console
 from orpo_lightning.models import building
@@ -17,77 +18,80 @@ def lines(*rows):
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
+BAD = [
+    ("gone.jsonl", None, [], "data.train: no file or folder at 'gone.jsonl'"),
+    ("empty.jsonl", b"", [], "empty.jsonl: holds no rows"),
+    ("broken.jsonl", lines(GOOD) + b"{broken\n", [], "broken.jsonl:2: not valid JSON"),
+    (
+        "short.jsonl.gz",
+        gzip.compress(lines(*[GOOD] * 99), mtime=0)[:-9],
+        [],
+        "short.jsonl.gz: the gzip file is broken or cut",
+    ),
+    ("garbage.jsonl", bytes(range(128, 256)), [], "garbage.jsonl:1: not text in UTF-8"),
+    ("garbage.parquet", bytes(range(256)), [], "garbage.parquet: cannot be read as parquet"),
+    ("a.csv", b"prompt,chosen\n", [], "a.csv: the file's kind is not known; accepted: .json, .jsonl"),
+    ("column.jsonl", lines({"prompt": "Hi", "chosen": "Hello!"}), [], "column.jsonl: no row is of a known format"),
+    ("type.jsonl", lines(GOOD, *[{**GOOD, "chosen": 5}] * 20), [], "type.jsonl: 20 of 21 rows cannot be read"),
+    ("null.jsonl", lines(GOOD, *[{**GOOD, "prompt": None}] * 20), [], "null.jsonl: 20 of 21 rows cannot be read"),
+    (
+        "unknown.jsonl",
+        lines({"a": 1, "b": 2}),
+        [],
+        "unknown.jsonl: no row is of a known format; the columns are a, b",
+    ),
+    (
+        "turns.jsonl",
+        lines(HH, *[{**HH, "chosen": "\n\nHuman: Hi"}] * 20),
+        [],
+        "turns.jsonl: 20 of 21 rows cannot be read in the format 'hh_rlhf', more than 10%",
+    ),
+    (
+        "prefix.jsonl",
+        lines(*[{**HH, "chosen": "\n\nHuman: Ho\n\nAssistant: chosen"}] * 20),
+        [],
+        "prefix.jsonl: 20 of 20 rows cannot be read in the format 'hh_rlhf', more than 10%",
+    ),
+    (
+        "none.jsonl",
+        lines({**GOOD, "chosen": ""}),
+        [],
+        "no row is left: train: none.jsonl (text): 1 rows read, 0 kept",
+    ),
+    *(
+        ("long.jsonl", lines({**GOOD, "prompt": "long " * 2000}), [f"--data.overlong={policy}"], said)
+        for policy, said in (
+            ("drop", "no row is left: train: long.jsonl (text): 1 rows read, 0 kept, dropped: 1 prompt_too_long"),
+            ("truncate_response", "no row is left"),
+            ("error", "long.jsonl:1: the prompt has"),
+        )
+    ),
+    (
+        "weight.jsonl",
+        lines(GOOD),
+        ['--data.train=[{"path": "weight.jsonl", "weight": -1}]'],
+        "data: the weight of weight.jsonl is -1.0; accepted: a number in (0, 1000)",
+    ),
+    (
+        "source.jsonl",
+        lines(GOOD),
+        ['--data.train={"path": "source.jsonl", "columns": {"promt": "x"}}'],
+        "data.columns: 'promt' is not a column; did you mean 'prompt'?",
+    ),
+    ("nothing.jsonl", lines(GOOD), ["--data.train="], "data: the path of a source is empty; accepted: a file"),
+    ("format.jsonl", lines(GOOD), ["--data.format=csv"], "data.format = 'csv'; accepted: text, messages"),
+    (
+        "mapped.jsonl",
+        lines(GOOD),
+        ['--data.columns={"system": "query"}'],
+        "mapped.jsonl: data.columns names the column",
+    ),
+]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "options", "said"),
-    [
-        ("gone.jsonl", None, [], "data.train: no file or folder at 'gone.jsonl'"),
-        ("empty.jsonl", b"", [], "empty.jsonl: holds no rows"),
-        ("broken.jsonl", lines(GOOD) + b"{broken\n", [], "broken.jsonl:2: not valid JSON"),
-        (
-            "short.jsonl.gz",
-            gzip.compress(lines(*[GOOD] * 99), mtime=0)[:-9],
-            [],
-            "short.jsonl.gz: the gzip file is broken or cut",
-        ),
-        ("garbage.jsonl", bytes(range(128, 256)), [], "garbage.jsonl:1: not text in UTF-8"),
-        ("garbage.parquet", bytes(range(256)), [], "garbage.parquet: cannot be read as parquet"),
-        ("a.csv", b"prompt,chosen\n", [], "a.csv: the file's kind is not known; accepted: .json, .jsonl"),
-        ("column.jsonl", lines({"prompt": "Hi", "chosen": "Hello!"}), [], "column.jsonl: no row is of a known format"),
-        ("type.jsonl", lines(GOOD, *[{**GOOD, "chosen": 5}] * 20), [], "type.jsonl: 20 of 21 rows cannot be read"),
-        ("null.jsonl", lines(GOOD, *[{**GOOD, "prompt": None}] * 20), [], "null.jsonl: 20 of 21 rows cannot be read"),
-        (
-            "unknown.jsonl",
-            lines({"a": 1, "b": 2}),
-            [],
-            "unknown.jsonl: no row is of a known format; the columns are a, b",
-        ),
-        (
-            "turns.jsonl",
-            lines(HH, *[{**HH, "chosen": "\n\nHuman: Hi"}] * 20),
-            [],
-            "turns.jsonl: 20 of 21 rows cannot be read in the format 'hh_rlhf', more than 10%",
-        ),
-        (
-            "prefix.jsonl",
-            lines(*[{**HH, "chosen": "\n\nHuman: Ho\n\nAssistant: chosen"}] * 20),
-            [],
-            "prefix.jsonl: 20 of 20 rows cannot be read in the format 'hh_rlhf', more than 10%",
-        ),
-        (
-            "none.jsonl",
-            lines({**GOOD, "chosen": ""}),
-            [],
-            "no row is left: train: none.jsonl (text): 1 rows read, 0 kept",
-        ),
-        *(
-            ("long.jsonl", lines({**GOOD, "prompt": "long " * 2000}), [f"--data.overlong={policy}"], said)
-            for policy, said in (
-                ("drop", "no row is left: train: long.jsonl (text): 1 rows read, 0 kept, dropped: 1 prompt_too_long"),
-                ("truncate_response", "no row is left"),
-                ("error", "long.jsonl:1: the prompt has"),
-            )
-        ),
-        (
-            "weight.jsonl",
-            lines(GOOD),
-            ['--data.train=[{"path": "weight.jsonl", "weight": -1}]'],
-            "data: the weight of weight.jsonl is -1.0; accepted: a number in (0, 1000)",
-        ),
-        (
-            "source.jsonl",
-            lines(GOOD),
-            ['--data.train={"path": "source.jsonl", "columns": {"promt": "x"}}'],
-            "data.columns: 'promt' is not a column; did you mean 'prompt'?",
-        ),
-        ("nothing.jsonl", lines(GOOD), ["--data.train="], "data: the path of a source is empty; accepted: a file"),
-        ("format.jsonl", lines(GOOD), ["--data.format=csv"], "data.format = 'csv'; accepted: text, messages"),
-        (
-            "mapped.jsonl",
-            lines(GOOD),
-            ['--data.columns={"system": "query"}'],
-            "mapped.jsonl: data.columns names the column",
-        ),
-    ],
+    one_in(2, BAD),
 )
 def test_it_ends_with_one_message_before_any_model_is_loaded(tmp_path, monkeypatch, name, content, options, said):
     monkeypatch.chdir(tmp_path)

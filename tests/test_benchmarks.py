@@ -147,6 +147,7 @@ def test_an_adapter_or_a_copy_counts_with_the_layer_that_it_is_on(lora, head, tr
     assert counter.get_total_flops() == weights + of_head + 14 * size.attention * rectangles(batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", [ORPO(), DPO()], ids=lambda each: type(each).__name__)
 def test_all_rungs_of_the_ladder_train_the_same(objective):
     found = {}
@@ -179,6 +180,7 @@ def one_way(monkeypatch):
     monkeypatch.setattr(gpu, "DEVICE", torch.device("cpu"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_way")
 def test_the_gate_lets_rounding_through(capsys):
     assert gpu.check() == {}
@@ -186,6 +188,7 @@ def test_the_gate_lets_rounding_through(capsys):
     assert "| blocks | bfloat16 |" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_way")
 @pytest.mark.parametrize("dtype", gpu.LARGEST_ERRORS, ids=str)
 def test_the_gate_stops_a_kernel_whose_scale_is_wrong_by_a_twentieth(monkeypatch, dtype):

@@ -131,6 +131,7 @@ def test_to_ask_for_other_pickles_is_refused(orpo_lightning, evil):
     assert not Path("it ran").exists()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_does_not_change_the_configuration(orpo_lightning):
     orpo_lightning("fit", *SHORT)
     file = Path("runs/run/checkpoints/last.ckpt")
@@ -313,6 +314,7 @@ def test_a_file_in_the_place_of_the_folder_is_to_be_moved_away(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["checkpoints", "last.ckpt"]
 
 
+@pytest.mark.slow
 def test_a_run_on_a_full_disk_stops_with_one_line_and_goes_on_when_there_is_room(orpo_lightning, tmp_path):
     saving = ["--trainer.max_steps=4", "--checkpoint.every_n_steps=1", "--trainer.limit_val_batches=0"]
     with pytest.raises(SystemExit):
@@ -335,6 +337,7 @@ def test_a_run_on_a_full_disk_stops_with_one_line_and_goes_on_when_there_is_room
     assert torch.load(last, weights_only=True)["global_step"] == 4
 
 
+@pytest.mark.slow
 def test_the_command_line_writes_its_checkpoints_so(orpo_lightning, monkeypatch):
     written = []
     monkeypatch.setattr(

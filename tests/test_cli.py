@@ -97,6 +97,7 @@ def test_a_cached_reference_is_computed_once_for_all_runs(orpo_lightning, capfd,
     orpo_lightning("validate", "--config", CONFIGS / "dpo.yaml", *folder, *QUIET)
 
 
+@pytest.mark.slow
 def test_a_second_run_does_not_overwrite_the_first(orpo_lightning):
     orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *SHORT)
     before = metrics("runs/orpo")
@@ -106,18 +107,21 @@ def test_a_second_run_does_not_overwrite_the_first(orpo_lightning):
     assert objective_of("runs/orpo-2")["class_path"] == "orpo_lightning.DPO"
 
 
+@pytest.mark.slow
 def test_the_seed_of_everything_is_that_of_the_data(orpo_lightning):
     for folder, seed in (("one", 1), ("again", 1), ("two", 2)):
         orpo_lightning("fit", f"--seed_everything={seed}", f"--trainer.default_root_dir={folder}", *SHORT)
     assert metrics("one") == metrics("again") != metrics("two")
 
 
+@pytest.mark.slow
 def test_it_runs_without_any_config(orpo_lightning):
     orpo_lightning("fit", "--model.objective.lambda_", "0.3", *SHORT)
     assert objective_of("runs/run")["init_args"]["lambda_"] == 0.3
     assert len(metrics("runs/run")) == 3
 
 
+@pytest.mark.slow
 def test_the_saved_config_starts_the_same_run_again(orpo_lightning):
     orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *SHORT)
     before = metrics("runs/orpo")
@@ -164,6 +168,7 @@ def test_validate_logs_every_shared_measure_and_leaves_the_metrics_of_a_fit_alon
     assert metrics("runs/orpo") == before
 
 
+@pytest.mark.slow
 def test_measuring_a_run_leaves_its_configuration_alone(orpo_lightning):
     orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *SHORT)
     before = Path("runs/orpo/config.yaml").read_text()
@@ -204,6 +209,7 @@ def test_errors_are_of_one_line(orpo_lightning, monkeypatch, arguments, sentence
         console()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command", [slow(["-m", "orpo_lightning"]), [str(Path(sys.executable).parent / "orpo-lightning")]]
 )

@@ -10,6 +10,7 @@ import shutil
 import sys
 
 import pytest
+from helpers import one_in
 from lightning import LightningModule, Trainer
 from pages import DOCS, ROOT, page_named
 
@@ -70,7 +71,7 @@ def folder(tmp_path, monkeypatch, request, finished_run, only_built_in_objective
 
 TAKING_LONG = ("smollm2", "orpo-lightning sweep", "--figures", "compile_layers", "orpo-lightning fit")
 COMMANDS = [(page, command) for page in DOCS for command in page.commands]
-FITS = [(page, command) for page, command in COMMANDS if command.startswith("orpo-lightning fit")]
+FITS = [each for each in COMMANDS if each[1].startswith("orpo-lightning fit") and "--print_config" not in each[1]]
 
 
 def named(page, command, marks=()):
@@ -91,7 +92,7 @@ def test_command(folder, monkeypatch, page, command):
         main()  # fails by raising
 
 
-@pytest.mark.parametrize(("page", "command"), [named(*each) for each in FITS if "--print_config" not in each[1]])
+@pytest.mark.parametrize(("page", "command"), one_in(3, FITS), ids=[f"{page.path.stem}: {each}" for page, each in FITS])
 def test_everything_that_a_fit_is_asked_for_is_there(folder, monkeypatch, page, command):
     asked_for = []
 

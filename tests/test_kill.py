@@ -86,6 +86,7 @@ def compare(tmp_path, options, kills, steps, ranks=1):
     return [end == KILL for end in parts[:-1]]
 
 
+@pytest.mark.slow
 def test_killed_before_the_first_checkpoint_amid_a_write_and_in_a_validation(tmp_path):
     kills = [("loading", 1, 0), ("writing", 2, 0), ("validation", 3, 0)]
     # processes that pack batches outlive the one that is killed by some seconds

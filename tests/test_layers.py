@@ -160,6 +160,7 @@ def test_importing_the_package_loads_nothing():
     assert not {"torch", "lightning", "transformers", "datasets"} & loaded_after("import orpo_lightning")
 
 
+@pytest.mark.slow
 def test_the_module_without_an_adapter_does_not_need_peft():
     assert "peft" not in loaded_after("from orpo_lightning import LoraConfig, PreferenceModule")
 

@@ -5,12 +5,15 @@ import math
 from pathlib import Path
 
 import pytest
+from helpers import slow, slow_but
 from pages import page_named
 
 from orpo_lightning import list_objectives
 
 PAGE = page_named("metrics")
 OBJECTIVES = ("CPO", "DPO", "HingeDPO", "IPO", "KTO", "ORPO", "ProbabilityRatio", "RobustDPO", "SFT", "SimPO")
+FIRST = ("DPO", "KTO", "ORPO", "SFT")
+"""Those that the fast suite trains too."""
 IN_BOTH = "key | unit | what it is | good | logged by"
 SHORT = [
     *("--trainer.max_steps=2", "--trainer.limit_val_batches=2", "--trainer.val_check_interval=1"),
@@ -34,11 +37,22 @@ def keys_on_the_page(objective):
     return keys
 
 
+@pytest.fixture(scope="module")
+def runs():
+    """What was logged, by what was typed."""
+    return {}
+
+
 @pytest.fixture
-def logged(orpo_lightning):
+def logged(orpo_lightning, runs):
     """The rows of metrics.csv of two steps of an objective."""
 
-    def run(objective, *options):
+    def run(*typed):
+        if typed not in runs:
+            runs[typed] = fit(*typed)
+        return runs[typed]
+
+    def fit(objective, *options):
         orpo_lightning("fit", "--model.objective", objective, "--trainer.default_root_dir=run", *SHORT, *options)
         with Path("run/metrics.csv").open() as file:
             return list(csv.DictReader(file))
@@ -50,7 +64,7 @@ def test_these_are_all_objectives(only_built_in_objectives):
     assert list_objectives() == OBJECTIVES
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", slow_but(FIRST, OBJECTIVES))
 def test_the_page_names_what_an_objective_logs_and_nothing_else(logged, objective):
     rows = logged(objective)
     found = {key for row in rows for key, value in row.items() if value} - {"step", "epoch"}
@@ -61,9 +75,9 @@ def test_the_page_names_what_an_objective_logs_and_nothing_else(logged, objectiv
     ("objective", "loss"),
     [
         ("DPO", math.log(2)),
-        ("RobustDPO", math.log(2)),
-        ("IPO", 25.0),
-        ("HingeDPO", 1.0),
+        slow("RobustDPO", math.log(2)),
+        slow("IPO", 25.0),
+        slow("HingeDPO", 1.0),
         ("KTO", 0.5),
     ],
 )
@@ -78,7 +92,7 @@ def test_an_objective_with_a_reference_starts_where_the_page_says(logged, object
 
 
 @pytest.mark.parametrize(
-    ("objective", "measure"), [("ORPO", ""), ("ProbabilityRatio", ""), ("SimPO", ""), ("CPO", "_sum")]
+    ("objective", "measure"), [("ORPO", ""), slow("ProbabilityRatio", ""), slow("SimPO", ""), slow("CPO", "_sum")]
 )
 def test_without_a_reference_the_accuracy_of_rewards_is_a_shared_one(logged, objective, measure):
     for row in logged(objective):
@@ -94,6 +108,7 @@ def test_kto_on_data_without_pairs_has_no_shared_comparisons(logged, tmp_path):
     assert found - {"step", "epoch"} == {key for key in keys_on_the_page("KTO") if "/pref/" not in key}
 
 
+@pytest.mark.slow
 def test_in_bf16_packed_and_padded_agree_to_three_digits_in_sums(logged):
     packed, padded = (
         logged("ORPO", f"--model.layout={layout}", "--trainer.precision=bf16-true", "--trainer.max_steps=1")[0]

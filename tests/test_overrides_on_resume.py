@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import slow_but
 
 import orpo_lightning.data
 from orpo_lightning.models.loading import PolicyConfig, load_causal_lm
@@ -74,6 +75,11 @@ def test_a_run_that_goes_on_as_it_was_has_nothing_to_say(go_on):
     assert list(column("train/loss")) == list(range(8))
 
 
+FIRST = [
+    *("--data.seed=7", "--data.train=other.jsonl", "--model.objective=SimPO", "--model.policy.lora.r=2"),
+    *("--trainer.gradient_clip_val=0.01", "--trainer.accumulate_grad_batches=4", "--model.policy.dtype=float64"),
+]
+"""The options that the fast suite types too."""
 REFUSED = {
     "--model.optimizer.algorithm=torch.optim.Adam": r"model.optimizer.algorithm = 'torch.optim.Adam', but the run of",
     "--model.optimizer.options={betas: [0.5, 0.9]}": r"model.optimizer.options = \{'betas': \[0.5, 0.9\]\}, but",
@@ -93,7 +99,7 @@ REFUSED = {
 
 
 @pytest.mark.usefixtures("others")
-@pytest.mark.parametrize(("option", "sentence"), REFUSED.items())
+@pytest.mark.parametrize(("option", "sentence"), slow_but(FIRST, REFUSED.items()))
 def test_what_cannot_be_honoured_is_refused_by_name(go_on, option, sentence):
     with pytest.raises(ValueError, match=sentence) as error:
         go_on(option)
@@ -112,7 +118,7 @@ LORA = {
 }
 
 
-@pytest.mark.parametrize(("option", "sentence"), LORA.items())
+@pytest.mark.parametrize(("option", "sentence"), slow_but(FIRST, LORA.items()))
 def test_an_adapter_of_another_shape_is_refused_by_name(go_on, option, sentence):
     with pytest.raises(ValueError, match=sentence):
         go_on(option, first=("--model.policy.lora.r=4",))
@@ -126,6 +132,7 @@ def test_the_learning_rate_is_honoured_from_the_first_step(go_on):
     assert [rates[step] for step in (5, 6, 7)] == pytest.approx([1e-3 * 3 / 6, 5e-2 * 2 / 6, 5e-2 * 1 / 6])
 
 
+@pytest.mark.slow
 def test_the_weight_decay_is_honoured_and_biases_and_norms_still_have_none(go_on):
     assert "model.optimizer.weight_decay is 0.5 from step 6 on, and was 0.0" in go_on(
         "--model.optimizer.weight_decay=0.5"
@@ -133,6 +140,7 @@ def test_the_weight_decay_is_honoured_and_biases_and_norms_still_have_none(go_on
     assert [group["weight_decay"] for group in last()["optimizer_states"][0]["param_groups"]] == [0.5, 0.0]
 
 
+@pytest.mark.slow
 def test_another_schedule_is_honoured_from_the_first_step(go_on):
     said = go_on("--model.schedule.name=constant", "--model.schedule.warmup=0")
     assert "model.schedule.name is 'constant' from step 6 on, and was 'linear'" in said
@@ -141,6 +149,7 @@ def test_another_schedule_is_honoured_from_the_first_step(go_on):
     assert [rates[step] for step in (5, 6, 7)] == pytest.approx([1e-3 * 3 / 6, 1e-3, 1e-3])
 
 
+@pytest.mark.slow
 def test_a_longer_run_has_a_longer_schedule(go_on):
     said = go_on("--trainer.max_epochs=3")
     assert (
@@ -163,11 +172,9 @@ def test_arguments_of_the_objective_are_honoured(go_on, recwarn):
         assert trained_by in Path(page).read_text()
 
 
-SLOW = {
+HONOURED = {
     "--trainer.precision=bf16-mixed": "trainer.precision is 'bf16-mixed' from step 6 on, and was '32-true'",
     "--model.policy.compile_layers=true": "model.policy.compile_layers is True from step 6 on",
-}
-HONOURED = {
     "--model.layout=padded": "model.layout is 'padded' from step 6 on, and was 'auto' (the numbers are the same up to",
     "--trainer.gradient_clip_val=0.01": "trainer.gradient_clip_val is 0.01 from step 6 on, and was None",
     "--trainer.gradient_clip_algorithm=value": "trainer.gradient_clip_algorithm is 'value' from step 6 on",
@@ -184,16 +191,14 @@ HONOURED = {
 @pytest.mark.usefixtures("others")
 @pytest.mark.parametrize(
     ("option", "sentence"),
-    [
-        *HONOURED.items(),
-        *(pytest.param(*each, marks=pytest.mark.slow) for each in SLOW.items()),
-    ],
+    slow_but(FIRST, HONOURED.items()),
 )
 def test_what_holds_from_here_on_is_said(go_on, option, sentence):
     assert sentence in go_on(option)
     assert last()["global_step"] == 8
 
 
+@pytest.mark.slow
 def test_a_mode_of_the_reference_and_a_dropout_of_the_adapter_are_honoured(go_on):
     first = ("--model.objective=DPO", "--model.policy.lora.r=4")
     said = go_on("--model.reference.mode=copy", "--model.policy.lora.dropout=0.5", first=first)
@@ -201,11 +206,13 @@ def test_a_mode_of_the_reference_and_a_dropout_of_the_adapter_are_honoured(go_on
     assert "model.policy.lora.dropout is 0.5 from step 6 on, and was 0.0" in said
 
 
+@pytest.mark.slow
 def test_another_measure_of_the_best_checkpoint_is_honoured(go_on):
     said = go_on("--checkpoint.monitor=val/pref/margins")
     assert "checkpoint.monitor is val/pref/margins (max) from here on, and was val/pref/accuracies (max)" in said
 
 
+@pytest.mark.slow
 def test_a_model_that_has_been_moved_since_is_not_another_one(go_on, others):
     first = ("--model.policy.name_or_path=other",)
     shutil.copytree("other", "moved")

@@ -77,6 +77,7 @@ def test_the_page_has_a_row_for_each_claim_and_each_run(runs):
     assert "further options: `--config=x`" in text
 
 
+@pytest.mark.slow
 def test_the_picture_is_the_same_each_time(runs, tmp_path):
     for name in ("one", "two"):
         draw(runs, tmp_path / name)

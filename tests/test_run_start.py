@@ -141,6 +141,7 @@ def test_a_folder_that_cannot_be_made_is_named_with_its_setting(tmp_path, said, 
         start_of_fit(tmp_path / place, ckpt_path, said.append)
 
 
+@pytest.mark.slow
 def test_the_home_folder_has_its_short_name_everywhere(fit, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     fit("--trainer.default_root_dir=~/a", "--trainer.max_steps=2")
@@ -149,6 +150,7 @@ def test_the_home_folder_has_its_short_name_everywhere(fit, monkeypatch, tmp_pat
     assert os.listdir() == ["home"]
 
 
+@pytest.mark.slow
 def test_a_fast_dev_run_takes_no_folder(fit):
     fit("--trainer.max_steps=2")
     assert "this one is in" not in fit("--trainer.fast_dev_run=1")
@@ -232,6 +234,7 @@ def test_last_of_a_run_that_has_not_begun_begins_it_so_that_a_job_has_one_comman
     assert steps("runs/a") == list(range(8))
 
 
+@pytest.mark.slow
 def test_last_of_a_run_that_was_killed_before_its_first_checkpoint_begins_it_again_in_its_folder(fit):
     stop(fit, "--trainer.enable_checkpointing=false", "--model.optimizer.lr=0.5")
     assert steps("runs/a") == [0, 1]
@@ -242,6 +245,7 @@ def test_last_of_a_run_that_was_killed_before_its_first_checkpoint_begins_it_aga
     assert before not in Path("runs/a/metrics.csv").read_text()
 
 
+@pytest.mark.slow
 def test_last_does_not_begin_again_what_has_ended_without_a_checkpoint(fit):
     fit("--trainer.enable_checkpointing=false")
     assert not Path("runs/a/checkpoints").exists()
@@ -250,6 +254,7 @@ def test_last_does_not_begin_again_what_has_ended_without_a_checkpoint(fit):
     assert steps("runs/a") == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_the_best_is_the_last_where_a_kill_came_between_their_writing(fit, tmp_path):
     stop(fit)
     checkpoints = Path("runs/a/checkpoints")
@@ -261,6 +266,7 @@ def test_the_best_is_the_last_where_a_kill_came_between_their_writing(fit, tmp_p
     assert steps("runs/a") == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_last_is_refused_where_a_numbered_sibling_is_later(fit):
     fit()
     fit()
@@ -275,6 +281,7 @@ def test_last_is_refused_where_a_numbered_sibling_is_later(fit):
     assert not Path("runs/a-3").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_another_process_writes_is_not_gone_on_with(fit, monkeypatch):
     stop(fit)
     monkeypatch.setattr("orpo_lightning.run_start._SECONDS_TO_GO", 0.3)
@@ -366,6 +373,7 @@ def test_what_a_kill_left_is_put_back_wherever_a_checkpoint_is_named(tmp_path, s
 # a file
 
 
+@pytest.mark.slow
 def test_going_back_to_an_older_checkpoint_of_a_run_leaves_that_alone(fit):
     stop(fit)
     old = Path("runs/a/checkpoints/old.ckpt")
@@ -380,6 +388,7 @@ def test_going_back_to_an_older_checkpoint_of_a_run_leaves_that_alone(fit):
     assert steps("runs/a-2") == [2, 3]
 
 
+@pytest.mark.slow
 def test_the_newest_checkpoint_of_a_run_goes_on_there_whatever_its_name(fit):
     stop(fit)
     last, mine = Path("runs/a/checkpoints/last.ckpt"), Path("runs/a/checkpoints/mine.ckpt")
@@ -392,6 +401,7 @@ def test_the_newest_checkpoint_of_a_run_goes_on_there_whatever_its_name(fit):
     assert steps("runs/a") == list(range(8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("interval", "step"), [slow(2, 2), (2, 4), slow(4, 4)])
 def test_a_file_of_a_users_own_callback_saved_before_a_validation_goes_on_with_that(fit, interval, step):
     options = [
@@ -439,6 +449,7 @@ def test_a_folder_is_a_checkpoint_where_it_holds_what_one_is_made_of(tmp_path):
     assert find_checkpoint(tmp_path / "a", str(sharded)) == sharded
 
 
+@pytest.mark.slow
 def test_a_file_of_a_numbered_sibling_goes_on_there_and_says_so(fit):
     fit("--trainer.max_steps=1")
     stop(fit)
@@ -450,6 +461,7 @@ def test_a_file_of_a_numbered_sibling_goes_on_there_and_says_so(fit):
     assert sorted(os.listdir("runs")) == ["a", "a-2"]
 
 
+@pytest.mark.slow
 def test_a_file_of_an_unrelated_run_starts_another_from_its_step(fit):
     stop(fit)
     before = {path: path.read_bytes() for path in Path("runs/a").rglob("*") if path.is_file()}
@@ -461,6 +473,7 @@ def test_a_file_of_an_unrelated_run_starts_another_from_its_step(fit):
     assert steps("elsewhere/b-2") == [2, 3]
 
 
+@pytest.mark.slow
 def test_it_is_said_where_the_rows_of_the_steps_before_are_gone(fit):
     stop(fit)
     assert "the rows of the steps before" not in fit("--ckpt_path=last", "--trainer.max_steps=3")
@@ -469,6 +482,7 @@ def test_it_is_said_where_the_rows_of_the_steps_before_are_gone(fit):
     assert steps("runs/a") == [3]
 
 
+@pytest.mark.slow
 def test_the_configuration_of_a_run_that_goes_on_is_the_one_it_has(fit):
     stop(fit)
     fit("--ckpt_path=last", *STOPPED, "--trainer.callbacks.step=9")
@@ -479,6 +493,7 @@ def test_the_configuration_of_a_run_that_goes_on_is_the_one_it_has(fit):
     assert "ckpt_path: null" in Path("runs/a/config.yaml").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["validate", "test"])
 def test_measuring_takes_last_and_best_of_the_run_folder(orpo_lightning, capsys, verb):
     words = [word for word in BASE[1:] if not word.startswith("--data.val")]
@@ -514,7 +529,8 @@ def test_a_run_that_has_ended_says_so_and_exports_what_a_kill_kept_it_from(fit, 
     assert Path("runs/a/model/model.safetensors").exists()
 
 
-@pytest.mark.parametrize("epochs", [1, slow(2)])
+@pytest.mark.slow
+@pytest.mark.parametrize("epochs", [1, 2])
 def test_a_run_that_had_ended_is_made_longer_in_its_folder(fit, epochs):
     options = [
         "--data.val=sample",
@@ -531,6 +547,7 @@ def test_a_run_that_had_ended_is_made_longer_in_its_folder(fit, epochs):
     assert rows_of("runs/a") == rows_of("runs/whole")
 
 
+@pytest.mark.slow
 def test_the_summary_of_a_run_stays_where_nothing_is_left_to_train(fit):
     fit()
     before = Path("runs/a/summary.md").read_text()

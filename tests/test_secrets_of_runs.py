@@ -304,6 +304,7 @@ def test_rows_are_shown_as_they_are_whatever_is_said_of_secrets_in_them(place):
         assert line in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -58,7 +58,7 @@ def stopped(orpo_lightning):
 PLACES = {
     "after a micro-batch, amid an accumulation": (send("on_train_batch_end", 3, skip=1), 4),
     "before a step": slow(send("on_before_optimizer_step", 3), 4),
-    "in a validation within an epoch": (send("on_validation_batch_start", 2, skip=1), 2),
+    "in a validation within an epoch": slow(send("on_validation_batch_start", 2, skip=1), 2),
     "in the first batch of a validation": slow(send("on_validation_batch_start", 4), 4),
     "between epochs": slow(send("on_train_epoch_end", 5), 5),
     "in the last step": slow(send("on_before_optimizer_step", 9), 10),
@@ -84,6 +84,7 @@ def test_a_run_that_is_stopped_and_goes_on_ends_bit_for_bit_where_it_would_have(
     assert_equal_runs(Path("parts"), straight)
 
 
+@pytest.mark.slow
 def test_the_validation_after_the_last_step_is_made_up_for(orpo_lightning, stopped):
     only_steps = ["--trainer.max_epochs=-1", "--trainer.max_steps=7"]  # no interval and no epoch ends there
     orpo_lightning(*BASE, *only_steps, "--trainer.default_root_dir=straight")
@@ -93,9 +94,10 @@ def test_the_validation_after_the_last_step_is_made_up_for(orpo_lightning, stopp
     assert_equal_runs(Path("parts"), Path("straight"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("interval", "step"),
-    [slow(4, 2), slow(10, 5), (3, 1)],
+    [(4, 2), (10, 5), (3, 1)],
     ids=["within an epoch", "the last one of all", "amid an accumulation"],
 )
 def test_a_validation_that_is_stopped_and_repeated_decides_about_the_best_checkpoint(
@@ -112,7 +114,7 @@ def test_a_validation_that_is_stopped_and_repeated_decides_about_the_best_checkp
     assert_equal_runs(Path("parts"), Path("straight"))
 
 
-@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 75), ("SIGUSR1", 75), ("SIGINT", 130)])
+@pytest.mark.parametrize(("number", "code"), [slow("SIGTERM", 75), ("SIGUSR1", 75), ("SIGINT", 130)])
 def test_the_exit_code_is_that_of_a_temporary_failure_and_after_ctrl_c_its_own(stopped, number, code):
     assert stopped(*send("on_train_batch_end", 1, number)) == (code, 1)
 
@@ -127,6 +129,7 @@ def test_without_checkpoints_the_exit_code_is_the_ordinary_one(stopped):
     assert stopped(*send("on_train_batch_end", 1), "--trainer.enable_checkpointing=false") == (143, None)
 
 
+@pytest.mark.slow
 def test_handlers_are_as_they_were_when_a_run_has_ended(orpo_lightning, stopped):
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)]
     stopped(*send("on_train_batch_end", 1))
@@ -149,6 +152,7 @@ def test_under_slurm_lightnings_own_requeueing_stays_out_of_the_way(stopped, mon
     assert not list(Path("parts").rglob("hpc_ckpt*"))
 
 
+@pytest.mark.slow
 def test_the_command_to_go_on_names_the_file_of_a_numbered_sibling(orpo_lightning, capfd):
     options = [option for option in BASE if not option.startswith("--ckpt_path")]
     orpo_lightning(*options, "--trainer.default_root_dir=./", "--trainer.max_steps=1")

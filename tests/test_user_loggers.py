@@ -109,6 +109,7 @@ def test_tensorboard_gets_the_configuration_flat_and_steps(fit):
     assert [event.value for event in logged] == pytest.approx([float(row["train/loss"]) for row in kept])
 
 
+@pytest.mark.slow
 def test_a_list_of_loggers_is_served_and_each_has_a_folder(fit, tmp_path):
     layer = tmp_path / "loggers.yaml"
     layer.write_text("trainer: {logger: [{class_path: CSVLogger}, {class_path: TensorBoardLogger}]}")
@@ -140,6 +141,7 @@ def test_a_saved_configuration_starts_another_run_whose_loggers_write_into_its_o
         assert [path.name for path in (run / "csv").iterdir()] == ["version_0"]
 
 
+@pytest.mark.slow
 def test_a_second_run_is_another_and_a_resumed_run_the_same_for_weights_and_biases(fit):
     fit(*WANDB)
     fit(*WANDB)
@@ -176,6 +178,7 @@ def test_trials_of_a_sweep_keep_the_ids_that_its_agent_gives_them(fit, monkeypat
     assert [run.id for run in offline_runs(Path("runs/orpo-2/wandb"))] == ["second"]
 
 
+@pytest.mark.slow
 def test_measuring_a_run_does_not_go_on_with_its_record(fit):
     fit(*WANDB)
     kept = (RUN / WANDB_ID_FILE).read_text()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers import slow_but
 from pages import page_named
 from wandb_server import ENTITY, ReceivedRun, ReceivedSweep, WandbServer
 
@@ -261,6 +262,7 @@ def test_a_trial_that_is_started_again_goes_on_as_the_same_run(swept):
 # other ways
 
 
+@pytest.mark.slow
 def test_a_run_without_network_is_sent_later_by_the_commands_of_the_page(tmp_path):
     page = page_named("sweeps")
     (fit,) = (command for command in page.commands if "offline" in command)
@@ -367,7 +369,7 @@ def printed(orpo_lightning, capsys, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", slow_but(["objectives", "orpo_lambda_small"], FILES))
 def test_each_command_is_understood_at_each_extreme_of_its_parameters(printed, name):
     config = file_of(name)
     for arguments in trials_at_the_extremes(config):
@@ -422,12 +424,7 @@ def test_the_client_makes_a_sweep_of_each_file_as_it_is(tmp_path, name):
     assert sweep.config == file_of(name)
 
 
-def slow_where_it_takes_minutes(name):
-    marks = pytest.mark.slow if "smollm2" in FILES[name].read_text() else ()
-    return pytest.param(name, marks=marks)
-
-
-@pytest.mark.parametrize("name", [slow_where_it_takes_minutes(name) for name in SMALL])
+@pytest.mark.parametrize("name", slow_but(["beta_dpo_small"], SMALL))
 def test_a_trial_of_each_small_sweep_trains(orpo_lightning, monkeypatch, name):
     monkeypatch.setenv("WANDB_RUN_ID", "abc123")
     config = file_of(name)

@@ -80,6 +80,7 @@ def test_the_best_is_that_of_the_highest_accuracy_and_the_last_is_never_older(or
         assert max(seen.values()) == seen["last.ckpt"]
 
 
+@pytest.mark.slow
 def test_another_measure_and_its_smallest_value_can_be_best(orpo_lightning):
     options = ["--trainer.val_check_interval=1", "--checkpoint.monitor=val/nll_response", "--checkpoint.mode=min"]
     orpo_lightning("fit", *BASE, *options)
@@ -87,6 +88,7 @@ def test_another_measure_and_its_smallest_value_can_be_best(orpo_lightning):
     assert names() == [f"best-step={min(sorted(values), key=values.get)}.ckpt", "last.ckpt"]
 
 
+@pytest.mark.slow
 def test_where_both_are_of_one_step_they_are_one_file(orpo_lightning, capfd):
     orpo_lightning("fit", *BASE, "--trainer.max_epochs=1")
     best, last = (Path("run/checkpoints") / name for name in names())
@@ -105,6 +107,7 @@ def test_where_a_file_cannot_have_two_names_it_is_written_twice(orpo_lightning, 
     assert step_of(best) == step_of(last) == 5
 
 
+@pytest.mark.slow
 def test_when_a_fit_ends_it_says_where_they_are(orpo_lightning, caplog):
     with caplog.at_level("INFO", logger="lightning.pytorch"):
         orpo_lightning("fit", *BASE)
@@ -113,12 +116,14 @@ def test_when_a_fit_ends_it_says_where_they_are(orpo_lightning, caplog):
     assert said.endswith(".ckpt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [["--trainer.enable_checkpointing=false"], ["--trainer.fast_dev_run=1"]])
 def test_all_can_be_switched_off(orpo_lightning, options):
     orpo_lightning("fit", *BASE, *options)
     assert not Path("run/checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_a_users_own_callback_keeps_its_files_beside_them(orpo_lightning):
     orpo_lightning(
         *("fit", *BASE, "--trainer.callbacks=ModelCheckpoint", "--trainer.callbacks.every_n_epochs=2"),
@@ -127,6 +132,7 @@ def test_a_users_own_callback_keeps_its_files_beside_them(orpo_lightning):
     assert names() == ["epoch=1-step=10.ckpt", "epoch=3-step=20.ckpt", "last.ckpt"]
 
 
+@pytest.mark.slow
 def test_going_on_makes_no_numbered_files(orpo_lightning):
     stop = ["--trainer.callbacks=interrupting.SignalAt", "--trainer.callbacks.step=7"]
     with pytest.raises(SystemExit):
@@ -145,6 +151,7 @@ def stop(orpo_lightning, step, *options):
         )
 
 
+@pytest.mark.slow
 def test_the_best_by_another_measure_stays_where_a_run_goes_on(orpo_lightning, caplog):
     by_loss = ["--checkpoint.monitor=val/loss", "--checkpoint.mode=min"]
     stop(orpo_lightning, 3, *by_loss)
@@ -167,6 +174,7 @@ def test_the_best_by_another_measure_stays_where_a_run_goes_on(orpo_lightning, c
     assert len({*found} & {*both}) == 2
 
 
+@pytest.mark.slow
 def test_what_a_kill_left_of_a_best_one_goes_with_the_next_save(orpo_lightning):
     stop(orpo_lightning, 2)
     left = Path("run/checkpoints/best-step=3.ckpt.part")

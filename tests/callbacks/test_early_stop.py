@@ -18,6 +18,7 @@ def step_of(path):
     return torch.load(path, weights_only=True)["global_step"]
 
 
+@pytest.mark.slow
 def test_it_ends_there_unless_it_is_given_more_patience(orpo_lightning, caplog):
     early = [
         *(
@@ -82,6 +83,7 @@ STOPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stopping", "others"), STOPS.values(), ids=STOPS)
 def test_whatever_has_stopped_it_does_so_again_until_its_settings_are_others(orpo_lightning, caplog, stopping, others):
     def fit(callbacks, *options):

@@ -61,6 +61,7 @@ def test_a_pipe_gets_a_line_for_each_step_of_a_short_run_and_each_validation(con
     assert [line.split()[3] for line in lines if line.startswith("step")] == losses
 
 
+@pytest.mark.slow
 def test_a_long_run_prints_about_twenty_lines(console):
     pipe = console(is_terminal=False)
     fit(validation=None, max_epochs=34)  # 102 steps

@@ -211,6 +211,7 @@ def test_without_a_sanity_check_there_is_no_before(orpo_lightning, capsys):
     assert {pair.step for pair in read_pairs(Path("runs/orpo/val_pairs.csv"))} == {3}
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_still_has_its_before(orpo_lightning, capsys):
     orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *FEW)
     capsys.readouterr()
@@ -325,6 +326,7 @@ def test_settings_out_of_range_are_refused_by_name(orpo_lightning, option, sente
         orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", option)
 
 
+@pytest.mark.slow
 def test_a_users_own_bar_is_kept(orpo_lightning, monkeypatch):
     bars = []
     monkeypatch.setattr(
@@ -334,6 +336,7 @@ def test_a_users_own_bar_is_kept(orpo_lightning, monkeypatch):
     assert bars == [RichProgressBar]
 
 
+@pytest.mark.slow
 def test_the_progress_can_be_switched_off(orpo_lightning, capsys):
     orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *FEW, "--trainer.enable_progress_bar=false")
     assert "step 1/32" not in capsys.readouterr().out

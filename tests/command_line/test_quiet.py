@@ -13,7 +13,7 @@ from orpo_lightning.command_line.quiet import quieten
 @pytest.fixture(scope="module")
 def ordinary_run(tmp_path_factory):
     """All that the command prints in a process of its own."""
-    command = [sys.executable, "-m", "orpo_lightning", "fit", "--config=orpo", "--trainer.max_epochs=1"]
+    command = [sys.executable, "-m", "orpo_lightning", "fit", "--config=orpo", "--trainer.max_steps=2"]
     return subprocess.run(
         [*command, "--trainer.enable_progress_bar=false", "--model.policy.disable_dropout=false"],
         cwd=tmp_path_factory.mktemp("ordinary"),

@@ -73,6 +73,7 @@ def test_it_tells_what_each_device_needs_and_which_micro_batch_is_the_longest(sa
     assert "--trainer.accumulate_grad_batches 2" in printed.split("It would take less with one of")[1]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_remedies")
 def test_processes_on_the_cpus_of_one_machine_have_a_part_of_its_memory_each(said, monkeypatch):
     monkeypatch.setattr(estimate, "memory_of", lambda device, processes: Memory(24 * 2**30 // processes, None))
@@ -91,11 +92,13 @@ def test_the_longest_micro_batch_is_that_of_the_plan_of_the_run(said, tmp_path):
     assert "in 4 rows; the longest of these, rows.jsonl:6" in said(*options, "--data.shuffle=false")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_remedies")
 def test_an_objective_that_trains_on_chosen_responses_alone_needs_less(said):
     assert total_of(said("--model.objective=SFT")) < total_of(said())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_remedies")
 def test_a_reference_is_counted_where_the_objective_needs_one(said):
     assert "reference" not in said()
@@ -103,6 +106,7 @@ def test_a_reference_is_counted_where_the_objective_needs_one(said):
     assert "reference" not in said("--model.objective=DPO", "--model.reference.mode=cached")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_remedies")
 def test_several_gpus_are_estimated_where_there_is_none(said):
     options = ("--trainer.accelerator=gpu", "--trainer.devices=2", "--trainer.precision=bf16-mixed")
@@ -113,6 +117,7 @@ def test_several_gpus_are_estimated_where_there_is_none(said):
     assert largest_of(parts, "optimizer") < largest_of(copies, "optimizer"), "half the state, and scratch of its step"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_remedies")
 def test_where_the_rows_cannot_be_had_the_bound_is_taken_and_said(said, without_tokenizer):
     whole = said(without_tokenizer, "--data.max_length=64", "--data.max_prompt_length=32")
@@ -197,6 +202,7 @@ def test_what_fits_is_a_setting_alone_or_several_together():
     assert [*that_fit(found, 1000)] == []
 
 
+@pytest.mark.slow
 def test_a_batch_that_may_not_be_split_is_not():
     assert not any("accumulate" in each.setting for each in remedies(Estimate.of(setup(splits=False), BATCH)))
 

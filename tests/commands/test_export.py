@@ -62,6 +62,7 @@ def test_an_exported_checkpoint_is_the_model_of_the_run(orpo_lightning, tmp_path
     assert f"model of step 2 of {file} written to out/mine" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_bars_of_reading_and_writing_weights_are_left_out(orpo_lightning, capsys):
     transformers_logging.enable_progress_bar()
     load_causal_lm(PolicyConfig("tiny"))
@@ -73,6 +74,7 @@ def test_the_bars_of_reading_and_writing_weights_are_left_out(orpo_lightning, ca
     assert "Writing model" not in printed
 
 
+@pytest.mark.slow
 def test_sft_then_dpo_are_two_commands(orpo_lightning):
     orpo_lightning("fit", "--config", CONFIGS / "sft.yaml", *SHORT)
     orpo_lightning("fit", "--config", CONFIGS / "dpo.yaml", "--model.policy.name_or_path", "runs/sft", *SHORT)
@@ -84,6 +86,7 @@ def test_sft_then_dpo_are_two_commands(orpo_lightning):
         assert float(next(csv.DictReader(metrics))["train/loss"]) == pytest.approx(0.6931472)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["runs/sft", "the file"])
 def test_without_its_model_folder_a_run_goes_on_from_its_checkpoint(orpo_lightning, tmp_path, monkeypatch, start):
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
@@ -96,6 +99,7 @@ def test_without_its_model_folder_a_run_goes_on_from_its_checkpoint(orpo_lightni
     assert torch.equal(load_causal_lm(PolicyConfig(name)).lm_head.weight, saved)
 
 
+@pytest.mark.slow
 def test_a_model_at_the_end_is_not_written_where_none_is_wanted(orpo_lightning):
     orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", "--trainer.fast_dev_run=2", *QUIET)
     orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", "--export.enabled=false", *SHORT)
@@ -103,6 +107,7 @@ def test_a_model_at_the_end_is_not_written_where_none_is_wanted(orpo_lightning):
     assert yaml.safe_load(Path("runs/orpo/config.yaml").read_text())["export"] == {"enabled": False, "folder": "model"}
 
 
+@pytest.mark.slow
 def test_a_resumed_fit_writes_its_model_again(orpo_lightning):
     orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *SHORT)
     before = weights_of("runs/orpo")
@@ -120,6 +125,7 @@ def test_a_folder_that_holds_something_is_refused_before_anything_is_read(orpo_l
     assert os.listdir("out") == ["mine.txt"]
 
 
+@pytest.mark.slow
 def test_an_empty_folder_is_taken(orpo_lightning):
     orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *SHORT)
     Path("out").mkdir()
@@ -127,6 +133,7 @@ def test_an_empty_folder_is_taken(orpo_lightning):
     assert weights_of("out") == weights_of("runs/orpo")
 
 
+@pytest.mark.slow
 def test_the_current_folder_is_taken(orpo_lightning, monkeypatch):
     orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *SHORT)
     Path("out").mkdir()
@@ -149,6 +156,7 @@ def adapter_run(orpo_lightning):
 IDS = torch.tensor([[7, 50, 300, 12]])
 
 
+@pytest.mark.slow
 def test_an_adapter_is_exported_alone(orpo_lightning, adapter_run, capsys):
     orpo_lightning("export", "--checkpoint", "runs/dpo", "--out", "out")
     assert "adapter of step 2" in capsys.readouterr().out
@@ -158,6 +166,7 @@ def test_an_adapter_is_exported_alone(orpo_lightning, adapter_run, capsys):
     assert torch.equal(found(IDS).logits, adapter_run(IDS).logits)
 
 
+@pytest.mark.slow
 def test_an_adapter_whose_base_has_other_weights_on_the_hub_is_printed_to_be(
     orpo_lightning, adapter_run, monkeypatch, capsys
 ):
@@ -171,6 +180,7 @@ def test_an_adapter_whose_base_has_other_weights_on_the_hub_is_printed_to_be(
     assert "This adapter" not in capsys.readouterr().out + Path("merged/README.md").read_text()
 
 
+@pytest.mark.slow
 def test_an_exported_adapter_is_a_model_elsewhere_too(orpo_lightning, adapter_run, tmp_path, monkeypatch):
     orpo_lightning("export", "--checkpoint", "runs/dpo", "--out", "out")
     shutil.move("out", tmp_path / "mine")
@@ -188,6 +198,7 @@ def test_an_exported_adapter_is_a_model_elsewhere_too(orpo_lightning, adapter_ru
     assert weights_of("runs/dpo") != weights_of("mine")
 
 
+@pytest.mark.slow
 def test_an_adapter_on_a_users_own_model_names_its_folder(orpo_lightning, tmp_path):
     base = shutil.copytree(pretrained.resolve("tiny"), tmp_path / "base")
     lora = ["--config", CONFIGS / "model" / "lora.yaml", "--model.policy.lora.r=4"]
@@ -213,6 +224,7 @@ def test_a_run_goes_on_from_the_merged_model_of_another(orpo_lightning, adapter_
     assert weights_of("runs/dpo") != weights_of("runs/ipo")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "private"), [([], True), (["--public"], False)])
 def test_the_exported_folder_is_pushed_when_it_is_whole(orpo_lightning, monkeypatch, capsys, options, private):
     orpo_lightning("fit", "--config", CONFIGS / "orpo.yaml", *SHORT)

@@ -287,6 +287,7 @@ def test_a_file_that_cannot_be_written_leaves_the_error_what_it_is(here):
     assert not list(RUN.glob("*.part"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "option", ["--health.failed_step=false", slow("--health.enabled=false"), "--trainer.fast_dev_run=4"]
 )

@@ -7,7 +7,7 @@ from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
-from helpers import slow
+from helpers import slow, slow_but
 
 from orpo_lightning.commands.estimate import _EstimateCLI, setup_of
 from orpo_lightning.memory import Footprint, Moment, Parts
@@ -58,9 +58,6 @@ def parsed(only_built_in_objectives, monkeypatch):
     return parse
 
 
-SLOW = {"an uneven number of rows", "parts by the layer", "two machines", "an adapter, compiled"}
-
-
 @pytest.fixture(autouse=True)
 def rough_estimates(monkeypatch):
     """A step by a rule of thumb, as what counts here is which settings there are, and in which order they are tried."""
@@ -100,7 +97,7 @@ def advice_on(setup):
         yield from that_fit(found, int(share * found.need.total))
 
 
-@pytest.mark.parametrize("situation", [slow(name) if name in SLOW else name for name in SITUATIONS])
+@pytest.mark.parametrize("situation", slow_but(["parts by a short name", "copies"], SITUATIONS))
 def test_each_is_typed_as_it_is_printed_and_gives_the_run_that_was_estimated(parsed, situation):
     setup, _, before = parsed(*SITUATIONS[situation])
     advised = {each.setting: each.estimate.setup for each in advice_on(setup)}

@@ -115,6 +115,7 @@ def test_a_pair_without_weight_does_not_count_in_a_test():
     assert weighted == pytest.approx(2 / 2**3)
 
 
+@pytest.mark.slow
 def test_many_pairs_are_resampled_and_chance_alone_gives_small_values_as_rarely_as_it_should():
     generator = np.random.default_rng(1)
     found = np.array([sign_flip_p(generator.normal(size=40), np.ones(40)) for _ in range(100)])

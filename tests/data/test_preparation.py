@@ -4,6 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from helpers import slow
 from hypothesis import HealthCheck, given, settings, strategies as st
 from rich.console import Console
 
@@ -377,7 +378,7 @@ def test_unpaired_rows_arrive_with_their_labels(tmp_path, write):
         ("hh_rlhf", "train", "hh_rlhf", 2000, {"different_prompts": 4, "empty_chosen": 4}),
         ("hh_rlhf", "validation", "hh_rlhf", 312, {"different_prompts": 1}),
         # the rejected answers of the rows 646, 1748 and 5327 are empty strings
-        ("gpt4_pairs", "train", "messages", 6000, {"empty_rejected": 3}),
+        slow("gpt4_pairs", "train", "messages", 6000, {"empty_rejected": 3}),
         ("gpt4_pairs", "validation", "messages", 600, {}),
         ("sharegpt", "train", "sharegpt", 300, {}),
         ("kto", "train", "unpaired", 300, {}),
@@ -396,7 +397,7 @@ def test_every_row_of_the_real_data_is_accounted_for(real_data, name, split, row
     )
 
 
-@pytest.mark.parametrize("overlong", ["drop", "truncate_prompt", "truncate_response"])
+@pytest.mark.parametrize("overlong", [slow("drop"), "truncate_prompt", slow("truncate_response")])
 @pytest.mark.parametrize("name", ["hh_rlhf", "gpt4_pairs", "sharegpt", "kto"])
 def test_the_accounts_of_the_real_data_add_up_under_every_policy(real_data, name, overlong):
     limits = LengthLimits(256, 128, overlong)

@@ -95,6 +95,7 @@ def peak(work):
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_planning_takes_less_memory_than_the_tokens():
     table = a_large_table()
     assert peak(lambda: list(table))[0] > 8 * table.ids.nbytes

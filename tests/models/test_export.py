@@ -77,6 +77,7 @@ def written(net, tokenizer, folder):
     return folder
 
 
+@pytest.mark.slow
 def test_every_shape_loads_elsewhere_with_equal_logits_tied_or_not(tmp_path, tokenizer):
     nets, folders = [], []
     for shape in SHAPES:
@@ -195,6 +196,7 @@ def test_every_file_has_the_mode_of_a_new_file(tmp_path, tokenizer, umask, mode)
     assert set(files.values()) == {mode}
 
 
+@pytest.mark.slow
 def test_a_merged_adapter_loads_elsewhere_without_peft(tmp_path, tokenizer):
     nets = [trained_adapter(shape, target_modules="all-linear") for shape in ("llama", "opt", "gpt2")]
     folders = [written(net, tokenizer, tmp_path / str(i)) for i, net in enumerate(nets)]

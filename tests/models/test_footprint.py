@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers import slow_but
 from transformers import AutoConfig
 
 from orpo_lightning.memory import Copies, Moment, need
@@ -47,7 +48,7 @@ def largest(found, component="activations"):
     return max(getattr(each, component) for each in found.moments)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", slow_but(["opt", "llama", "gpt2"], SHAPES))
 def test_weights_gradients_and_state_are_those_of_the_model_after_a_step(tmp_path, shape):
     found = footprint_of(step_of(folder_of(tmp_path, shape)), BATCH)
     net = tiny_model(shape)
@@ -103,7 +104,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("shape", "case"), [*(("llama", case) for case in CASES), ("opt", "both"), ("opt", "fp32")])
+@pytest.mark.parametrize(
+    ("case", "shape"), slow_but(["fp32", "both"], [*((each, "llama") for each in CASES), ("both", "opt")])
+)
 def test_tensors_without_memory_come_and_go_as_those_with_values_do(tmp_path, shape, case):
     """The same operations on real weights, which are read, and real tokens; what is compared is every moment."""
     folder = folder_of(tmp_path, shape)
@@ -122,6 +125,7 @@ def test_tensors_without_memory_come_and_go_as_those_with_values_do(tmp_path, sh
     assert {each.when for each in found.moments} == {each.when for each in real}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["fp32", "both", "an adapter, switched off for the reference"])
 def test_the_moments_of_many_layers_follow_from_those_of_two_and_three(tmp_path, monkeypatch, case):
     deep = {"num_hidden_layers": 7}
@@ -151,6 +155,7 @@ def test_a_second_model_is_there_beside_the_policy(tmp_path):
     assert largest(both) == largest(alone)
 
 
+@pytest.mark.slow
 def test_more_tokens_never_need_less(tmp_path):
     folder = folder_of(tmp_path, "llama")
     steps = [pack(make_rows(count), INFO) for count in (1, 2, 4, 8, 16)]
@@ -159,6 +164,7 @@ def test_more_tokens_never_need_less(tmp_path):
     assert totals[0] < totals[-1]
 
 
+@pytest.mark.slow
 def test_an_adapter_never_needs_more_than_all_weights(tmp_path):
     folder = folder_of(tmp_path, "llama", hidden_size=256, intermediate_size=512, num_hidden_layers=4)
     full, adapter = (footprint_of(step_of(folder, lora=lora), BATCH) for lora in (LoraConfig(), LoraConfig(r=4)))
@@ -168,6 +174,7 @@ def test_an_adapter_never_needs_more_than_all_weights(tmp_path):
     assert need(adapter, Copies()).total < need(full, Copies()).total
 
 
+@pytest.mark.slow
 def test_an_adapter_to_go_on_with_is_known_by_its_settings(tmp_path):
     folder, fresh = folder_of(tmp_path, "llama"), LoraConfig(r=4, modules_to_save=["lm_head"])
     tiny_model("llama").save_pretrained(folder)
@@ -178,6 +185,7 @@ def test_an_adapter_to_go_on_with_is_known_by_its_settings(tmp_path):
     assert need(old, Copies()) == need(new, Copies())
 
 
+@pytest.mark.slow
 def test_layers_that_are_gathered_in_bf16_leave_no_copies_of_their_weights(tmp_path):
     options = {"autocast": torch.bfloat16, "reduced": torch.float32}
     folder = folder_of(tmp_path, "llama", num_hidden_layers=6)

@@ -6,7 +6,7 @@ What is asked for by ``to("cpu")`` is not seen: on a CPU that is what a copy to 
 
 import pytest
 import torch
-from helpers import run
+from helpers import run, slow, slow_but
 from lightning.pytorch.callbacks import Callback
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -76,7 +76,7 @@ class Asking(TorchDispatchMode, Callback):
             self.times = 0
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [slow(1), 2])
 @pytest.mark.parametrize("objective", [ORPO(), DPO()], ids=["ORPO", "DPO"])
 def test_a_step_asks_once_for_loss_and_norm_however_it_is_split(objective, accumulate, monkeypatch):
     asking = Asking(monkeypatch)
@@ -116,7 +116,7 @@ QUESTIONS = {
 }
 
 
-@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize("question", slow_but(["item", "nonzero", "repeat_interleave"], QUESTIONS))
 def test_what_asks_is_counted(question, monkeypatch):
     asking = Asking(monkeypatch, QUESTIONS[question])
     run(ORPO(), make_rows(22), callbacks=[Throughput(), asking], accumulate_grad_batches=2)

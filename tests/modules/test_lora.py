@@ -35,7 +35,7 @@ def assert_same(found, expected, tolerance=1e-10):
         torch.testing.assert_close(gradient, wanted, rtol=0, atol=tolerance * wanted.abs().max().item())
 
 
-@pytest.mark.parametrize("objective", [ORPO, DPO])
+@pytest.mark.parametrize("objective", [slow(ORPO), DPO])
 def test_accumulation_and_layout_change_nothing(base, objective):
     whole = train(base, objective())
     assert_same(train(base, objective(), accumulate_grad_batches=4), whole)
@@ -96,7 +96,7 @@ def test_a_checkpoint_goes_on_only_with_the_base_it_was_trained_on(base, tmp_pat
         train(base, ORPO(), ckpt_path=tmp_path / "full.ckpt")
 
 
-@pytest.mark.parametrize("reference", ["adapter", "copy", "cached"])
+@pytest.mark.parametrize("reference", ["adapter", slow("copy"), slow("cached")])
 @pytest.mark.parametrize("dropout", [slow(0.0), 0.3])
 def test_an_interrupted_run_ends_bit_for_bit_where_an_uninterrupted_one_does(base, tmp_path, reference, dropout):
     def once(folder, *callbacks, **options):
@@ -139,7 +139,7 @@ def test_dropout_of_the_adapter_warns_like_any_dropout(base):
 
 
 @pytest.mark.parametrize(("dtype", "precision"), [("bfloat16", "32-true"), ("float32", "bf16-mixed")])
-@pytest.mark.parametrize("reference", ["adapter", "copy", "cached"])
+@pytest.mark.parametrize("reference", ["adapter", slow("copy"), slow("cached")])
 def test_it_trains_in_half_precision(base, dtype, precision, reference):
     module = {
         "policy": PolicyConfig(base, dtype=dtype, lora=LoraConfig(r=4)),

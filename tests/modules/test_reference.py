@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import RowsData, Run, leave_together, run_on_two_ranks
+from helpers import RowsData, Run, leave_together, run_on_two_ranks, slow
 from lightning import Trainer
 from reference_runs import FULL, LORA, OBJECTIVES, TRAIN, VALIDATION, assert_same, interrupted, train
 
@@ -47,7 +47,7 @@ def test_all_modes_give_the_same_losses_metrics_gradients_and_weights(base, name
     assert abs(copy.history[-1][1]["val/rewards/margins"]) > 1e-3
 
 
-@pytest.mark.parametrize("shape", ["opt", "llama"])
+@pytest.mark.parametrize("shape", ["opt", slow("llama")])
 def test_in_fp32_losses_and_gradient_norms_agree_to_1e_5(base, tmp_path, shape):
     tiny_model(shape).save_pretrained(tmp_path / shape)
     runs = [train(str(tmp_path / shape), DPO(), mode, LORA, dtype="float32") for mode in ("copy", "adapter", "cached")]
@@ -57,7 +57,7 @@ def test_in_fp32_losses_and_gradient_norms_agree_to_1e_5(base, tmp_path, shape):
                 assert values[key] == pytest.approx(expected[key], rel=1e-5)
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+@pytest.mark.parametrize("precision", ["bf16-mixed", slow("bf16-true"), slow("64-true")])
 def test_the_store_is_right_in_every_precision(base, precision):
     options = {"dtype": "float32", "precision": precision, "max_epochs": 1}
     copy, cached = (train(base, DPO(), mode, **options) for mode in ("copy", "cached"))
@@ -78,6 +78,7 @@ class PromptRatio(Objective):
         return ObjectiveOutput((ratio + 1.0) ** 2)
 
 
+@pytest.mark.slow
 def test_prompts_are_stored_when_an_objective_asks_for_them(base, work):
     copy = train(base, PromptRatio(), "copy")
     train(base, DPO())
@@ -121,6 +122,7 @@ def test_an_unknown_mode_is_refused():
         ReferenceConfig(mode="cache")
 
 
+@pytest.mark.slow
 def test_every_mode_has_the_same_fingerprint_so_that_a_run_goes_on_in_another(base, tmp_path):
     expected = train(base, DPO(), "copy", LORA)
     checkpoint = interrupted(base, tmp_path, mode="copy", lora=LORA)
@@ -155,7 +157,7 @@ def test_a_resumed_run_without_a_store_takes_the_starting_weights_and_not_its_ow
     assert work.loads == {"base": loads}
 
 
-@pytest.mark.parametrize("mode", ["copy", "adapter", "cached"])
+@pytest.mark.parametrize("mode", [slow("copy"), slow("adapter"), "cached"])
 def test_validation_of_a_trained_checkpoint_is_against_the_starting_weights(base, tmp_path, mode):
     checkpoint = interrupted(base, tmp_path, lora=LORA)
     key = "val/rewards/margins"
@@ -173,6 +175,7 @@ def test_validation_of_a_trained_checkpoint_is_against_the_starting_weights(base
     assert abs(expected) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_second_fit_of_the_same_module_keeps_its_reference(base, work):
     found = train(base, DPO(), max_epochs=1)
     trainer = Trainer(

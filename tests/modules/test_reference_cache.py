@@ -136,6 +136,7 @@ def test_another_reference_is_loaded_for_the_fill_only(base, tmp_path, work):
     assert changed.history[0][1]["train/loss"] != pytest.approx(copy.history[0][1]["train/loss"])
 
 
+@pytest.mark.slow
 def test_a_policy_that_starts_from_an_adapter_fills_the_store_with_it(base, tmp_path, work):
     net = add_adapter(tiny_model("opt", torch.float64), LORA)
     with torch.no_grad():
@@ -366,6 +367,7 @@ def test_filling_and_reading_a_store_never_hold_the_rows(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_an_adapter_that_is_gone_on_with_has_a_store_for_each_of_its_strengths(base, tmp_path, work):
     train(base, DPO(), lora=LORA).module.policy.net.save_pretrained(tmp_path / "adapter")
     lora = LoraConfig(adapter=str(tmp_path / "adapter"))

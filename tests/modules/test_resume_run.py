@@ -59,7 +59,7 @@ def run_to_the_end(objective, callbacks, ckpt_path, accumulate, **options):
 
 
 @pytest.mark.parametrize("objective", [ORPO, slow(DPO)])
-@pytest.mark.parametrize("stop", [2, 5, 6, 7, 13])
+@pytest.mark.parametrize("stop", [slow(2), 5, slow(6), slow(7), 13])
 def test_an_interrupted_run_ends_bit_for_bit_where_an_uninterrupted_one_does(tmp_path, objective, stop):
     options = {"accumulate": 2, "module": {"optimizer": OptimizerConfig(lr=1e-2)}}
     straight = train(tmp_path / "straight", objective(), **options)
@@ -75,7 +75,7 @@ def test_an_interrupted_run_ends_bit_for_bit_where_an_uninterrupted_one_does(tmp
         assert {name for name in expected[step] if name not in logged and step > min(found)} == set()
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 1), (2, 8)])
+@pytest.mark.parametrize(("before", "after"), [(1, 4), slow(4, 1), slow(2, 8)])
 def test_a_run_resumed_with_another_accumulation_goes_on_with_the_same_plan(tmp_path, before, after):
     straight = train(tmp_path / "straight", ORPO())
     with pytest.raises((KeyboardInterrupt, SystemExit)):
@@ -88,7 +88,7 @@ def test_a_run_resumed_with_another_accumulation_goes_on_with_the_same_plan(tmp_
         assert logged == pytest.approx(expected[step], rel=1e-9, abs=1e-12)
 
 
-@pytest.mark.parametrize("max_steps", [2, 4])
+@pytest.mark.parametrize("max_steps", [slow(2), 4])
 def test_a_run_that_max_steps_ended_can_be_made_longer_bit_for_bit(tmp_path, max_steps):
     module = {"optimizer": OptimizerConfig(lr=1e-2), "schedule": ScheduleConfig("constant", warmup=0)}
     whole, part, rest = (ModelCheckpoint(tmp_path / name, "last") for name in ("whole", "part", "rest"))
@@ -102,7 +102,7 @@ def test_a_run_that_max_steps_ended_can_be_made_longer_bit_for_bit(tmp_path, max
         assert found[step] == expected[step]
 
 
-@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("every", [1, slow(2)])
 def test_a_run_that_a_callback_ended_can_be_made_longer_bit_for_bit(tmp_path, every):
     module = {"optimizer": OptimizerConfig(lr=1e-2), "schedule": ScheduleConfig("constant", warmup=0)}
     whole, part, rest = (ModelCheckpoint(tmp_path / name, "last") for name in ("whole", "part", "rest"))

@@ -69,6 +69,7 @@ def test_fonts_are_embedded_as_outlines_that_stay_text(folder):
         assert b"/Type3" not in content, path
 
 
+@pytest.mark.slow
 def test_equal_runs_give_equal_files(report, folder, tmp_path):
     again = tmp_path / "again"
     sections = tuple(each for each in report.sections if each.key == "strength")
@@ -85,6 +86,7 @@ def test_no_figure_has_a_title_and_all_axes_say_what_they_are(report):
         assert axes.get_ylabel() == plot.y.label
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_legend_of_many_runs_stays_within_the_figure(tmp_path, width):
     runs = read_runs([str(make_report_runs(tmp_path, [i / 10 for i in range(1, 31)]))])
@@ -99,6 +101,7 @@ def test_the_legend_of_many_runs_stays_within_the_figure(tmp_path, width):
     assert figure.axes[0].get_window_extent().height > 1.2 * figure.dpi
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", WIDTHS)
 def test_no_label_runs_over_an_edge(report, width):
     for plot in report.plots:

@@ -105,6 +105,7 @@ def test_bayes_goes_on_from_its_records_as_if_it_had_not_been_stopped(tmp_path):
     assert again.parameters == whole[7].parameters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("goal", "workers"), [("maximize", 1), slow("minimize", 1), slow("maximize", 2), slow("minimize", 2)]
 )
@@ -129,6 +130,7 @@ def test_bayes_begins_at_random_and_then_depends_on_what_the_trials_have_shown()
     assert same == [True] * RANDOM_TRIALS + [False] * 2
 
 
+@pytest.mark.slow
 def test_bayes_keeps_away_from_where_trials_fail():
     state = "failed"
 
