@@ -11,7 +11,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import FSDPStrategy
 from ports import free_port
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor
 
 from orpo_lightning import (
@@ -110,8 +112,12 @@ class GradientNorms(Callback):
         self.gradients: list[torch.Tensor] = []
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: PreferenceModule, optimizer: Any) -> None:
-        parameters = [p for p in pl_module.policy.parameters() if p.requires_grad]
-        self.gradients.append(torch.cat([_whole(p.grad).flatten().double() for p in parameters]).clone())
+        frozen = any(not p.requires_grad for p in pl_module.parameters())
+        if frozen and isinstance(trainer.strategy, FSDPStrategy):
+            return  # of what is flat torch gathers no gradient where another process has frozen weights alone
+        with _gathered(trainer, with_grads=True):
+            parameters = [p for p in pl_module.policy.parameters() if p.requires_grad]
+            self.gradients.append(torch.cat([_whole(p.grad).flatten().double() for p in parameters]).clone())
 
 
 class Exploding(Objective):
@@ -180,13 +186,34 @@ def run(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*(does not have many workers|LeafSpec).*")
         trainer.fit(preference_module, datamodule, ckpt_path=ckpt_path)
-    weights = torch.cat([_whole(p.detach()).flatten().double() for p in preference_module.policy.parameters()])
+    with _gathered(trainer):
+        weights = torch.cat([_whole(p.detach()).flatten().double() for p in preference_module.policy.parameters()])
     return Run(recorder.history, norms.gradients, weights, trainer, preference_module)
 
 
 def _whole(tensor: torch.Tensor) -> torch.Tensor:
     """All of a tensor that may be shared out over processes."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _gathered(trainer: Trainer, with_grads: bool = False) -> AbstractContextManager[None]:
+    """All of the weights that FSDP1 shares out, as they were."""
+    wrapped = trainer.strategy.model
+    if not isinstance(wrapped, FullyShardedDataParallel):
+        return nullcontext()
+    return FullyShardedDataParallel.summon_full_params(wrapped, writeback=False, with_grads=with_grads)
+
+
+@contextmanager
+def fsdp1_on_cpus() -> Iterator[None]:
+    """FSDP1 runs on CPUs where it is told that they are the device, which Lightning does of GPUs alone."""
+    wrap = FullyShardedDataParallel.__init__
+
+    def told(*args: Any, **options: Any) -> None:
+        wrap(*args, **{**options, "device_id": torch.device("cpu")})
+
+    with patch.object(FullyShardedDataParallel, "__init__", told):
+        yield
 
 
 def with_random_trained_weights(net: torch.nn.Module) -> torch.nn.Module:

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from orpo_lightning.records import HALF_PRECISION
 
 ScheduleName = Literal["constant", "linear", "cosine", "inverse_sqrt"]
+DimensionsOf = Callable[[Tensor], int]
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,11 @@ class ScheduleConfig:
 
 
 def build_optimizer(
-    config: OptimizerConfig, parameters: Iterable[tuple[str, nn.Parameter]], *, fused: bool = True
+    config: OptimizerConfig,
+    parameters: Iterable[tuple[str, nn.Parameter]],
+    *,
+    fused: bool = True,
+    dim_of: DimensionsOf = Tensor.dim,
 ) -> Optimizer:
     """The optimizer over all parameters that require gradients, in two groups: with and without weight decay.
 
@@ -106,6 +111,7 @@ def build_optimizer(
         config: the optimizer.
         parameters: the parameters by name.
         fused: whether to use the fused form of the class, if it has one.
+        dim_of: how many dimensions a parameter has.
 
     Raises:
         ValueError: the class does not take a value of the options.
@@ -118,7 +124,7 @@ def build_optimizer(
     options = {**config.options, **form(config, fused=fused)}
     make: Callable[..., Optimizer] = config.optimizer_class
     try:
-        return make(parameter_groups(config, parameters), lr=config.lr, **options)
+        return make(parameter_groups(config, parameters, dim_of), lr=config.lr, **options)
     except (TypeError, ValueError) as error:
         raise ValueError(f"model.optimizer.options = {dict(config.options)}: {error}") from error
 
@@ -155,19 +161,36 @@ def form(config: OptimizerConfig, *, fused: bool) -> dict[str, bool | None]:
     return {"fused": config.options.get("fused") if chosen else fused or None}
 
 
-def parameter_groups(config: OptimizerConfig, parameters: Iterable[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
+def dimensions(strategy: object) -> DimensionsOf:
+    """How many dimensions a parameter has.
+
+    Args:
+        strategy: that of the trainer; one that flattens parameters tells of those that they had.
+
+    Example:
+        >>> dimensions(strategy=None)(torch.ones(2, 3))
+        2
+    """
+    dim_of: DimensionsOf = getattr(strategy, "dim_of", Tensor.dim)
+    return dim_of
+
+
+def parameter_groups(
+    config: OptimizerConfig, parameters: Iterable[tuple[str, nn.Parameter]], dim_of: DimensionsOf = Tensor.dim
+) -> list[dict[str, Any]]:
     """The parameters that require gradients, in up to two groups: with and without weight decay.
 
     Args:
         config: the optimizer.
         parameters: the parameters by name.
+        dim_of: how many dimensions a parameter has.
     """
     decayed: list[nn.Parameter] = []
     exempt: list[nn.Parameter] = []
     for name, parameter in parameters:
         if parameter.requires_grad:
             # norms have one dimension; the biases of experts have two
-            (exempt if parameter.ndim <= 1 or name.endswith("bias") else decayed).append(parameter)
+            (exempt if dim_of(parameter) <= 1 or name.endswith("bias") else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": exempt, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 

@@ -172,7 +172,7 @@ def _held(module: Any, device_type: str) -> int:
     states = [each for optimizer in module.trainer.optimizers for each in optimizer.state.values()]
     tensors = [
         *weights,
-        *(each.grad for each in weights if each.grad is not None),
+        *(each.grad for each in weights if each.is_leaf and each.grad is not None),
         *(value for state in states for value in state.values() if isinstance(value, Tensor)),
     ]
     parts = [each.to_local() if hasattr(each, "to_local") else each for each in tensors]

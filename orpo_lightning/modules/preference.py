@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -130,8 +130,8 @@ class PreferenceModule(ExplainsMemory, LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer and the schedule, which advances once per optimizer step."""
-        weights = self._policy.named_parameters()
-        optimizer = optimization.build_optimizer(self.optimizer_config, weights, fused=self.can_fuse)
+        weights, dim_of = self._policy.named_parameters(), optimization.dimensions(self.trainer.strategy)
+        optimizer = optimization.build_optimizer(self.optimizer_config, weights, fused=self.can_fuse, dim_of=dim_of)
         schedule = optimization.build_schedule(self.schedule_config, optimizer, self._data.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -269,11 +269,9 @@ class PreferenceModule(ExplainsMemory, LightningModule):
         """
         norm = optimization.gradient_norm(self.parameters(), self.trainer.strategy)
         self._check_and_log(norm, optimizer)
-        if not gradient_clip_val:
-            return
-        if gradient_clip_algorithm == "value":
+        if gradient_clip_val and gradient_clip_algorithm == "value":
             torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
-        else:
+        elif gradient_clip_val:
             torch.nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, norm)
 
     def _check_and_log(self, gradient_norm: Tensor, optimizer: Optimizer) -> None:
@@ -342,13 +340,16 @@ class PreferenceModule(ExplainsMemory, LightningModule):
             resume.log_as_of_step(self.trainer, checkpoint["global_step"])
 
     def take_state(self, checkpoint: dict[str, Any]) -> None:
-        """Take back the objective's state, insist on the same frozen weights, and put these among the saved ones."""
+        """Take back the objective's state, and insist on the same frozen weights."""
         self.objective.load_state_dict(checkpoint["objective"]["state"])
         if self.reference is not None:
             resume.check_reference_of(checkpoint, self.reference.fingerprint)
             self.reference.policy_moves()
         check_base(checkpoint["base"], self._base_fingerprint)
-        checkpoint["state_dict"].update(frozen_state(self))
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load weights; those that training does not change need not be there."""
+        return super().load_state_dict({**frozen_state(self), **state_dict}, strict, assign)
 
     @property
     def trained_by(self) -> str:
@@ -390,8 +391,7 @@ class PreferenceModule(ExplainsMemory, LightningModule):
     @property
     def _steps_per_epoch(self) -> int:
         fit_for_objective.check_data(self._data)
-        steps: int = self._data.steps_per_epoch
-        return steps
+        return int(self._data.steps_per_epoch)
 
     @property
     def _policy(self) -> LogpModel:

@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info
 
 from orpo_lightning.models.checkpoint import plain_policy
-from orpo_lightning.modules.optimization import form, parameter_groups, rate_factor
+from orpo_lightning.modules.optimization import dimensions, form, parameter_groups, rate_factor
 
 _ORDER = "the order of the data would be another"
 _STATE = "the optimizer's state is of the one it was"
@@ -154,7 +154,7 @@ def honour_rates(checkpoint: Mapping[str, Any], module: Any) -> None:
         module: the preference module that goes on.
     """
     config, total_steps = module.optimizer_config, module.trainer.datamodule.total_steps
-    groups = parameter_groups(config, module.policy.named_parameters())
+    groups = parameter_groups(config, module.policy.named_parameters(), dimensions(module.trainer.strategy))
     # a form that the run before could use need not be one that this one can
     own_form = form(config, fused=module.can_fuse)
     for optimizer, schedule in zip(checkpoint["optimizer_states"], checkpoint["lr_schedulers"], strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 import torch.distributed
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.plugins.precision.fsdp import FSDPPrecision
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
@@ -45,9 +47,9 @@ class FSDP1Strategy(CheckpointsOfAllRanks, FSDPStrategy):
     @property
     def mixed_precision_config(self) -> MixedPrecision | None:
         """The dtypes of gathered weights and gradients: what flows between layers stays as on one device."""
-        if self.mixed_precision is not None or "16" not in self.precision_plugin.precision:
-            return super().mixed_precision_config
-        return MixedPrecision(reduce_dtype=torch.float32)
+        if self.mixed_precision is not None:
+            return self.mixed_precision
+        return MixedPrecision(reduce_dtype=torch.float32) if "16" in self.precision_plugin.precision else None
 
     def setup_environment(self) -> None:
         """Join the other processes.
@@ -60,6 +62,8 @@ class FSDP1Strategy(CheckpointsOfAllRanks, FSDPStrategy):
                 f"trainer.strategy.sharding_strategy = {self.sharding_strategy.name}; accepted: FULL_SHARD. For copies "
                 "in all processes take trainer.strategy ddp"
             )
+        if self.precision_plugin.precision == "32-true":
+            self.precision_plugin = _AsLoaded("32-true")
         super().setup_environment()
 
     @staticmethod
@@ -72,7 +76,14 @@ class FSDP1Strategy(CheckpointsOfAllRanks, FSDPStrategy):
         nets = [each.net for each in model.modules() if isinstance(each, LogpModel)]
         layers = {type(layer) for net in nets for layer in decoder_layers(net).values()}
         self.kwargs.setdefault("auto_wrap_policy", ModuleWrapPolicy(layers))
+        self._dimensions: dict[Tensor, int] = {weight: weight.dim() for weight in model.parameters()}
+        # an adapter in each layer, of which the page tells what it takes
+        warnings.filterwarnings("ignore", r"(?s).* has both parameters with requires_grad=True and False")
         return super()._setup_model(model)
+
+    def dim_of(self, weight: Tensor) -> int:
+        """The dimensions that a weight had before its part became flat: which of them decay is told by these."""
+        return self._dimensions[weight]
 
     @contextmanager
     def block_backward_sync(self) -> Generator[None]:
@@ -83,7 +94,7 @@ class FSDP1Strategy(CheckpointsOfAllRanks, FSDPStrategy):
     def gradient_norm(self, gradients: list[Tensor]) -> Tensor:
         """The norm of gradients that are shared out, that of all parts together; all processes call this."""
         own = torch.nn.utils.get_total_norm([each for each in gradients if each.numel()])
-        squared = own.to(self.root_device, torch.float32).square()
+        squared = own.to(self.root_device, torch.promote_types(own.dtype, torch.float32)).square()
         torch.distributed.all_reduce(squared)
         return squared.sqrt()
 
@@ -148,7 +159,16 @@ class FSDP1Strategy(CheckpointsOfAllRanks, FSDPStrategy):
 
     @property
     def _options(self) -> StateDictOptions:
-        return StateDictOptions(full_state_dict=not self.writes_folders, cpu_offload=True, ignore_frozen_params=True)
+        # what is there already would not be copied, and is given back when it has been gathered
+        offload = self.root_device.type != "cpu"
+        return StateDictOptions(full_state_dict=not self.writes_folders, cpu_offload=offload, ignore_frozen_params=True)
+
+
+class _AsLoaded(FSDPPrecision):
+    """Leaves weights in their dtype, as every other strategy does; Lightning's would make fp32 of all."""
+
+    def convert_module(self, module: nn.Module) -> nn.Module:
+        return module
 
 
 def _numbers(state: Mapping[str, Any]) -> dict[str, int]:

@@ -1,11 +1,24 @@
-"""FSDP1 runs on GPUs alone; what it refuses, it refuses anywhere."""
+"""FSDP1, of which the command makes use on GPUs alone: torch itself runs it on CPUs too."""
+
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+from helpers import fsdp1_on_cpus, leave_together, run, run_on_two_ranks
 from lightning import LightningModule
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 
-from orpo_lightning.strategies import FSDP1Strategy
+from orpo_lightning import ORPO, OptimizerConfig, PreferenceModule, ScheduleConfig
+from orpo_lightning.callbacks.checkpoints import Checkpoints
+from orpo_lightning.checkpoint_io import SafeCheckpointIO
+from orpo_lightning.models.layers import decoder_layers
+from orpo_lightning.models.loading import PolicyConfig
+from orpo_lightning.models.tiny import tiny_model
+from orpo_lightning.ranks import place_among_ranks
+from orpo_lightning.strategies import FSDP1Strategy, FSDP2Strategy
 
 
 @pytest.mark.parametrize("kind", ["NO_SHARD", "HYBRID_SHARD", "SHARD_GRAD_OP"])
@@ -51,3 +64,108 @@ def test_weights_that_are_missing_or_too_many_are_named():
         load(*TRAINED, "policy.gate")
     with pytest.raises(ValueError, match=r"lacks 1 .*bias\), and has 4 too many \(a, b, c, \.\.\.\)$"):
         load(TRAINED[0], *"abcd")
+
+
+PARTS, FILE, OTHER, WHOLE, ALONE = "FSDP1, a folder", "FSDP1, a file", "FSDP2", "DDP", "one process"
+STRATEGIES = {
+    PARTS: lambda: FSDP1Strategy(state_dict_type="sharded"),
+    FILE: lambda: FSDP1Strategy(state_dict_type="full"),
+    OTHER: FSDP2Strategy,
+    WHOLE: DDPStrategy,
+}
+ARRANGEMENTS = [
+    (PARTS, PARTS),
+    (FILE, FILE),
+    (PARTS, FILE),
+    (PARTS, OTHER),
+    (OTHER, PARTS),
+    (FILE, WHOLE),
+    (WHOLE, FILE),
+]
+
+
+def train(folder, steps, strategy=None, ckpt_path=None):
+    """Some steps of a run that all decays in which may, with its last checkpoint in a folder."""
+    together = {} if strategy is None else {"devices": 2, "strategy": STRATEGIES[strategy]()}
+    return run(
+        ORPO(),
+        module_class=PreferenceModule,
+        module={
+            "policy": PolicyConfig(str(folder.parent / "base"), dtype="float64"),
+            "optimizer": OptimizerConfig(lr=1e-2, weight_decay=0.1),
+            "schedule": ScheduleConfig("constant", warmup=0),
+        },
+        max_steps=steps,
+        gradient_clip_val=0.5,
+        callbacks=[Checkpoints(every_n_steps=1, monitor=None)],
+        plugins=[SafeCheckpointIO()],
+        enable_checkpointing=True,
+        default_root_dir=folder,
+        ckpt_path=ckpt_path,
+        **together,
+    )
+
+
+def last(folder):
+    return folder / "checkpoints" / "last.ckpt"
+
+
+def name_of(before, after):
+    return f"{before} to {after}".replace(" ", "-").replace(",", "")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Runs that were stopped after two steps and went on in another way, of one launch of two processes."""
+    place = tmp_path_factory.mktemp("fsdp1")
+    tiny_model("opt", torch.float64).save_pretrained(place / "base")
+    train(place / "whole", 5)
+    train(place / name_of(ALONE, PARTS), 2)
+    run_on_two_ranks(__file__, place)
+    train(place / name_of(PARTS, ALONE), 5, ckpt_path=last(place / name_of(PARTS, ALONE)))
+    return place
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [*ARRANGEMENTS, (ALONE, PARTS), (PARTS, ALONE)])
+def test_a_run_goes_on_under_it_and_after_it_as_one_that_was_not_stopped(folder, before, after):
+    found, expected = (
+        SafeCheckpointIO().load_checkpoint(last(folder / name)) for name in (name_of(before, after), "whole")
+    )
+    assert found["global_step"] == expected["global_step"] == 5
+    assert found["state_dict"].keys() == expected["state_dict"].keys()
+    for name, weight in expected["state_dict"].items():
+        torch.testing.assert_close(found["state_dict"][name], weight, rtol=1e-9, atol=1e-9)
+    (optimizer,), (wanted,) = (each["optimizer_states"] for each in (found, expected))
+    groups = (
+        [(group["weight_decay"], group["params"]) for group in each["param_groups"]] for each in (optimizer, wanted)
+    )
+    assert next(groups) == next(groups)
+    for number, state in wanted["state"].items():
+        torch.testing.assert_close(optimizer["state"][number]["exp_avg"], state["exp_avg"], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_what_is_gathered_at_a_time_is_a_decoder_layer(folder):
+    gathered = (folder / "gathered.txt").read_text().split()
+    assert gathered == ["PreferenceModule", *["OPTDecoderLayer"] * len(decoder_layers(tiny_model("opt")))]
+
+
+def main(folder: Path) -> None:
+    first = place_among_ranks()[0] == 0
+    with fsdp1_on_cpus():
+        for before, after in ARRANGEMENTS:
+            place = folder / name_of(before, after)
+            train(place, 2, before)
+            train(place, 5, after, ckpt_path=last(place))
+        place = folder / name_of(ALONE, PARTS)
+        found = train(place, 5, PARTS, ckpt_path=last(place))
+        train(folder / name_of(PARTS, ALONE), 2, PARTS)
+    wrapped = FullyShardedDataParallel.fsdp_modules(found.trainer.strategy.model)
+    if first:
+        (folder / "gathered.txt").write_text("\n".join(type(each.module).__name__ for each in wrapped))
+    leave_together()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -4,22 +4,22 @@ import json
 import os
 import sys
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers import Exploding, leave_together, run, run_on_two_ranks
+from helpers import Exploding, fsdp1_on_cpus, leave_together, run, run_on_two_ranks
 from invariance import OBJECTIVES, assert_same, load, rows_of
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 
-from orpo_lightning import NonFiniteError, PreferenceModule
+from orpo_lightning import NonFiniteError, OptimizerConfig, PreferenceModule
 from orpo_lightning.models.adapters import LoraConfig
 from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig
 from orpo_lightning.models.tiny import tiny_model
-from orpo_lightning.strategies import FSDP2Strategy
+from orpo_lightning.strategies import FSDP1Strategy, FSDP2Strategy
 from orpo_lightning.testing import make_rows
 
 
@@ -65,6 +65,7 @@ class Case:
     trainer: dict[str, Any] = field(default_factory=dict)
 
 
+DECAYING = OptimizerConfig(lr=0.05, weight_decay=0.1, algorithm="torch.optim.SGD")
 LORA = LoraConfig(r=4, modules_to_save=["lm_head"])
 SINGLE = {"dtype": "float32"}
 PRECISIONS = {"32-true": (1e-5, 1e-5), "bf16-mixed": (2e-3, 1e-2), "bf16-true": (2e-3, 1e-2)}
@@ -90,10 +91,20 @@ CASES = FAST | OTHERS | IN_PRECISION
 OF_DDP = ["LoRA"]
 OTHERS_OF_DDP = ["cached reference", "LoRA and its reference"]
 FIRST_PRECISIONS = ["opt in 32-true"]
-FIRST_LAUNCH = {"fsdp2": [*FAST, *FIRST_PRECISIONS], "ddp": [*OF_DDP, *FIRST_PRECISIONS]}
+OF_FSDP1 = ["orpo"]
+OTHERS_OF_FSDP1 = [
+    *(case for case in CASES if case not in (*OF_FSDP1, *IN_PRECISION, "averaged after each micro-batch")),
+    *("opt in 32-true", "llama in 32-true"),
+]
+"""Its products in bf16 are those of GPUs alone."""
+FIRST_LAUNCH = {"fsdp2": [*FAST, *FIRST_PRECISIONS], "ddp": [*OF_DDP, *FIRST_PRECISIONS], "fsdp1": OF_FSDP1}
 """What the fast suite runs. Tiny products in bf16 take a CPU many times as long as in fp32: it has none of them."""
 OTHER_PRECISIONS = [case for case in IN_PRECISION if case not in FIRST_PRECISIONS]
-SECOND_LAUNCH = {"fsdp2": [*OTHERS, *OTHER_PRECISIONS], "ddp": [*OTHERS_OF_DDP, *OTHER_PRECISIONS]}
+SECOND_LAUNCH = {
+    "fsdp2": [*OTHERS, *OTHER_PRECISIONS],
+    "ddp": [*OTHERS_OF_DDP, *OTHER_PRECISIONS],
+    "fsdp1": OTHERS_OF_FSDP1,
+}
 
 
 def train(case, folder, **options):
@@ -103,7 +114,7 @@ def train(case, folder, **options):
         rows_of("uneven"),  # 22 pairs in batches of 8, one as long as all the others together
         make_rows(7, seed=9),
         module_class=Module,
-        module=module_of(folder, **wanted.model),
+        module={**module_of(folder, **wanted.model), "optimizer": DECAYING},
         gradient_clip_val=1.0,
         **wanted.trainer,
         **options,
@@ -159,6 +170,23 @@ def test_two_processes_with_all_of_the_weights_each_equal_one(folder, alone, cas
 @pytest.mark.parametrize("case", OTHERS_OF_DDP)
 def test_so_they_do_with_every_other_reference(folder_of_others, alone, case):
     assert_same(load(folder_of_others, f"ddp-{case}"), alone(case), 1e-10)
+
+
+@pytest.mark.parametrize("case", OF_FSDP1)
+def test_two_processes_with_half_of_flat_weights_each_equal_one(folder, alone, case):
+    assert_same(load(folder, f"fsdp1-{case}"), alone(case), 1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", OTHERS_OF_FSDP1)
+def test_so_they_do_for_every_other_objective_and_reference(folder_of_others, alone, case):
+    if case in IN_PRECISION:
+        check_losses_and_norms(folder_of_others, alone, "fsdp1", case)
+    else:
+        found = load(folder_of_others, f"fsdp1-{case}")
+        beside_frozen = "LoRA" in case or OBJECTIVES[CASES[case].objective]().needs_reference
+        assert bool(found.gradients) != beside_frozen  # there torch cannot gather them
+        assert_same(found, alone(case) if found.gradients else replace(alone(case), gradients=[]), 1e-10)
 
 
 @pytest.mark.parametrize("strategy", ["fsdp2", "ddp"])
@@ -272,6 +300,8 @@ def main(folder: Path) -> None:
     cases = json.loads(os.environ["CASES"])
     reductions = train_all(cases["fsdp2"], lambda case: FSDP2Strategy(**CASES[case].strategy), "fsdp2", folder)
     train_all(cases["ddp"], lambda case: DDPStrategy(), "ddp", folder)
+    with fsdp1_on_cpus():
+        train_all(cases["fsdp1"], lambda case: FSDP1Strategy(), "fsdp1", folder)
     if cases == FIRST_LAUNCH:
         counts = [reductions[case] for case in ("orpo", "averaged after each micro-batch")]
         (folder / "reductions.json").write_text(json.dumps(counts))
