@@ -19,6 +19,7 @@ from torch.serialization import MAP_LOCATION
 
 from orpo_lightning.integrity import check_whole
 from orpo_lightning.manifest import MANIFEST, Manifest, size_of, tensor_sizes
+from orpo_lightning.plain_data import check_plain
 from orpo_lightning.ranks import together
 from orpo_lightning.secrets import without_secrets
 from orpo_lightning.sharded_checkpoint import ShardedCheckpoint, is_sharded
@@ -65,7 +66,9 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
         Raises:
             OSError: it cannot be written, as on a full disk; says what to do.
+            ValueError: it holds more than tensors and plain data, and could not be read again.
         """
+        check_plain(checkpoint)
         if storage_options is not None or "file" not in get_filesystem(path).protocol:
             super().save_checkpoint(checkpoint, path, storage_options)  # other file systems have renames of their own
             return

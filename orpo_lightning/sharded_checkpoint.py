@@ -1,7 +1,8 @@
 """Checkpoints that are folders: each process writes what it holds of the weights and of the optimizer's state.
 
 The tensors are in the format of :mod:`torch.distributed.checkpoint`, which any number of processes can read, one among
-them. All else is in one file of plain data, and the manifest, which is written last, says what has to be there.
+them. All else is in one file of plain data, where tensors without memory stand in the places of those of the
+optimizers, and the manifest, which is written last, says what has to be there.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import os
 import pickle
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
 from orpo_lightning.manifest import MANIFEST_FILE, Manifest
+from orpo_lightning.plain_data import check_plain, map_tensors
 from orpo_lightning.ranks import fail_together
 from orpo_lightning.write_errors import cause_of
 
@@ -82,6 +85,7 @@ def write_sharded(checkpoint: Mapping[str, Any], folder: Path) -> None:
 
     Raises:
         OSError: a process could not write its part, as on a full disk.
+        ValueError: it holds more than tensors and plain data.
     """
     tensors, plain = fail_together(lambda: _apart(checkpoint))  # then torch has the processes wait for each other
     alone = not torch.distributed.is_initialized()
@@ -109,12 +113,30 @@ def write_sharded(checkpoint: Mapping[str, Any], folder: Path) -> None:
             os.fsync(text.fileno())
 
 
-def _apart(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The tensors of a checkpoint, and all else."""
-    optimizers = checkpoint.get(OPTIMIZERS, [])
-    states = {str(i): {str(key): value for key, value in each["state"].items()} for i, each in enumerate(optimizers)}
-    plain = {**checkpoint, WEIGHTS: {}, OPTIMIZERS: [{**each, "state": {}} for each in optimizers]}
-    return {WEIGHTS: dict(checkpoint[WEIGHTS]), OPTIMIZERS: states}, plain
+def _apart(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a checkpoint by their names in the folder, and all else."""
+    tensors: dict[str, Tensor] = {}
+
+    def put_aside(name: str, tensor: Tensor) -> Tensor:
+        if name in tensors:
+            raise ValueError(f"a checkpoint cannot hold two tensors of the name {name}; give one of their keys another")
+        tensors[name] = tensor
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+
+    for name, weight in checkpoint[WEIGHTS].items():
+        if not isinstance(weight, Tensor):
+            raise ValueError(
+                f"a sharded checkpoint cannot hold {_PREFIX}{name}, a {type(weight).__name__}; accepted: tensors. Have "
+                "the module write it into the checkpoint by its hook on_save_checkpoint"
+            )
+        put_aside(_PREFIX + name, weight)
+    optimizers = [
+        {**each, "state": map_tensors(each["state"], put_aside, f"{OPTIMIZERS}.{number}")}
+        for number, each in enumerate(checkpoint.get(OPTIMIZERS, []))
+    ]
+    plain = {**checkpoint, WEIGHTS: {}, OPTIMIZERS: optimizers}
+    check_plain(plain)
+    return tensors, plain
 
 
 class _Writer(FileSystemWriter):
@@ -161,7 +183,7 @@ class ShardedCheckpoint:
             raise ValueError(f"{folder / METADATA_FILE} cannot be read ({error})") from error
 
     def plain(self) -> dict[str, Any]:
-        """All but the tensors.
+        """All but the tensors; in the state of an optimizer others of their shape and dtype, without memory.
 
         Raises:
             ValueError: the file is damaged.
@@ -172,6 +194,8 @@ class ShardedCheckpoint:
             raise
         except Exception as error:  # bytes of any kind make torch raise anything
             raise ValueError(f"{self.folder / PLAIN_FILE} cannot be read as plain data") from error
+        for number, optimizer in enumerate(found[OPTIMIZERS]):
+            optimizer["state"] = optimizer["state"] or self._state_of_names(number)
         return found
 
     def load(self, into: Mapping[str, Tensor]) -> None:
@@ -203,12 +227,31 @@ class ShardedCheckpoint:
         """The weights of the policy by their names, each read whole when it is asked for."""
         return _Weights(self)
 
-    def optimizer_state(self, number: int) -> Iterator[tuple[int, str, str]]:
-        """Of the state of an optimizer, the number of each parameter, the key and the name in the folder."""
-        for name in self.shapes:
-            if name.startswith(f"{OPTIMIZERS}.{number}."):
-                parameter, _, key = name.removeprefix(f"{OPTIMIZERS}.{number}.").partition(".")
-                yield int(parameter), key, name
+    def optimizer_state(
+        self, number: int, saved: Mapping[Any, Any], empty_like: Callable[[Any, Tensor], Tensor]
+    ) -> dict[Any, Any]:
+        """The state of an optimizer, all of it.
+
+        Args:
+            number: of the optimizer.
+            saved: its state in what is plain.
+            empty_like: what to read a tensor into, by the number of the parameter and a tensor of its shape and dtype.
+
+        Raises:
+            ValueError: it cannot be read.
+        """
+        into: dict[str, Tensor] = {}
+
+        def take(parameter: Any, name: str, like: Tensor) -> Tensor:
+            into[name] = empty_like(parameter, like)
+            return into[name]
+
+        state = {
+            parameter: map_tensors(each, partial(take, parameter), f"{OPTIMIZERS}.{number}.{parameter}")
+            for parameter, each in saved.items()
+        }
+        self.load(into)
+        return state
 
     def whole(self) -> dict[str, Any]:
         """All of it as one process without others would have written it."""
@@ -218,11 +261,20 @@ class ShardedCheckpoint:
             for name, tensor in self.tensors(name for name in self.shapes if name.startswith(_PREFIX)).items()
         }
         for number, optimizer in enumerate(checkpoint[OPTIMIZERS]):
-            places = list(self.optimizer_state(number))
-            tensors = self.tensors(name for *_, name in places)
-            for parameter, key, name in places:
-                optimizer["state"].setdefault(parameter, {})[key] = tensors[name]
+            optimizer["state"] = self.optimizer_state(
+                number, optimizer["state"], lambda _, like: torch.empty_like(like, device="cpu")
+            )
         return checkpoint
+
+    def _state_of_names(self, number: int) -> dict[int, dict[str, Tensor]]:
+        """The state of an optimizer in what is plain, where it was written before that held any of it."""
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, each in self.shapes.items():
+            if name.startswith(f"{OPTIMIZERS}.{number}."):
+                parameter, _, key = name.removeprefix(f"{OPTIMIZERS}.{number}.").partition(".")
+                like = torch.empty(each.size, dtype=each.properties.dtype, device="meta")
+                state.setdefault(int(parameter), {})[key] = like
+        return state
 
 
 class _Weights(Mapping[str, Tensor]):

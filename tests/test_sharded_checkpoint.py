@@ -46,7 +46,7 @@ def assert_equal(found, wanted):
         assert found.keys() == wanted.keys()
         for key in wanted:
             assert_equal(found[key], wanted[key])
-    elif isinstance(wanted, list):
+    elif isinstance(wanted, list | tuple):
         assert len(found) == len(wanted)
         for one, other in zip(found, wanted, strict=True):
             assert_equal(one, other)
@@ -110,6 +110,72 @@ def test_an_optimizer_without_a_state_is_read_too(tmp_path):
     plain = {**CHECKPOINT, "optimizer_states": [{"state": {}, "param_groups": [{"lr": 0.1, "params": [0]}]}]}
     write_sharded(plain, tmp_path)
     assert_equal(ShardedCheckpoint(tmp_path).whole(), plain)
+
+
+OF_AN_OPTIMIZER = {
+    "step": 7,
+    "scale": 0.5,
+    "warm": True,
+    "way": "up",
+    "before": None,
+    "betas": (0.9, 0.99),
+    "empty": {},
+    "moments": {"first": torch.arange(12.0).reshape(3, 4), 1: torch.tensor(2), "age": 3},
+    "history": [torch.arange(4), None, [torch.zeros(2, dtype=torch.bfloat16), 1.5]],
+    "pair": (torch.ones(3), "text"),
+}
+
+
+def with_state(state):
+    return {**CHECKPOINT, "optimizer_states": [{"state": state, "param_groups": [{"lr": 0.1, "params": [0]}]}]}
+
+
+def test_the_state_of_an_optimizer_may_be_numbers_text_and_nothing_and_tensors_at_any_depth(tmp_path):
+    wanted = with_state({0: OF_AN_OPTIMIZER, "of all": {"count": 9}})
+    FSDP2Strategy().save_checkpoint(wanted, tmp_path / "last.ckpt")
+    found = SafeCheckpointIO().load_checkpoint(tmp_path / "last.ckpt")
+    assert_equal(found, wanted)
+    state = found["optimizer_states"][0]["state"][0]
+    assert {key: type(value) for key, value in state.items()} == {key: type(OF_AN_OPTIMIZER[key]) for key in state}
+    assert state["history"][2][0].dtype is torch.bfloat16
+
+
+def test_a_checkpoint_that_was_written_before_is_read_too(folder):
+    plain = torch.load(folder / "meta.pt", weights_only=True)
+    plain["optimizer_states"][0]["state"] = {}  # all of it was in the names of the tensors
+    torch.save(plain, folder / "meta.pt")
+    assert_equal(ShardedCheckpoint(folder).whole(), CHECKPOINT)
+
+
+class Clock:
+    """Not plain."""
+
+
+@pytest.mark.parametrize("write", [FSDP2Strategy().save_checkpoint, SafeCheckpointIO().save_checkpoint])
+@pytest.mark.parametrize(
+    ("state", "name"),
+    [
+        ({"clock": Clock()}, r"optimizer_states\.0\.state\.0\.clock, a .*\.Clock"),
+        ({"history": [1, {"clock": Clock()}]}, r"optimizer_states\.0\.state\.0\.history\.1\.clock, a .*\.Clock"),
+        ({Clock: 1}, r"the key optimizer_states\.0\.state\.0\.<class .*Clock'>, a builtins\.type"),
+    ],
+)
+def test_what_could_not_be_read_again_is_refused_before_anything_is_overwritten(folder, write, state, name):
+    with pytest.raises(
+        ValueError, match=f"a checkpoint cannot hold {name}: .*; accepted: tensors, numbers, text, None"
+    ):
+        write(with_state({0: state}), folder)
+    assert os.listdir(folder.parent) == ["last.ckpt"]
+    assert_equal(ShardedCheckpoint(folder).whole(), CHECKPOINT)
+
+
+def test_so_are_two_tensors_of_one_name_and_weights_that_are_no_tensors(folder):
+    state = {"a": {"b": torch.ones(1)}, "a.b": torch.zeros(1)}
+    with pytest.raises(ValueError, match=r"two tensors of the name optimizer_states\.0\.0\.a\.b; give one of"):
+        FSDP2Strategy().save_checkpoint(with_state({0: state}), folder)
+    with pytest.raises(ValueError, match=r"cannot hold state_dict\.extra, a dict; accepted: tensors\. Have the module"):
+        FSDP2Strategy().save_checkpoint({**CHECKPOINT, "state_dict": {**WEIGHTS, "extra": {}}}, folder)
+    assert_equal(ShardedCheckpoint(folder).whole(), CHECKPOINT)
 
 
 def test_the_manifest_says_what_is_there(folder):

@@ -23,6 +23,7 @@ from orpo_lightning.integrity import check_whole_together
 from orpo_lightning.memory import Shares
 from orpo_lightning.models.adapters import untrained
 from orpo_lightning.models.sharding import ShardedBuilder, sharded_models
+from orpo_lightning.plain_data import map_tensors
 from orpo_lightning.ranks import fail_together, together
 from orpo_lightning.sharded_checkpoint import ShardedCheckpoint, is_sharded
 from orpo_lightning.strategies.checkpoints import CheckpointsOfAllRanks, check_weights
@@ -167,16 +168,18 @@ class FSDP2Strategy(CheckpointsOfAllRanks, ModelParallelStrategy):
         if isinstance(optimizer, LightningOptimizer):
             optimizer = optimizer.optimizer
         state = optimizer.state_dict()
-        return {**state, "state": {i: self._as_written(each) for i, each in state["state"].items()}}
+        return {**state, "state": self._as_written(state["state"])}
 
-    def _as_written(self, state: Mapping[str, Any]) -> dict[str, Any]:
+    def _as_written(self, state: dict[Any, Any]) -> dict[Any, Any]:
         if self.writes_folders:
-            return dict(state)
-        # one after the other: of one weight alone there are two copies
-        whole = ((name, value.full_tensor() if isinstance(value, DTensor) else value) for name, value in state.items())
-        return {
-            name: value.cpu() if isinstance(value, Tensor) else value for name, value in whole if self.is_global_zero
-        }
+            return state
+
+        def gather(name: str, value: Tensor) -> Tensor | None:
+            whole = value.full_tensor() if isinstance(value, DTensor) else value
+            return whole.cpu() if self.is_global_zero else None
+
+        written: dict[Any, Any] = map_tensors(state, gather)  # one by one: of one weight alone there are two copies
+        return written if self.is_global_zero else {}
 
     def load_checkpoint(self, checkpoint_path: _PATH, weights_only: bool | None = None) -> dict[str, Any]:
         """Read a checkpoint; the tensors of a folder are read when the hooks have seen the rest."""
@@ -207,34 +210,29 @@ class FSDP2Strategy(CheckpointsOfAllRanks, ModelParallelStrategy):
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Put the states of the optimizers into theirs, in each process those of its part."""
         for number, (optimizer, saved) in enumerate(zip(self.optimizers, checkpoint["optimizer_states"], strict=True)):
-            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-            state = dict(saved["state"]) if self._opened is None else self._opened_state(number, weights)
-            parts = {
-                i: {
-                    key: _part_of(value, weights[i]) if isinstance(value, Tensor) else value
-                    for key, value in each.items()
-                }
-                for i, each in state.items()
-            }
-            optimizer.load_state_dict({**saved, "state": parts})
+            weights = dict(enumerate(weight for group in optimizer.param_groups for weight in group["params"]))
+            optimizer.load_state_dict({**saved, "state": self._state_of(number, saved["state"], weights)})
         self._opened = None
 
-    def _opened_state(self, number: int, weights: list[Tensor]) -> dict[int, dict[str, Tensor]]:
-        assert self._opened is not None
-        state: dict[int, dict[str, Tensor]] = {}
-        into: dict[str, Tensor] = {}
-        for i, key, name in self._opened.optimizer_state(number):
-            shape, dtype = self._opened.shapes[name].size, self._opened.shapes[name].properties.dtype
-            is_like_weight = shape == weights[i].shape
-            into[name] = (
-                torch.empty_like(weights[i], dtype=dtype) if is_like_weight else torch.empty(shape, dtype=dtype)
-            )
-            state.setdefault(i, {})[key] = into[name]
-        self._opened.load(into)
-        return state
+    def _state_of(self, number: int, saved: Mapping[Any, Any], weights: Mapping[Any, Tensor]) -> dict[Any, Any]:
+        """The state of an optimizer, of what is shared out like a weight the part of this process."""
+        if self._opened is not None:
+            return self._opened.optimizer_state(number, saved, lambda i, like: _empty_like(like, weights.get(i)))
+
+        def part(i: Any, each: Any) -> Any:
+            return map_tensors(each, lambda _, value: _part_of(value, weights.get(i)))
+
+        return {i: part(i, each) for i, each in saved.items()}
 
 
-def _part_of(value: Tensor, weight: Tensor) -> Tensor:
+def _empty_like(tensor: Tensor, weight: Tensor | None) -> Tensor:
+    """Room for a tensor that has no memory, or for the part of this process where it is of the shape of its weight."""
+    if weight is None or tensor.shape != weight.shape:
+        return torch.empty_like(tensor, device="cpu")
+    return torch.empty_like(weight, dtype=tensor.dtype)
+
+
+def _part_of(value: Tensor, weight: Tensor | None) -> Tensor:
     """Of a whole tensor the part that this process has of a weight, where it is of that shape."""
     if isinstance(value, DTensor) or not isinstance(weight, DTensor) or value.shape != weight.shape:
         return value

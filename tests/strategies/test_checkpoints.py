@@ -109,6 +109,14 @@ def test_so_they_do_of_a_checkpoint_that_one_of_them_cannot_take_apart(said):
     assert [of_rank["no state of an optimizer"] for of_rank in said] == ["Exception: 'state'", "KeyError: 'state'"]
 
 
+def test_so_they_do_of_what_could_not_be_read_again(said):
+    first, second = (of_rank["an object"] for of_rank in said)
+    assert first == second
+    assert first.startswith(
+        "ValueError: a checkpoint cannot hold optimizer_states.0.state.0.clock, a builtins.object: "
+    )
+
+
 def test_an_error_that_cannot_be_sent_as_it_is_has_the_same_words_everywhere(said):
     assert [of_rank["an error of one's own"] for of_rank in said] == ["OwnError: mine", "ValueError: mine"]
 
@@ -156,6 +164,8 @@ def main(folder: Path) -> None:
                 keep(strategy, folder, said, name)
     with failing(failed_step, "config_of"):
         keep(strategy, folder, said, "its configuration")
+    state = {"state": {0: {"clock": object()} if rank == 1 else {}}, "param_groups": []}
+    attempt(said, "an object", lambda: strategy.save_checkpoint(checkpoint() | {"optimizer_states": [state]}, place))
     said["what was there"] = [damage(place), sorted(path.name for path in folder.iterdir())]
     from_all_ranks(None)  # both have looked
 
