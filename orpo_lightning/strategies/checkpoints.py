@@ -9,12 +9,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.strategies import ParallelStrategy
+from torch import Tensor
 
+from orpo_lightning.checkpoint_io import read_file
+from orpo_lightning.integrity import check_whole_together
 from orpo_lightning.ranks import fail_together
 from orpo_lightning.secrets import without_secrets
-from orpo_lightning.sharded_checkpoint import is_sharded, write_sharded
+from orpo_lightning.sharded_checkpoint import ShardedCheckpoint, is_sharded, write_sharded
 from orpo_lightning.whole_folder import whole_folder
 from orpo_lightning.write_errors import cause_of, not_written
 
@@ -23,6 +27,9 @@ _T = TypeVar("_T")
 
 class CheckpointsOfAllRanks(ParallelStrategy):
     """A strategy whose checkpoints are folders that each process writes its part of, or one file of the first."""
+
+    _opened: ShardedCheckpoint | None = None
+    """A folder whose tensors are still to be read."""
 
     @property
     @abstractmethod
@@ -47,6 +54,18 @@ class CheckpointsOfAllRanks(ParallelStrategy):
             _write_together(place, lambda: write_sharded(kept, folder))
             _write_together(place, opened.close)  # it takes its place
 
+    def load_checkpoint(self, checkpoint_path: _PATH, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a checkpoint; the tensors of a folder are read when the hooks have seen the rest."""
+        path = Path(self.broadcast(checkpoint_path))
+        check_whole_together(path)
+        return fail_together(lambda: self._read(path))
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        if not is_sharded(path):
+            return read_file(path, mmap=True)
+        self._opened = ShardedCheckpoint(path)
+        return self._opened.plain()
+
     def _write_file(self, checkpoint: dict[str, Any], filepath: _PATH, storage_options: Any | None) -> None:
         if self.is_global_zero:
             self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options)
@@ -58,6 +77,18 @@ class CheckpointsOfAllRanks(ParallelStrategy):
         if place.is_dir() and not is_sharded(place):
             raise IsADirectoryError(errno.EISDIR, "a folder is there that is no checkpoint")
         return opened.enter_context(whole_folder(place))
+
+
+def empty_like(tensor: Tensor, weight: Tensor | None) -> Tensor:
+    """Room for a tensor that has no memory, or for the part of this process where it is of the shape of its weight.
+
+    Example:
+        >>> empty_like(torch.empty(2, 3, device="meta"), torch.zeros(2, 3)).shape
+        torch.Size([2, 3])
+    """
+    if weight is None or tensor.shape != weight.shape:
+        return torch.empty_like(tensor, device="cpu")
+    return torch.empty_like(weight, dtype=tensor.dtype)
 
 
 def check_weights(own: Collection[str], untrained: Iterable[str], saved: Iterable[str]) -> set[str]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed
-from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.plugins.precision.fsdp import FSDPPrecision
 from lightning.pytorch.strategies import FSDPStrategy
@@ -32,7 +31,8 @@ from orpo_lightning.models.building import Model, build_whole, refuse_four_bits
 from orpo_lightning.models.layers import decoder_layers
 from orpo_lightning.models.loading import PolicyConfig
 from orpo_lightning.models.logp_model import LogpModel
-from orpo_lightning.strategies.checkpoints import CheckpointsOfAllRanks, check_weights
+from orpo_lightning.ranks import fail_together
+from orpo_lightning.strategies.checkpoints import CheckpointsOfAllRanks, check_weights, empty_like
 
 
 class FSDP1Strategy(CheckpointsOfAllRanks, FSDPStrategy):
@@ -128,34 +128,47 @@ class FSDP1Strategy(CheckpointsOfAllRanks, FSDPStrategy):
         """Have the optimizer restored when the hooks have seen the checkpoint, which may refuse it."""
         return True
 
-    def load_checkpoint(self, checkpoint_path: _PATH, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read a checkpoint whole, in each process."""
-        checkpoint: dict[str, Any] = self.checkpoint_io.load_checkpoint(Path(self.broadcast(checkpoint_path)))
-        return checkpoint
-
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Put weights into the model, in each process those of its part."""
         assert self.model is not None
         assert self.lightning_module is not None
         own = get_model_state_dict(self.model)
         frozen = own.keys() - get_model_state_dict(self.model, options=StateDictOptions(ignore_frozen_params=True))
+        saved: Mapping[str, Any] = checkpoint["state_dict"] if self._opened is None else self._opened.weights
         # torch itself takes what is missing from the model, and does not tell of it
-        trained = check_weights(own, {*frozen, *untrained(self.lightning_module, own)}, checkpoint["state_dict"])
-        weights = {name: checkpoint["state_dict"][name] for name in trained}
-        set_model_state_dict(self.model, weights, options=StateDictOptions(full_state_dict=True, strict=False))
+        trained = check_weights(own, {*frozen, *untrained(self.lightning_module, own)}, saved)
+        if self._opened is None:
+            weights = {name: saved[name] for name in trained}
+        else:
+            weights = {name: own[name] for name in trained}
+            fail_together(partial(self._opened.load, {f"state_dict.{name}": each for name, each in weights.items()}))
+        set_model_state_dict(self.model, weights, options=self._of_what_is_read)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Put the states of the optimizers into theirs, in each process those of its part."""
         assert self.model is not None
-        options = StateDictOptions(full_state_dict=True)
-        for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
-            names = {number: name for name, number in _numbers(get_optimizer_state_dict(self.model, optimizer)).items()}
+        own: dict[str, Any] = get_model_state_dict(self.model)
+        for number, (optimizer, saved) in enumerate(zip(self.optimizers, checkpoint["optimizer_states"], strict=True)):
+            names = {i: name for name, i in _numbers(get_optimizer_state_dict(self.model, optimizer)).items()}
+            weights = {i: own[name] for i, name in names.items()}
+            found = fail_together(partial(self._state_of, number, saved["state"], weights))
             groups = [{**group, "params": [names[i] for i in group["params"]]} for group in saved["param_groups"]]
             state: dict[str, Any] = {
-                "state": {names[i]: value for i, value in saved["state"].items()},
+                "state": {names[i]: value for i, value in found.items()},
                 "param_groups": groups,
             }
-            set_optimizer_state_dict(self.model, optimizer, state, options=options)
+            set_optimizer_state_dict(self.model, optimizer, state, options=self._of_what_is_read)
+        self._opened = None
+
+    def _state_of(self, number: int, saved: dict[Any, Any], weights: Mapping[Any, Tensor]) -> dict[Any, Any]:
+        if self._opened is None:
+            return saved
+        return self._opened.optimizer_state(number, saved, lambda i, like: empty_like(like, weights.get(i)))
+
+    @property
+    def _of_what_is_read(self) -> StateDictOptions:
+        """Whether what has been read is whole, or the part of this process."""
+        return StateDictOptions(full_state_dict=self._opened is None, strict=False)
 
     @property
     def _options(self) -> StateDictOptions:

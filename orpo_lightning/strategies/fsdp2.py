@@ -6,11 +6,9 @@ import warnings
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
@@ -18,15 +16,12 @@ from torch.distributed.constants import default_pg_timeout
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-from orpo_lightning.checkpoint_io import read_file
-from orpo_lightning.integrity import check_whole_together
 from orpo_lightning.memory import Shares
 from orpo_lightning.models.adapters import untrained
 from orpo_lightning.models.sharding import ShardedBuilder, sharded_models
 from orpo_lightning.plain_data import map_tensors
-from orpo_lightning.ranks import fail_together, together
-from orpo_lightning.sharded_checkpoint import ShardedCheckpoint, is_sharded
-from orpo_lightning.strategies.checkpoints import CheckpointsOfAllRanks, check_weights
+from orpo_lightning.ranks import together
+from orpo_lightning.strategies.checkpoints import CheckpointsOfAllRanks, check_weights, empty_like
 
 StateDictType = Literal["sharded", "full"]
 Synchronization = Literal["step", "micro_batch"]
@@ -78,7 +73,6 @@ class FSDP2Strategy(CheckpointsOfAllRanks, ModelParallelStrategy):
         self.cpu_offload = cpu_offload
         self.synchronize = synchronize
         self._asked_backend = process_group_backend  # Lightning puts that of the device there where none was asked for
-        self._opened: ShardedCheckpoint | None = None
 
     @property
     def shares(self) -> Shares:
@@ -181,18 +175,6 @@ class FSDP2Strategy(CheckpointsOfAllRanks, ModelParallelStrategy):
         written: dict[Any, Any] = map_tensors(state, gather)  # one by one: of one weight alone there are two copies
         return written if self.is_global_zero else {}
 
-    def load_checkpoint(self, checkpoint_path: _PATH, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read a checkpoint; the tensors of a folder are read when the hooks have seen the rest."""
-        path = Path(self.broadcast(checkpoint_path))
-        check_whole_together(path)
-        return fail_together(lambda: self._read(path))
-
-    def _read(self, path: Path) -> dict[str, Any]:
-        if not is_sharded(path):
-            return read_file(path, mmap=True)
-        self._opened = ShardedCheckpoint(path)
-        return self._opened.plain()
-
     @together
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Put weights into the model, in each process those of its part."""
@@ -217,19 +199,12 @@ class FSDP2Strategy(CheckpointsOfAllRanks, ModelParallelStrategy):
     def _state_of(self, number: int, saved: Mapping[Any, Any], weights: Mapping[Any, Tensor]) -> dict[Any, Any]:
         """The state of an optimizer, of what is shared out like a weight the part of this process."""
         if self._opened is not None:
-            return self._opened.optimizer_state(number, saved, lambda i, like: _empty_like(like, weights.get(i)))
+            return self._opened.optimizer_state(number, saved, lambda i, like: empty_like(like, weights.get(i)))
 
         def part(i: Any, each: Any) -> Any:
             return map_tensors(each, lambda _, value: _part_of(value, weights.get(i)))
 
         return {i: part(i, each) for i, each in saved.items()}
-
-
-def _empty_like(tensor: Tensor, weight: Tensor | None) -> Tensor:
-    """Room for a tensor that has no memory, or for the part of this process where it is of the shape of its weight."""
-    if weight is None or tensor.shape != weight.shape:
-        return torch.empty_like(tensor, device="cpu")
-    return torch.empty_like(weight, dtype=tensor.dtype)
 
 
 def _part_of(value: Tensor, weight: Tensor | None) -> Tensor:
