@@ -104,11 +104,10 @@ class ShardedBuilder:
             for weight in with_part[part_name]:
                 if id(weight) in filled:
                     continue
-                assert isinstance(weight, DTensor)
-                local = part.to(home, weight.dtype, copy=True)
-                whole = DTensor.from_local(
-                    local, self.mesh, weight.placements, run_check=False, shape=weight.shape, stride=weight.stride()
-                )
+                # DTensor.from_local would take the part to the device of the mesh, also where it is to be offloaded
+                whole = torch.empty_like(weight, device=home)
+                assert isinstance(whole, DTensor)
+                whole.to_local().copy_(part)
                 filled[id(weight)] = nn.Parameter(whole, weight.requires_grad)
         state = {name: filled[id(weight)] for name, weight in names.items() if id(weight) in filled}
         model.load_state_dict(state, strict=False, assign=True)

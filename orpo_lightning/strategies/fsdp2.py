@@ -13,6 +13,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.distributed.constants import default_pg_timeout
+from torch.distributed.distributed_c10d import Backend, BackendConfig, get_default_backend_for_device
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
@@ -43,7 +44,8 @@ class FSDP2Strategy(CheckpointsOfAllRanks, ModelParallelStrategy):
         synchronize: when gradients are averaged over the processes: once per optimizer ``step``, with gradients of all
             weights in each process while micro-batches add up; or after each ``micro_batch``, with more to send and
             less to hold.
-        process_group_backend: of torch.distributed; None is nccl on GPUs and gloo on CPUs.
+        process_group_backend: of torch.distributed; None is nccl on GPUs and gloo on CPUs, and with ``cpu_offload`` on
+            GPUs each for its own, ``cpu:gloo,cuda:nccl``: gradients and checkpoints are then gathered on the host.
         timeout: how long processes wait for each other.
 
     Raises:
@@ -99,7 +101,13 @@ class FSDP2Strategy(CheckpointsOfAllRanks, ModelParallelStrategy):
         return self._save_distributed_checkpoint
 
     def setup_environment(self) -> None:
-        """Join the other processes; all of them share one model out."""
+        """Join the other processes; all of them share one model out.
+
+        Raises:
+            ValueError: a backend was asked for that has no way between the hosts, where parts are kept in their memory.
+        """
+        if self.cpu_offload:
+            self._process_group_backend = _with_hosts(self._asked_backend, self.root_device)
         # its layers are not written to: no operation in place follows
         warnings.filterwarnings("ignore", r"FSDP2-wrapped module \(.*\) returned a view tensor")
         self._data_parallel_size = self.num_nodes * self.num_processes
@@ -205,6 +213,19 @@ class FSDP2Strategy(CheckpointsOfAllRanks, ModelParallelStrategy):
             return map_tensors(each, lambda _, value: _part_of(value, weights.get(i)))
 
         return {i: part(i, each) for i, each in saved.items()}
+
+
+def _with_hosts(asked: str | None, device: torch.device) -> str:
+    """The backend of processes that send each other what is on a device and what is in the memory of the host."""
+    own = get_default_backend_for_device(device)
+    if asked is None:
+        return own if device.type == "cpu" else f"cpu:gloo,{device.type}:{own}"
+    if "cpu" not in BackendConfig(Backend(asked)).get_device_backend_map():
+        raise ValueError(
+            f"trainer.strategy.process_group_backend = {asked!r} sends nothing from the memory of the host, where "
+            f"cpu_offload keeps gradients; accepted: null, or one for CPUs too, such as cpu:gloo,{device.type}:{own}"
+        )
+    return asked
 
 
 def _part_of(value: Tensor, weight: Tensor | None) -> Tensor:
