@@ -93,7 +93,7 @@ THIRD_PARTIES = {
     "transformers": ("models",),
     "tokenizers": ("models",),
     "huggingface_hub": ("models",),
-    "peft": ("models.adapters", "models.export"),
+    "peft": ("models.adapters", "models.export", "models.saved_modules"),
     "datasets": ("data",),
     "lightning": (
         *("data.datamodule", "modules", "loggers", "user_loggers", "checkpoint_io", "callbacks", "cli", "commands"),

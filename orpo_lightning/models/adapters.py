@@ -19,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from orpo_lightning.models.content import check_content
 from orpo_lightning.models.damage import DamagedFileError, naming_damage
 from orpo_lightning.models.hub import why_not_on_hub
+from orpo_lightning.models.quantization import is_in_four_bits
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -39,7 +40,8 @@ class LoraConfig:
         dropout: of the adapter's inputs. Above 0 the loss depends on how a global batch is split.
         target_modules: which layers: ``all-linear`` (all but the output head), a list of name endings, or a regular
             expression.
-        modules_to_save: modules that are trained in full and kept with the adapter, such as ``lm_head``.
+        modules_to_save: modules that are trained in full and kept with the adapter, such as ``lm_head``; like the
+            adapter in fp32, also where the model's weights are in half precision.
         adapter: folder or hub id of a LoRA adapter that training goes on with; its own rank, strength and layers
             hold, and others given beside it are refused; the dropout is the one given here.
 
@@ -103,7 +105,9 @@ def add_adapter(net: PreTrainedModel, config: LoraConfig, what: str | None = Non
     if config.adapter is not None:
         source = str(Path(config.adapter).expanduser()) if config.adapter.startswith("~") else config.adapter
         what = what or f"model.policy.lora.adapter = {source!r}"
-        return _load_adapter(net, source, _read_settings(source, config, what), what)
+        own = _read_settings(source, config, what)
+        _check_whole(net, own)
+        return _load_adapter(net, source, own, what)
     settings = peft.LoraConfig(
         r=config.r,
         lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft divides it by r, whole or not
@@ -112,8 +116,9 @@ def add_adapter(net: PreTrainedModel, config: LoraConfig, what: str | None = Non
         modules_to_save=config.modules_to_save or None,
         task_type=peft.TaskType.CAUSAL_LM,
     )
+    _check_whole(net, settings)
     try:
-        return cast(PreTrainedModel, peft.get_peft_model(net, settings))
+        return _made(net, settings)
     except (ValueError, re.error) as error:
         raise ValueError(f"model.policy.lora.target_modules = {config.target_modules!r}: {error}") from error
 
@@ -208,6 +213,17 @@ def _check_names(net: PreTrainedModel, config: LoraConfig) -> None:
             )
 
 
+def _check_whole(net: PreTrainedModel, settings: PeftConfig) -> None:
+    """Insist that what an adapter trains in full is not in 4 bits."""
+    saved: list[str] = cast(Any, settings).modules_to_save or []
+    for name, module in net.named_modules():
+        if name.endswith(tuple(saved)) and any(is_in_four_bits(each) for each in module.modules()):
+            raise ValueError(
+                f"model.policy.lora.modules_to_save: {name!r} is in 4 bits (model.policy.load_in_4bit), and weights in "
+                "4 bits are not trained; accepted: modules that stay as they are, such as lm_head, embed_tokens, norms"
+            )
+
+
 def _is_in(names: list[str], wanted: str) -> bool:
     return any(name == wanted or name.endswith("." + wanted) for name in names)
 
@@ -220,15 +236,23 @@ def _numbers(names: list[str]) -> set[str]:
     return {part for part in _endings(names) if part.isdigit()}
 
 
-def _load_adapter(net: PreTrainedModel, source: str, settings: PeftConfig, what: str) -> PreTrainedModel:
+def _made(net: PreTrainedModel, settings: PeftConfig) -> PreTrainedModel:
     import peft
 
+    from orpo_lightning.models.saved_modules import take_over_copies
+
+    adapted: Any = peft.get_peft_model(net, settings)
+    take_over_copies(adapted)  # before weights are put into it, which may have been trained in fp32
+    return cast(PreTrainedModel, adapted)
+
+
+def _load_adapter(net: PreTrainedModel, source: str, settings: PeftConfig, what: str) -> PreTrainedModel:
     base = settings.base_model_name_or_path  # peft puts this model's name in its place
     try:
         with naming_damage(what, source), warnings.catch_warnings():
             # the folder that a base model is loaded from need not be the name that the adapter has for it
             warnings.filterwarnings("ignore", r"The PEFT config's `base_model_name_or_path` was renamed")
-            adapted = cast(Any, peft.get_peft_model(net, settings))
+            adapted = cast(Any, _made(net, settings))
             found = adapted.load_adapter(source, "default", is_trainable=True)
     except DamagedFileError:
         raise

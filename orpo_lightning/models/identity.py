@@ -57,7 +57,8 @@ def name_without_adapter(name: str) -> str:
     return name.removeprefix("base_model.model.")
 
 
-def _is_of_adapter(name: str) -> bool:
+def is_of_adapter(name: str) -> bool:
+    """Whether a weight of a peft model belongs to its adapter, by its name."""
     return ".lora_" in name or ".modules_to_save." in name
 
 
@@ -73,7 +74,7 @@ def base_weights(net: nn.Module) -> dict[str, Tensor]:
     return {
         name_without_adapter(name): tensor
         for name, tensor in without_wrapper(net).state_dict().items()
-        if not _is_of_adapter(name)
+        if not is_of_adapter(name)
     }
 
 
@@ -113,7 +114,7 @@ def fingerprint_on(base: str | None, net: nn.Module) -> str:
     """
     if base is None:
         return fingerprint(net)
-    above = {name: each for name, each in net.state_dict().items() if _is_of_adapter(name)}
+    above = {name: each for name, each in net.state_dict().items() if is_of_adapter(name)}
     return hashlib.sha256(f"{base} {fingerprint(above)}".encode()).hexdigest()[:16]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from transformers import PreTrainedModel
 
 from orpo_lightning.models.building import Model, refuse_four_bits
-from orpo_lightning.models.identity import name_without_adapter
+from orpo_lightning.models.identity import is_of_adapter, name_without_adapter
 from orpo_lightning.models.layers import decoder_layers
 from orpo_lightning.models.loading import PolicyConfig, finish_loading, read_in_parts
 from orpo_lightning.models.logp_model import LogpModel
@@ -60,11 +60,12 @@ class ShardedBuilder:
         # an adapter draws its own weights as it does beside whole ones, on the CPU
         _put(net, lambda weight: torch.empty((), dtype=weight.dtype).expand(weight.shape), parts)
         net = fail_together(lambda: finish_loading(net, config))
-        _put(net, lambda weight: torch.empty(weight.shape, dtype=weight.dtype, device="meta"), parts)
+        read = _read_as(net, config, parts)
+        _put(net, lambda weight: torch.empty(weight.shape, dtype=weight.dtype, device="meta"), read)
         model = wrap(net)
         model.gathered_dtype = self._gathered_dtype_of(net)
         self._shard(model)
-        self._fill(model, parts)
+        self._fill(model, parts, read)
         return model
 
     def _part(self, weight: Tensor) -> Tensor:
@@ -91,15 +92,17 @@ class ShardedBuilder:
             model, mesh=self.mesh, mp_policy=policy, offload_policy=offload, reshard_after_forward=not is_trained
         )
 
-    def _fill(self, model: LogpModel, parts: dict[str, Tensor]) -> None:
+    def _fill(self, model: LogpModel, parts: dict[str, Tensor], read: Mapping[str, str]) -> None:
         """Give a model without weights those that were read, which are let go one after the other."""
         home = torch.device("cpu") if self.offload else _device_of(self.mesh)
         filled: dict[int, nn.Parameter] = {}
-        names = dict(model.named_parameters(remove_duplicate=False))
+        names = {
+            f"net.{name}": weight for name, weight in model.net.named_parameters(remove_duplicate=False) if name in read
+        }
         with_part: defaultdict[str, list[nn.Parameter]] = defaultdict(list)
         for name, weight in names.items():
-            with_part[name_without_adapter(name.removeprefix("net."))].append(weight)
-        for part_name in with_part.keys() & parts.keys():
+            with_part[read[name.removeprefix("net.")]].append(weight)
+        for part_name in with_part:
             part = parts.pop(part_name)
             for weight in with_part[part_name]:
                 if id(weight) in filled:
@@ -125,11 +128,19 @@ def sharded_models(module: nn.Module) -> list[FSDPModule]:
     return [each for each in module.modules() if isinstance(each, FSDPModule)]
 
 
-def _put(net: nn.Module, make: Callable[[Tensor], Tensor], parts: Mapping[str, Tensor]) -> None:
-    """Put other tensors in the place of the weights that were read; tied weights stay one."""
+def _read_as(net: nn.Module, config: PolicyConfig, parts: Collection[str]) -> dict[str, str]:
+    """The names of the weights that begin as those that were read, and the names of these."""
+    names = {name: name_without_adapter(name) for name, _ in net.named_parameters(remove_duplicate=False)}
+    # an adapter that training goes on with has brought along its own
+    brings_own = config.lora.adapter is not None
+    return {name: own for name, own in names.items() if own in parts and not (brings_own and is_of_adapter(name))}
+
+
+def _put(net: nn.Module, make: Callable[[Tensor], Tensor], read: Collection[str]) -> None:
+    """Put other tensors in the place of weights of these names; tied weights stay one."""
     made: dict[int, nn.Parameter] = {}
     for name, weight in list(net.named_parameters(remove_duplicate=False)):
-        if name_without_adapter(name) not in parts:
+        if name not in read:
             continue
         if id(weight) not in made:
             made[id(weight)] = nn.Parameter(make(weight), weight.requires_grad)

@@ -12,14 +12,21 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from helpers import slow, slow_but
 from huggingface_hub import constants, hf_hub_download
 from peft.utils import save_and_load
 from safetensors.torch import load_file, save_file
 
 from orpo_lightning.models.adapters import LoraConfig, add_adapter, has_adapter
 from orpo_lightning.models.identity import base_weights, fingerprint
-from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig, load_causal_lm, reference_policy
-from orpo_lightning.models.logp_model import LogpModel
+from orpo_lightning.models.loading import (
+    PolicyConfig,
+    ReferenceConfig,
+    load_causal_lm,
+    load_without_weights,
+    reference_policy,
+)
+from orpo_lightning.models.logp_model import LayoutWarning, LogpModel
 from orpo_lightning.models.reference import FrozenReference
 from orpo_lightning.models.tiny import SHAPES, tiny_model
 from orpo_lightning.packing import pack
@@ -99,11 +106,74 @@ def test_only_the_adapter_and_the_saved_modules_are_trained(base):
     assert any("modules_to_save" in name for name in trained)
 
 
-@pytest.mark.parametrize("saved", [[], ["lm_head"], ["embed_tokens"], ["lm_head", "embed_tokens"]])
+SAVED = [[], ["lm_head"], ["embed_tokens"], ["lm_head", "embed_tokens"], ["self_attn"], ["layers.1"]]
+
+
+@pytest.mark.parametrize("saved", SAVED, ids=str)
 @pytest.mark.parametrize("shape", ["opt", "llama"])
-def test_the_packed_layout_is_exact_with_saved_heads_and_embeddings(shape, saved):
+def test_the_packed_layout_is_exact_with_modules_that_are_trained_in_full(shape, saved):
     net = disturb(add_adapter(tiny_model(shape, torch.float64), LoraConfig(r=4, modules_to_save=saved)))
     assert_packed_equals_padded(net)
+
+
+def ways_to_an_adapter(base, tmp_path, saved, dtype):
+    """Policies with a new adapter, with one to go on with, and with a new one on a base with another merged into it."""
+    fresh = LoraConfig(r=4, modules_to_save=saved)
+    disturb(load_causal_lm(PolicyConfig(base, lora=fresh))).save_pretrained(tmp_path / "first")
+    first = str(tmp_path / "first")
+    return {
+        "new": PolicyConfig(base, dtype=dtype, lora=fresh),
+        "going on": PolicyConfig(base, dtype=dtype, lora=LoraConfig(adapter=first)),
+        "on a merged one": PolicyConfig(first, dtype=dtype, lora=fresh),
+    }
+
+
+@pytest.mark.parametrize("saved", [["lm_head", "embed_tokens"], slow(["self_attn", "final_layer_norm"])], ids=str)
+@pytest.mark.parametrize("dtype", ["bfloat16", slow("float16")])
+def test_whatever_is_trained_is_kept_in_fp32_over_a_base_in_half_precision(base, tmp_path, dtype, saved):
+    for way, config in ways_to_an_adapter(base, tmp_path, saved, dtype).items():
+        net = load_causal_lm(config)
+        with torch.device("meta"):
+            weightless = load_without_weights(config)
+        for each in (net, weightless):
+            weights = {name: weight.dtype for name, weight in each.named_parameters() if weight.requires_grad}
+            assert {"modules_to_save" in name for name in weights} == {True, False}, way
+            assert set(weights.values()) == {torch.float32}, way
+            frozen = {weight.dtype for weight in each.parameters() if not weight.requires_grad}
+            assert frozen == {getattr(torch, dtype)} == {each.dtype}, way
+
+
+def test_an_adapter_to_go_on_with_keeps_what_was_trained_in_fp32(base, tmp_path):
+    config = ways_to_an_adapter(base, tmp_path, ["lm_head"], "bfloat16")["going on"]
+    trained = {name: weight for name, weight in load_causal_lm(config).named_parameters() if weight.requires_grad}
+    saved = load_file(tmp_path / "first" / "adapter_model.safetensors")
+    (head,) = (weight for name, weight in saved.items() if "lm_head" in name)
+    (found,) = (weight for name, weight in trained.items() if "lm_head" in name)
+    assert torch.equal(found, head)
+    assert not torch.equal(found, head.bfloat16().float())
+
+
+@pytest.mark.parametrize("saved", slow_but([["lm_head"], ["self_attn"]], SAVED[1:]), ids=str)
+@pytest.mark.parametrize("shape", ["llama", slow("opt")])
+@pytest.mark.parametrize("autocast", [False, slow(True)], ids=["weights' own products", "autocast"])
+def test_over_a_base_in_bf16_a_module_computes_as_before_until_it_is_trained(shape, saved, autocast):
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast), warnings.catch_warnings():
+        warnings.simplefilter("error", LayoutWarning)
+        before = logps(tiny_model(shape, torch.bfloat16)).logps
+        net = add_adapter(tiny_model(shape, torch.bfloat16), LoraConfig(r=4, modules_to_save=saved))
+        assert torch.equal(logps(net).logps, before)
+        weights = [weight for name, weight in net.named_parameters() if "modules_to_save" in name]
+        values, gradients = [], []
+        for layout in ("packed", "padded"):
+            values.append(logps(net, layout).logps)
+            gradients.append(torch.cat([each.flatten() for each in torch.autograd.grad(values[-1].sum(), weights)]))
+        for packed, padded in (values, gradients):
+            assert (packed - padded).norm() < 0.02 * padded.norm()
+            assert packed.dtype == torch.float32
+        disturb(net)
+        assert (logps(net).logps - before).norm() > 0.02 * before.norm()
+        with net.disable_adapter():
+            assert torch.equal(logps(net).logps, before)
 
 
 @pytest.mark.parametrize("shape", PACKED)

@@ -8,11 +8,12 @@ import sys
 
 import pytest
 import torch
-from helpers import with_random_trained_weights
+from helpers import slow, with_random_trained_weights
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from orpo_lightning.models.adapters import LoraConfig as Adapter, add_adapter
 from orpo_lightning.models.attention.packed import PACKED_ATTENTION
 from orpo_lightning.models.export import (
     end_tokens,
@@ -222,6 +223,26 @@ def test_embeddings_that_an_adapter_pulls_apart_are_written_apart(tmp_path, toke
     assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"] is False
     found = logits(AutoModelForCausalLM.from_pretrained(folder))
     torch.testing.assert_close(found, logits(net), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("saved", ["lm_head", slow("embed_tokens"), slow("self_attn")])
+def test_what_was_trained_in_fp32_over_a_base_in_bf16_is_exported_in_bf16_and_computes_the_same(
+    tmp_path, tokenizer, saved
+):
+    from peft import PeftModel
+
+    base = shape_with("llama", False).bfloat16()
+    net = with_random_trained_weights(add_adapter(copy.deepcopy(base), Adapter(r=4, modules_to_save=[saved])))
+    before = {name: weight.clone() for name, weight in net.state_dict().items()}
+    model = AutoModelForCausalLM.from_pretrained(written(net, tokenizer, tmp_path / "model"))
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+    assert all(torch.equal(weight, before[name]) for name, weight in net.state_dict().items())
+    (tmp_path / "adapter").mkdir()
+    write_adapter(net, tokenizer, tmp_path / "adapter", "owner/base")
+    by_peft = PeftModel.from_pretrained(base, tmp_path / "adapter")
+    torch.testing.assert_close(logits(by_peft), logits(net), rtol=0, atol=0)
+    # merging rounds the low-rank product to bf16
+    assert (logits(model) - logits(net)).norm() < 0.05 * logits(net).norm()
 
 
 def test_an_adapter_folder_holds_the_adapter_alone(tmp_path, tokenizer):

@@ -35,6 +35,7 @@ def folder_of(tmp_path, shape, **options):
 
 def step_of(name, optimizer=ADAMW, fused=True, **options):
     policy = {key: options.pop(key) for key in ("lora", "gradient_checkpointing") if key in options}
+    policy["dtype"] = options.pop("weights", "float32")
     return StepOfModel(
         PolicyConfig(name, **policy), lambda weights: build_optimizer(optimizer, weights, fused=fused), **options
     )
@@ -91,6 +92,21 @@ def test_the_decoder_leaves_behind_what_autograd_saves_of_it(tmp_path, shape, au
     assert held == pytest.approx(sum(saved.values()) + sum(masks) + stream, abs=16)
 
 
+def test_what_an_adapter_trains_over_weights_in_bf16_is_counted_in_fp32(tmp_path):
+    lora = LoraConfig(r=4, modules_to_save=["lm_head"])
+    step = step_of(folder_of(tmp_path, "llama"), weights="bfloat16", lora=lora)
+    found = footprint_of(step, BATCH)
+    tiny_model("llama").save_pretrained(step.policy.name_or_path)
+    net = load_causal_lm(step.policy)
+    optimizer = build_optimizer(ADAMW, net.named_parameters())
+    LogpModel(net)(BATCH, prompt_logps=True).logps.sum().backward()
+    optimizer.step()
+    trained = [each for each in net.parameters() if each.requires_grad]
+    assert found.gradients.total == 4 * sum(each.numel() for each in trained) == bytes_of(trained)
+    assert found.state == bytes_of(each for state in optimizer.state.values() for each in state.values())
+    assert found.weights.total == bytes_of([*net.parameters(), *net.buffers()])
+
+
 CASES = {
     "fp32": {},
     "bf16 products": {"autocast": torch.bfloat16},
@@ -99,6 +115,10 @@ CASES = {
     "gradient checkpointing": {"gradient_checkpointing": True},
     "both": {"gradient_checkpointing": True, "autocast": torch.bfloat16, "adds_up": True},
     "an adapter, switched off for the reference": {"lora": LoraConfig(r=4), "adapter_off": True},
+    "a head trained in full on bf16": {
+        "weights": "bfloat16",
+        "lora": LoraConfig(r=4, modules_to_save=["lm_head"]),
+    },
     "padded": {"layout": "padded"},
     "responses alone": {"prompt_logps": False},
 }

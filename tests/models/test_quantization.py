@@ -196,6 +196,14 @@ def test_a_reference_that_starts_from_an_adapter_is_known_likewise(trained, mode
     assert known() != before
 
 
+def test_a_head_is_trained_in_full_in_fp32_beside_them_and_a_layer_in_4_bits_cannot_be():
+    whole = replace(FOUR_BITS, dtype="bfloat16", lora=LoraConfig(r=4, modules_to_save=["lm_head"]))
+    net = load_causal_lm(whole)
+    assert {weight.dtype for weight in net.parameters() if weight.requires_grad} == {torch.float32}
+    with pytest.raises(ValueError, match=r"modules_to_save: '.*mlp' is in 4 bits .*accepted: .* lm_head, embed_tokens"):
+        load_causal_lm(replace(FOUR_BITS, lora=LoraConfig(r=4, modules_to_save=["mlp"])))
+
+
 def test_without_an_adapter_it_is_refused():
     with pytest.raises(ValueError, match=r"load_in_4bit = true, but there is no adapter.*set model\.policy\.lora\.r"):
         PolicyConfig("tiny", load_in_4bit=True)

@@ -7,7 +7,16 @@ from helpers import run, slow
 from lightning.pytorch.callbacks import ModelCheckpoint
 from reference_runs import StopAt, StoppedError
 
-from orpo_lightning import DPO, ORPO, LoraConfig, OptimizerConfig, PolicyConfig, PreferenceModule, ReferenceConfig
+from orpo_lightning import (
+    DPO,
+    ORPO,
+    LoraConfig,
+    OptimizerConfig,
+    PolicyConfig,
+    PreferenceModule,
+    ReferenceConfig,
+    ScheduleConfig,
+)
 from orpo_lightning.models.loading import load_causal_lm
 from orpo_lightning.models.tiny import tiny_model
 from orpo_lightning.testing import make_rows
@@ -152,3 +161,51 @@ def test_it_trains_in_half_precision(base, dtype, precision, reference):
     assert losses[-1] < 0.6
     # the adapter keeps its precision, whatever that of the base
     assert {p.dtype for p in found.module.parameters() if p.requires_grad} == {torch.float32}
+
+
+HEAD = LoraConfig(r=4, modules_to_save=["lm_head"])
+IN_BF16 = {
+    "policy": PolicyConfig("tiny", dtype="bfloat16", lora=HEAD),
+    "optimizer": OptimizerConfig(lr=1e-5),
+    "schedule": ScheduleConfig("constant"),
+}
+
+
+def head_of(module):
+    (weight,) = (weight for name, weight in module.named_parameters() if "lm_head.modules_to_save" in name)
+    return weight.detach()
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_updates_that_bf16_would_lose_reach_a_head_that_is_trained_in_full_over_weights_in_bf16(precision):
+    found = run(ORPO(), module_class=PreferenceModule, module=IN_BF16, precision=precision, max_steps=1)
+    head = head_of(found.module)
+    start = load_causal_lm(PolicyConfig("tiny", dtype="bfloat16")).lm_head.weight.float()
+    assert head.dtype == torch.float32
+    assert (head != start).float().mean() > 0.999
+    # rounded to bf16 most of them are still where they were
+    assert (head.bfloat16() != start.bfloat16()).float().mean() < 0.5
+
+
+def test_a_checkpoint_from_when_such_a_head_was_kept_in_bf16_goes_on(tmp_path):
+    def fit(**options):
+        return run(ORPO(), module_class=PreferenceModule, module=IN_BF16, max_epochs=2, **options)
+
+    straight = fit()
+    fit(max_steps=3).trainer.save_checkpoint(tmp_path / "last.ckpt")
+    older = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    numbers = dict(enumerate(name for name, each in straight.module.named_parameters() if each.requires_grad))
+    of_head = next(name for name in older["state_dict"] if "lm_head" in name)
+    older["state_dict"][of_head] = older["state_dict"][of_head].bfloat16()
+    (state,) = (each["state"] for each in older["optimizer_states"])
+    for number, name in numbers.items():
+        if name == of_head:
+            state[number] |= {key: state[number][key].bfloat16() for key in ("exp_avg", "exp_avg_sq")}
+    torch.save(older, tmp_path / "older.ckpt")
+    exact, rounded = (fit(ckpt_path=tmp_path / name) for name in ("last.ckpt", "older.ckpt"))
+    assert torch.equal(exact.weights, straight.weights)
+    assert head_of(rounded.module).dtype == torch.float32
+    (optimizer,) = rounded.trainer.optimizers
+    assert {each["exp_avg"].dtype for each in optimizer.state.values()} == {torch.float32}
+    assert not torch.equal(rounded.weights, exact.weights)
+    torch.testing.assert_close(rounded.weights, exact.weights, rtol=2**-8, atol=1e-4)

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Exploding, fsdp1_on_cpus, leave_together, run, run_on_two_ranks
+from helpers import Exploding, fsdp1_on_cpus, leave_together, run, run_on_two_ranks, with_random_trained_weights
 from invariance import OBJECTIVES, assert_same, load, rows_of
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 
 from orpo_lightning import NonFiniteError, OptimizerConfig, PreferenceModule
 from orpo_lightning.models.adapters import LoraConfig
-from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig
+from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig, load_causal_lm
 from orpo_lightning.models.tiny import tiny_model
 from orpo_lightning.strategies import FSDP1Strategy, FSDP2Strategy
 from orpo_lightning.testing import make_rows
@@ -49,8 +49,17 @@ def models(folder):
     return [str(place) for place in places]
 
 
+def adapter_on(base, place):
+    """An adapter that was trained before, and the head with it, as a folder."""
+    if not place.exists():
+        with_random_trained_weights(load_causal_lm(PolicyConfig(base, lora=LORA))).save_pretrained(place)
+    return str(place)
+
+
 def module_of(folder, mode="copy", **policy):
     base, other = models(folder)
+    if policy.get("lora") == GOING_ON:
+        policy["lora"] = LoraConfig(adapter=adapter_on(base, folder / "adapter"))
     reference = ReferenceConfig(None if mode == "adapter" else other, mode=mode)
     return {"policy": PolicyConfig(**{"name_or_path": base, "dtype": "float64", **policy}), "reference": reference}
 
@@ -67,6 +76,7 @@ class Case:
 
 DECAYING = OptimizerConfig(lr=0.05, weight_decay=0.1, algorithm="torch.optim.SGD")
 LORA = LoraConfig(r=4, modules_to_save=["lm_head"])
+GOING_ON = "an adapter from before"
 SINGLE = {"dtype": "float32"}
 PRECISIONS = {"32-true": (1e-5, 1e-5), "bf16-mixed": (2e-3, 1e-2), "bf16-true": (2e-3, 1e-2)}
 """How far losses and gradient norms may be apart, relative: a number in bf16 is itself rounded to 4e-3."""
@@ -79,13 +89,19 @@ FAST = {
 OTHERS = {name: EVERY[name] for name in EVERY if name not in FAST} | {
     "cached reference": Case("dpo", {"mode": "cached"}),
     "LoRA and its reference": Case("dpo", {"lora": LoraConfig(r=4), "mode": "adapter"}),
+    "LoRA that goes on": Case("orpo", {"lora": GOING_ON}),
     "gradient checkpointing": Case("orpo", {"gradient_checkpointing": True}),
 }
 LLAMA = {**SINGLE, "name_or_path": "tiny"}
 IN_PRECISION = {
     f"{shape} in {precision}": Case("orpo", model, trainer={"precision": precision})
     for precision in PRECISIONS
-    for shape, model in {"opt": SINGLE, "llama": LLAMA}.items()
+    for shape, model in {
+        "opt": SINGLE,
+        "llama": LLAMA,
+        "LoRA on bf16": {**LLAMA, "dtype": "bfloat16", "lora": LORA},
+    }.items()
+    if (shape, precision) != ("LoRA on bf16", "32-true")  # which rounds to bf16 too, and is held to 1e-5
 }
 CASES = FAST | OTHERS | IN_PRECISION
 OF_DDP = ["LoRA"]
