@@ -96,7 +96,7 @@ def test_weights_are_on_the_host_from_the_start(gpus):
         whole = DTensor.from_local(weight.detach(), gpus, [Shard(0)], run_check=False)
         setattr(model.net, name, torch.nn.Parameter(whole))
     read = {"weight": torch.arange(12.0).reshape(3, 4), "bias": torch.arange(3.0)}
-    ShardedBuilder(gpus, offload=True)._fill(model, dict(read))
+    ShardedBuilder(gpus, offload=True)._fill(model, dict(read), {name: name for name in read})
     for name, weight in model.net.named_parameters():
         assert isinstance(weight, DTensor)
         assert weight.device.type == "cpu"
