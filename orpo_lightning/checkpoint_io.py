@@ -15,14 +15,15 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.fabric.utilities.types import _PATH
+from torch import Tensor
 from torch.serialization import MAP_LOCATION
 
-from orpo_lightning.integrity import check_whole
+from orpo_lightning.integrity import check_whole, check_whole_together
 from orpo_lightning.manifest import MANIFEST, Manifest, size_of, tensor_sizes
-from orpo_lightning.plain_data import check_plain
-from orpo_lightning.ranks import together
+from orpo_lightning.plain_data import check_plain, map_tensors
+from orpo_lightning.ranks import place_among_ranks, together
 from orpo_lightning.secrets import without_secrets
-from orpo_lightning.sharded_checkpoint import ShardedCheckpoint, is_sharded
+from orpo_lightning.sharded_checkpoint import OPTIMIZERS, WEIGHTS, ShardedCheckpoint, is_sharded
 from orpo_lightning.whole_folder import take_place
 from orpo_lightning.write_errors import SPACE, cause_of, not_written
 
@@ -90,7 +91,8 @@ class SafeCheckpointIO(TorchCheckpointIO):
     ) -> dict[str, Any]:
         """Read a checkpoint whole, also one that is a folder; `weights_only` does not count, it is always so.
 
-        All processes of a run call this.
+        All processes of a run call this. Those of a machine hold a file against its checksums together, and have the
+        weights and moments in it in memory once: these are for copying from, and not to be kept.
 
         Raises:
             FileNotFoundError: it is not there.
@@ -101,8 +103,11 @@ class SafeCheckpointIO(TorchCheckpointIO):
         if "file" not in get_filesystem(path).protocol:
             return super().load_checkpoint(path, map_location, weights_only=True)  # type: ignore[arg-type]  # narrower
         place = Path(str(path).removeprefix("file://"))
-        check_whole(place)
-        return ShardedCheckpoint(place).whole() if is_sharded(place) else read_file(place, map_location)
+        check_whole_together(place)
+        if is_sharded(place):
+            return ShardedCheckpoint(place).whole()
+        # elsewhere a file that is mapped could not be replaced by the next checkpoint
+        return read_file(place, map_location, mmap=place_among_ranks()[1] > 1 and os.name == "posix")
 
 
 def read_file(
@@ -113,7 +118,7 @@ def read_file(
     Args:
         path: the file.
         map_location: where its tensors go.
-        mmap: whether to read tensors from the file as they are used.
+        mmap: whether to read weights and moments from the file as they are used, in memory that processes share.
 
     Raises:
         ValueError: the file holds more, is damaged, or is no checkpoint.
@@ -141,7 +146,22 @@ def read_file(
             manifest.check_sizes(found)
         except ValueError as error:
             check_whole(path, str(error))
-    return loaded
+    return _without_file(loaded) if mmap else loaded
+
+
+def _without_file(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint that is mapped, with copies of what may be kept: all but weights and moments.
+
+    Models copy weights, and optimizers copy moments to their device. On CPUs they keep them, and write to them in their
+    next step, upon which the system copies them; until then the file is there, whatever takes its name.
+    """
+
+    def copy(name: str, tensor: Tensor) -> Tensor:
+        # numbers of an optimizer, such as its steps, stay on the host
+        is_moment = name.startswith(f"{OPTIMIZERS}.") and tensor.ndim > 0
+        return tensor if is_moment or name.startswith(f"{WEIGHTS}.") else tensor.clone()
+
+    return {key: map_tensors(value, copy, key) for key, value in checkpoint.items()}
 
 
 def _is_pickle(path: Path) -> bool:

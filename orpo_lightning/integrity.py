@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from orpo_lightning.manifest import MANIFEST_FILE, Manifest, read_manifest
-from orpo_lightning.ranks import from_all_ranks, place_among_ranks
+from orpo_lightning.ranks import fail_together, from_all_ranks, place_among_ranks, place_on_machine
 from orpo_lightning.sharded_checkpoint import METADATA_FILE, PLAIN_FILE, ShardedCheckpoint, is_sharded
 
 _CHUNK = 1 << 20
@@ -40,16 +40,23 @@ def check_whole(path: Path, wrong: str | None = None) -> None:
 def check_whole_together(path: Path) -> None:
     """The same by all processes of a group, each of which looks at its share; all have to call this.
 
+    A file is shared out over the processes of each machine, which may have a copy of its own; a folder, that machines
+    have written together, over all.
+
     Args:
-        path: the checkpoint.
+        path: the checkpoint; one that is not there is left to whoever reads it.
 
     Raises:
-        ValueError: it is damaged, on all of them.
+        ValueError: it is damaged, on all of them in the same words.
     """
-    rank, ranks = place_among_ranks()
-    wrong = next((each for each in from_all_ranks(damage(path, rank, ranks)) if each is not None), None)
-    if wrong is not None:
-        check_whole(path, wrong)
+    among_all, on_machine = place_among_ranks(), place_on_machine()
+
+    def look() -> str | None:
+        return damage(path, *(among_all if is_sharded(path) else on_machine)) if path.exists() else None
+
+    wrong = next((each for each in from_all_ranks(fail_together(look)) if each is not None), None)
+    if wrong is not None:  # the first alone looks for another that is whole
+        fail_together(lambda: check_whole(path, wrong) if among_all[0] == 0 else None)
 
 
 def damage(path: Path, rank: int = 0, ranks: int = 1) -> str | None:
