@@ -12,7 +12,7 @@ _ALWAYS = {
     *("webhook", "webhooks"),
 }
 """Words that make a name that of a secret wherever they stand in it."""
-_AT_THE_END = {"auth", "bearer", "passcode", "pat"}
+_AT_THE_END = {"auth", "bearer", "passcode", "pat", "pw"}
 """Those that do so as the last: ``auth_type`` holds none."""
 _ABOUT = {
     *("file", "files", "filename", "path", "paths", "dir", "directory", "folder", "home", "sock", "socket", "location"),
@@ -41,7 +41,12 @@ _OF_A_VOCABULARY = {
     *("suffix", "system", "think", "tool", "turn", "unk", "unknown", "video", "vision"),
 }
 """What a name with ``token`` holds where it is one of a vocabulary, or a number of them."""
-_IN_ONE_WORD = re.compile(r"(access|api|auth|hf|hub|secret)(keys?|tokens?)")
+_IN_ONE_WORD = re.compile(r"(access|api|auth|hf|hub|pass|secret)(keys?|tokens?)")
+_TEXTS = {
+    *("prompt", "prompts", "instruction", "instructions", "question", "questions", "template", "templates"),
+    *("system", "conversation", "conversations"),
+}
+"""The last word of a name of what a model is told, which may speak of secrets and holds none."""
 _OVER_DATA = {
     *("all", "backward", "band", "dry", "each", "encoder", "eval", "every", "first", "forward", "full", "high", "last"),
     *("low", "max", "min", "multi", "next", "num", "one", "per", "second", "single", "test", "train", "two", "val"),
@@ -62,13 +67,20 @@ def is_secret_name(name: str) -> bool:
         >>> [is_secret_name(name) for name in ("pad_token", "max_tokens_per_batch", "sort_key", "api_key_file")]
         [False, False, False, False]
     """
-    return bool(strength_of(name))
+    return strength_of(name) > 0
 
 
 @cache
 def strength_of(name: str) -> int:
-    """2 where any value of a setting of this name is a secret, 1 where a text is, 0 where none is."""
+    """2 where any value of a setting of this name is a secret, 1 where a text is, 0 where none is.
+
+    Of -1 a text is what a model is told, in which no name of a secret counts.
+    """
     words = _words_of(name.rpartition(".")[2])
+    if words and words[-1] in _TEXTS:
+        return -1
+    if words[-1:] == ["value"]:
+        del words[-1]
     if _is_about(words):
         return 0
     if _ALWAYS & set(words):

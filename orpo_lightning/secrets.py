@@ -1,7 +1,8 @@
 """Secrets, in the environment and in settings, and what is written in their place wherever text leaves the process.
 
-A secret is the value of an environment variable or setting whose name says so (``HF_TOKEN``, ``api_key``), or the user
-and password in a URL. In settings a secret of the environment becomes a reference to its variable,
+A secret is the value of an environment variable or setting whose name says so (``HF_TOKEN``, ``api_key``), the same
+inside of the text of a setting (``x-api-key: ...``, ``--password ...``), what follows ``Bearer`` or ``Basic`` there, or
+the user and password in a URL. In settings a secret of the environment becomes a reference to its variable,
 ``${oc.env:HF_TOKEN}``, which is as good to a run that goes on; everything else becomes `PLACEHOLDER`, which is refused
 where a value is read.
 """
@@ -19,6 +20,7 @@ from typing import Any, cast
 from urllib.parse import quote
 
 from orpo_lightning.secret_names import is_secret_name, is_secret_variable, strength_of
+from orpo_lightning.secret_texts import named_values, stands_for_another
 
 PLACEHOLDER = "<secret>"
 _SHORTEST = 8
@@ -27,13 +29,6 @@ _REFERENCE = re.compile(r"\$\{oc\.env:\s*([A-Za-z_]\w*)[^}]*\}")
 _ADDRESS = re.compile(r"(?<![\w+.-])[A-Za-z][\w+.-]*://[^\s'\"`]+")
 _USER = re.compile(r"(?<![\w+.-])([A-Za-z][\w+.-]*://)([^\s/?#'\"`]+)@")
 _PARAMETER = re.compile(r"(?<=[?&;#])([\w.-]+)=([^\s'\",;)\]}&#]+)")
-_NAME = re.compile(
-    r"(?<![\w.-])--[\w.-]+ +|(?<![\w.-])-*\w[\w.-]*(?:=| = )|'[A-Za-z][\w.-]*': |\"[A-Za-z][\w.-]*\": ?(?=\")"
-    r"|(?:^[ -]*|[{,] *)[A-Za-z][\w.-]*: (?=\S+$|[^\s,}]+ *[,}])",
-    re.MULTILINE,
-)
-"""A name that a value follows: ``--key value``, ``key=value``, ``'key': 'value'``, and of YAML a line or mapping."""
-_VALUE = re.compile(r"'[^'\n]*'|\"[^\"\n]*\"|[^\s'\",;)\]}&#]+")
 _SAVED = ("hyper_parameters", "datamodule_hyper_parameters")
 """The keys under which Lightning puts them into a checkpoint."""
 
@@ -47,12 +42,15 @@ def remember(settings: object) -> None:
     Args:
         settings: plain data, as they were read; references to the environment make the variables secret as well.
     """
-    for value, is_secret in _leaves(settings, 0):
+    for value, strength in _leaves(settings, 0):
+        is_secret = _is_secret(value, strength)
         if is_secret and not _REFERENCE.search(str(value)):
             _values.add(str(value))
         if isinstance(value, str):
-            inside = value if is_secret else "".join(found[2] for found in _USER.finditer(value))
-            _variables.update(_REFERENCE.findall(inside))
+            named = [] if is_secret or strength < 0 else [each for _, _, each in named_values(value)]
+            _values.update(each for each in named if _is_meant(each))
+            users = [found[2] for found in _USER.finditer(value)]
+            _variables.update(_REFERENCE.findall(value if is_secret else " ".join([*users, *named])))
 
 
 def remember_words(words: Sequence[str]) -> None:
@@ -92,6 +90,8 @@ def hide_values(settings: Any) -> Any:
     Example:
         >>> hide_values({"pad_token": "<pad>", "url": "https://me:hunter2@example.com", "password": 123})
         {'pad_token': '<pad>', 'url': 'https://<secret>@example.com', 'password': '<secret>'}
+        >>> hide_values({"headers": ["x-api-key: abc"], "args": "--limit 8 --password abc", "prompt": "password: x"})
+        {'headers': ['x-api-key: <secret>'], 'args': '--limit 8 --password <secret>', 'prompt': 'password: x'}
     """
     return _hidden(settings, 0, _of_environment())
 
@@ -131,8 +131,8 @@ def secret_option(words: Sequence[str]) -> str | None:
         '--logger.api_key'
     """
     for key, value in _options(words):
-        is_secret = (is_secret_name(key) and _is_secret(value, 1)) or _without_credentials(value) != value
-        if is_secret and "${" not in value:
+        typed = {key: _typed(value)}
+        if "${" not in value and hide_values(typed) != typed:
             return f"--{key}"
     return None
 
@@ -207,21 +207,33 @@ def _print_exception(kind: Any, error: Any, trace: Any) -> None:
     sys.stderr.write(hide("".join(traceback.format_exception(kind, error, trace))))
 
 
-def _leaves(value: object, strength: int) -> Iterator[tuple[object, bool]]:
-    """The values in settings, each with whether it is a secret."""
+def _leaves(value: object, strength: int) -> Iterator[tuple[object, int]]:
+    """The values in settings, each with how much its name says that it is a secret."""
     if isinstance(value, Mapping):
         for name, each in value.items():
             yield from _leaves(each, _below(strength, name))
     elif isinstance(value, list | tuple):
-        for each in value:
-            yield from _leaves(each, strength)
+        for each, own in _elements(value, strength):
+            yield from _leaves(each, own)
     else:
-        yield value, _is_secret(value, strength)
+        yield value, strength
+
+
+def _elements(values: Iterable[object], strength: int) -> Iterator[tuple[object, int]]:
+    """The elements of a list, which may be the words of a command line: there an option names the word after it."""
+    before: object = None
+    for each in values:
+        is_named = isinstance(before, str) and before.startswith("-") and not str(each).startswith("-")
+        yield each, _below(strength, before) if is_named else strength
+        before = each
 
 
 def _below(strength: int, name: object) -> int:
     # of what is made from secret arguments the class is none
-    return 0 if name == "class_path" else max(strength, strength_of(str(name)))
+    if name == "class_path":
+        return 0
+    own = strength_of(str(name))
+    return own if strength == 0 else strength if own == 0 else max(strength, own)
 
 
 def _is_secret(value: object, strength: int) -> bool:
@@ -234,7 +246,7 @@ def _hidden(value: Any, strength: int, variables: Mapping[str, str]) -> Any:
     if isinstance(value, Mapping):
         return {name: _hidden(each, _below(strength, name), variables) for name, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_hidden(each, strength, variables) for each in value]
+        return [_hidden(each, own, variables) for each, own in _elements(value, strength)]
     is_secret = _is_secret(value, strength)
     if is_secret and str(value) in variables:
         return f"${{oc.env:{variables[str(value)]}}}"
@@ -244,7 +256,8 @@ def _hidden(value: Any, strength: int, variables: Mapping[str, str]) -> Any:
         if len(known) >= _SHORTEST:
             value = value.replace(known, f"${{oc.env:{variable}}}")
     if not is_secret:
-        return _without_credentials(_without(_values, value))
+        value = _without_credentials(_without(_values, value))
+        return value if strength < 0 else _replace_named(value, bool)
     rest, references = _REFERENCE.subn("", value)
     return value if references and rest.strip().lower() in ("", "bearer", "basic", "token") else PLACEHOLDER
 
@@ -298,15 +311,16 @@ def _without_value(found: re.Match[str]) -> str:
 def _replace_named(text: str, is_hidden: Callable[[str], bool]) -> str:
     """A text without those values that follow the name of a secret and are to be hidden."""
     parts, end = [], 0
-    for name in _NAME.finditer(text):
-        value = _VALUE.match(text, name.end())
-        if name.start() < end or value is None or not is_secret_name(name[0].strip("-=:'\"{, ")):
-            continue
-        bare = value[0].strip("'\"")
-        if _is_secret(bare, 1) and is_hidden(bare) and not bare.startswith(("-", "${")):
-            parts += [text[end : name.end()], PLACEHOLDER]
-            end = value.end()
+    for start, stop, value in named_values(text):
+        if _is_meant(value) and is_hidden(value):
+            parts += [text[end:start], PLACEHOLDER]
+            end = stop
     return "".join([*parts, text[end:]])
+
+
+def _is_meant(value: str) -> bool:
+    """Whether what follows a name is its value, and does not stand for it."""
+    return _is_secret(value, 1) and not stands_for_another(value)
 
 
 def _options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -335,7 +349,7 @@ def _hidden_word(key: str, value: str) -> str:
     typed = _typed(value)
     hidden = hide_values({key: typed})[key]
     if isinstance(hidden, str):
-        return _replace_named(hidden, bool)
+        return hidden
     if hidden == typed:
         return value
     import yaml

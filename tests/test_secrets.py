@@ -2,6 +2,7 @@
 
 import io
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -20,7 +21,11 @@ from orpo_lightning.secrets import (
     left_out,
     remember,
     remember_words,
+    secret_option,
 )
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = [*(ROOT / "configs").rglob("*.yaml"), *(ROOT / "sweeps").rglob("*.yaml")]
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +48,7 @@ def environment(monkeypatch):
         *("auth", "basic_auth", "bearer", "cookies", "api_key_2", "github_pat", "authtoken", "secretkey", "accesskey"),
         *("hftoken", "client_key", "app_key", "tool_api_token", "new_api_token", "passcode"),
         *("webhook", "webhook_path", "slack_webhook_path", "webhookPath", "dsn", "sentry_dsn", "dbDsn"),
+        *("db_pw", "pw", "passkey", "token_value", "api_key_value"),
     ],
 )
 def test_the_name_of_a_secret(name):
@@ -60,6 +66,7 @@ def test_the_name_of_a_secret(name):
         *("api_key_file", "private_key_path", "secret_name", "signature_columns", "cookie_policy", "api_key_env"),
         *("password_length", "auth_type", "token_type", "apiKeyName", "credentials_dir", "trainer.auth_backend"),
         *("webhook_file", "webhook_name", "webhook_timeout", "dsn_file", "path_to_webhook_dir"),
+        *("system_prompt", "password_prompt", "token_template", "auth_instructions", "token_values", "value", "pwm"),
         *("image_keys", "sort_keys", "prompt_tokens", "max_api_tokens", "assistant_token", "forward_pass", "pass_at_k"),
     ],
 )
@@ -160,7 +167,7 @@ def test_the_path_of_a_webhook_and_the_source_of_data_are_left_out_whole():
         ("postgresql://me:p@ss:w@host:5432/db", "postgresql://<secret>@host:5432/db"),
         ("https://example.com/x?token=abc&max_tokens=5", "https://example.com/x?token=<secret>&max_tokens=5"),
         ("s3://bucket/key?X-Amz-Signature=0a1b", "s3://bucket/key?X-Amz-Signature=<secret>"),
-        ("(https://a.b/c#access_token=abc), token=x", "(https://a.b/c#access_token=<secret>), token=x"),
+        ("(https://a.b/c#access_token=abc), n=x", "(https://a.b/c#access_token=<secret>), n=x"),
         *((same, same) for same in ("ssh://git@github.com/a/b", "https://example.com/@me", "git@github.com:a/b.git")),
         *((same, same) for same in ("https://me:${oc.env:PW}@example.com", "mail me@example.com, http://a.b/c")),
     ],
@@ -168,6 +175,119 @@ def test_the_path_of_a_webhook_and_the_source_of_data_are_left_out_whole():
 def test_the_user_of_an_address(address, hidden):
     assert hide(address) == hidden
     assert hide_values({"address": address}) == {"address": hidden}
+
+
+INSIDE = [
+    (
+        ["Authorization: Bearer sk-1234", "x-api-key: sk-1234"],
+        ["Authorization: Bearer <secret>", "x-api-key: <secret>"],
+    ),
+    *(
+        ([text], [hidden])
+        for text, hidden in (
+            ("--api-key sk-1234 --team x", "--api-key <secret> --team x"),
+            ("--api-key=sk-1234 --team x", "--api-key=<secret> --team x"),
+            ("Server=db;User Id=me;Password=sword fish, 12;", "Server=db;User Id=me;Password=<secret>;"),
+            ("Server=db;AccountKey=ab/12+cd==;Timeout=5", "Server=db;AccountKey=<secret>;Timeout=5"),
+            ("host=db user=me password='sword fish' dbname=x", "host=db user=me password=<secret> dbname=x"),
+            ("authorization: basic bWU6cHc=", "authorization: basic <secret>"),
+            ("Authorization: Digest username=me, response=12ab", "Authorization: Digest <secret>"),
+            ("Cookie: theme=dark; session=12ab", "Cookie: <secret>"),
+            ("password:swordfish", "password:<secret>"),
+            ("curl -H 'x-api-key: sk-1234' a.b", "curl -H 'x-api-key: <secret>' a.b"),
+            ("call with Bearer sk-1234-5678", "call with Bearer <secret>"),
+            ("call with Basic dXNlcjpwYXNz", "call with Basic <secret>"),
+            ('{"api_key": "sk-1234", "n": 1}', '{"api_key": <secret>, "n": 1}'),
+            ("SharedAccessSignature=sv=2020&sig=12ab", "SharedAccessSignature=<secret>&sig=<secret>"),
+        )
+    ),
+    (["--api-key", "sk-1234", "--team", "x"], ["--api-key", "<secret>", "--team", "x"]),
+    (["--password", 1234, "--verbose"], ["--password", "<secret>", "--verbose"]),
+]
+
+
+@pytest.mark.parametrize(("value", "hidden"), INSIDE, ids=str)
+def test_a_secret_inside_of_the_text_of_a_setting_goes_and_the_rest_stays(value, hidden):
+    settings = {"logger": {"init_args": {"any_name": value}}}
+    assert hide_values(settings) == {"logger": {"init_args": {"any_name": hidden}}}
+    assert hide_values(hide_values(settings)) == hide_values(settings)
+    assert yaml.safe_load(hide_yaml(yaml.safe_dump(settings))) == hide_values(settings)
+    assert set(left_out(hide_values(settings))) == {"logger.init_args.any_name"}
+    remember(settings)
+    known = ("sk-1234-5678", "dXNlcjpwYXNz", "sword fish, 12", "ab/12+cd==")
+    assert not any(secret in hide(f"tried {secret}") for secret in known if secret in str(value))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(
+            "runs/orpo",
+            "a.b.C",
+            "{epoch}-{step}",
+            "step={step}",
+            "--limit 8 --max_tokens 5",
+            "a=1;b=2;",
+            "pad_token: <pad>",
+        ),
+        *(
+            "Basic information",
+            "Basic understanding of it",
+            "the bearer certificates",
+            "Bearer of good news 2",
+            "token",
+        ),
+        *("--api-key ${oc.env:KEY}", "Authorization: Bearer ${oc.env:KEY}", "x-api-key: $KEY", "--password --verbose"),
+        *(
+            "Authorization: Bearer {token}",
+            "api_key={key}",
+            "secret://vault/path",
+            "password: null",
+            "--token <secret>",
+        ),
+        *("user Password= ", "Server=db;Password=${oc.env:PW};", "per_token: mean", "see api_key_file: a.txt"),
+        *(["--api-key", "--verbose"], ["--api-key", "${oc.env:KEY}"], ["password", "user"], ["--pad_token", "<pad>"]),
+    ],
+    ids=str,
+)
+def test_text_that_holds_none_stays_and_so_does_what_stands_for_one(value):
+    assert hide_values({"any_name": value}) == {"any_name": value}
+
+
+@pytest.mark.parametrize(
+    "name", ["prompt", "prompts", "system_prompt", "systemPrompt", "chat_template", "instructions"]
+)
+def test_what_a_model_is_told_may_speak_of_secrets_and_holds_known_ones_alone(environment, name):
+    environment["HF_TOKEN"] = "abcdefgh"
+    settings = {name: ["The password: swordfish", {"text": "password: swordfish"}, "--token 12345678"]}
+    assert hide_values(settings) == settings
+    remember(settings)
+    assert hide("swordfish 12345678") == "swordfish 12345678"
+    assert hide_values({name: "say abcdefgh"}) == {name: "say ${oc.env:HF_TOKEN}"}
+
+
+def test_a_variable_that_is_named_after_the_name_of_a_secret_in_a_text_is_one(environment):
+    environment |= {"MINE": "abcdefgh", "FOLDER": "ijklmnop"}
+    remember({"args": "--api-key ${oc.env:MINE} --out ${oc.env:FOLDER}"})
+    assert hide("abcdefgh ijklmnop") == "<secret> ijklmnop"
+    assert hide_values({"args": "--api-key abcdefgh"}) == {"args": "--api-key ${oc.env:MINE}"}
+
+
+@pytest.mark.parametrize("file", sorted(SHIPPED), ids=lambda file: file.stem)
+def test_no_configuration_that_is_shipped_holds_one(file):
+    text = file.read_text()
+    assert hide_yaml(text) == text
+
+
+def test_the_words_of_a_command_line_hide_them_too_and_a_sweep_refuses_them():
+    words = ["fit", "--headers", "Authorization: Bearer abcdefgh1", "--a=[--api-key, 12ab]", "--args=--password x y"]
+    assert hide_words(words) == [
+        *("fit", "--headers", "Authorization: Bearer <secret>", "--a=[--api-key, <secret>]"),
+        "--args=--password <secret> y",
+    ]
+    assert [secret_option(["sweep", word]) for word in words[3:]] == ["--a", "--args"]
+    assert secret_option(words[:3]) == "--headers"
+    assert secret_option(["fit", "--api_key=${oc.env:KEY}", "--data.limit=8", "--notes", "per token"]) is None
 
 
 def test_a_reference_to_the_environment_makes_its_variable_a_secret_where_a_secret_is_set_to_it(environment):

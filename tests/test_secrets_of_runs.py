@@ -44,6 +44,9 @@ TYPED = {
     "config": "of-a-configuration-of-a-logger-0016",
     "query": "of-a-query-0017",
     "short": "sh0r7",
+    "header": "in-a-header-0018",
+    "argument": "in-the-text-of-an-option-0019",
+    "connection": "in a connection, 0020",
 }
 SECRETS = {**ENVIRONMENT, **TYPED}
 WORDS_OF_KEY = ("first line of the key 0005", "second line of the key 0005", "line one of 0004")
@@ -65,7 +68,8 @@ def received(**values):
 class Notify(Callback):
     def __init__(
         self, hub_token: str, variable_token: str, password: str, pin_secret: int, url: str, own_password: str,
-        query: str, short_secret: str, default_token: str = "default-of-an-argument-0010", end: str = "",
+        query: str, short_secret: str, headers: list[str], options: str, connection: str,
+        default_token: str = "default-of-an-argument-0010", end: str = "",
     ):
         self.told = dict(locals())
         del self.told["self"]
@@ -141,6 +145,9 @@ def settings(**of_notify):
                         "own_password": "${oc.env:MY_PASSWORD}",
                         "query": f"https://example.com/hook?token={TYPED['query']}&x=1",
                         "short_secret": TYPED["short"],
+                        "headers": ["Accept: text/plain", f"Authorization: Bearer {TYPED['header']}"],
+                        "options": f"--api-key {TYPED['argument']} --team x",
+                        "connection": f"Server=db;User Id=me;Password={TYPED['connection']};",
                         **of_notify,
                     },
                 }
@@ -283,12 +290,16 @@ def test_a_fit_keeps_and_prints_none_of_them_and_its_parts_get_all_of_them(place
     assert received["variable_token"] == digest(ENVIRONMENT["ANYTHING"])
     assert received["authorization"] == digest(f"Bearer {ENVIRONMENT['HF_TOKEN']}")
     assert received["url"] == digest(f"https://someone:{TYPED['url']}@example.com/hook")
+    assert received["options"] == digest(f"--api-key {TYPED['argument']} --team x")
     kept = yaml.safe_load((place.work / "runs/orpo/config.yaml").read_text())
     notify = kept["trainer"]["callbacks"][0]["init_args"]
     assert notify["hub_token"] == "${oc.env:HF_TOKEN}"
     assert notify["variable_token"] == "${oc.env:ANYTHING}"
     assert notify["password"] == "<secret>"
     assert notify["url"] == "https://<secret>@example.com/hook"
+    assert notify["headers"] == ["Accept: text/plain", "Authorization: Bearer <secret>"]
+    assert notify["options"] == "--api-key <secret> --team x"
+    assert notify["connection"] == "Server=db;User Id=me;Password=<secret>;"
     assert "made with" in printed
     assert "${oc.env:HF_TOKEN}" in (place.work / "runs/orpo" / MODEL_FOLDER / "README.md").read_text()
     assert place.work.joinpath("runs/orpo/checkpoints/last.ckpt").exists()
@@ -362,6 +373,11 @@ def test_a_configuration_that_was_kept_is_started_again_as_it_is_where_its_secre
     notify = {name: "${oc.env:HF_TOKEN}" for name in ("hub_token", "variable_token", "password", "own_password")}
     notify |= {"pin_secret": "${oc.env:PIN_SECRET}", "url": "https://me:${oc.env:HF_TOKEN}@example.com"}
     notify |= {"default_token": "", "query": "x", "short_secret": ""}
+    notify |= {
+        "headers": ["Authorization: Bearer ${oc.env:HF_TOKEN}"],
+        "options": "--api-key ${oc.env:HF_TOKEN}",
+        "connection": "Server=db;Password=${oc.env:HF_TOKEN};",
+    }
     callbacks = [{"class_path": "mine.Notify", "init_args": notify}]
     mine.write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks}}))
     environment = {"PIN_SECRET": "4"}

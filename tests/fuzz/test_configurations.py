@@ -14,7 +14,7 @@ from orpo_lightning.command_line.config_files import read_keys
 from orpo_lightning.command_line.interpolation import MODE, refer_by_typed_keys
 from orpo_lightning.command_line.parser import Parser
 from orpo_lightning.command_line.private_parts import verbs_of
-from orpo_lightning.secrets import hide_words, remember_words
+from orpo_lightning.secrets import hide_values, hide_words, remember_words
 
 KEYS = (
     *("data.limit", "data.train", "data.val", "data.seed", "data.columns", "data.overlong", "data.shuffle", "data"),
@@ -303,8 +303,10 @@ def test_whatever_is_typed_the_secrets_of_a_command_line_are_looked_for(monkeypa
 
     def check(words):
         remember_words(words)
-        hidden = hide_words([*words, "--api_key", "5wordf1sh", "--x={password: 5wordf1sh}"])
-        assert len(hidden) == len(words) + 3
+        typed = ["--api_key", "5wordf1sh", "--x={password: 5wordf1sh}", "--y=[Authorization: Bearer 5wordf1sh]"]
+        hidden = hide_words([*words, *typed])
+        assert len(hidden) == len(words) + len(typed)
+        assert hide_values(hide_values({"any": words})) == hide_values({"any": words})
         assert "5wordf1sh" not in str(hidden)
 
     for_all(examples, check, words)
