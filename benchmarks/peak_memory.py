@@ -47,6 +47,10 @@ CASES: dict[str, tuple[str, ...]] = {
         *("--model.objective=DPO", "--model.policy.lora.r=16", "--trainer.precision=bf16-true"),
         "--data.global_batch_size=2",
     ),
+    "smollm2, DPO, an adapter on weights in 4 bits that compute in bf16, 2 pairs": (
+        *("--model.objective=DPO", "--model.policy.lora.r=16", "--model.policy.load_in_4bit=true"),
+        *("--model.policy.dtype=bfloat16", "--data.global_batch_size=2"),
+    ),
     "a random OPT-125M, ORPO, gradient checkpointing, 32-true, 2 micro-batches": (
         *("--model.policy.name_or_path=opt", "--model.policy.gradient_checkpointing=true"),
         "--trainer.accumulate_grad_batches=2",

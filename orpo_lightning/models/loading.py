@@ -238,8 +238,14 @@ def load_without_weights(config: PolicyConfig) -> PreTrainedModel:
     """
     place = _place_of(config)
     lora = shape_of_adapter(config.lora) if config.lora.is_used else config.lora
+    net = _of_config(place.config, place.path)
+    if config.load_in_4bit:
+        quantization = four_bits(getattr(torch, config.dtype))
+        from orpo_lightning.models.four_bits_without_values import in_four_bits
+
+        in_four_bits(net, quantization)
     # what torch.compile would save is not known before it has run
-    return finish_loading(_of_config(place.config, place.path), replace(config, lora=lora, compile_layers=False))
+    return finish_loading(net, replace(config, lora=lora, compile_layers=False))
 
 
 def _of_config(config: PolicyConfig, path: str) -> PreTrainedModel:

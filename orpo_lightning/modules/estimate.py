@@ -11,6 +11,7 @@ import torch
 
 from orpo_lightning.memory import Copies, Footprint, Need, Shares, most, need
 from orpo_lightning.models.adapters import LoraConfig
+from orpo_lightning.models.building import refuse_four_bits
 from orpo_lightning.models.footprint import StepOfModel, footprint_of
 from orpo_lightning.models.loading import PolicyConfig, ReferenceConfig, reference_policy
 from orpo_lightning.models.logp_model import Layout
@@ -87,17 +88,14 @@ class Setup:
         """Insist that the need of a step can be told.
 
         Raises:
-            ValueError: the precision is none of those that are known, or weights are in 4 bits.
+            ValueError: the precision is none of those that are known, or weights in 4 bits are to be shared out.
         """
         if self.precision not in _DTYPES:
             raise ValueError(
                 f"trainer.precision = {self.precision!r} cannot be estimated; accepted: {', '.join(_DTYPES)}"
             )
-        if self.policy.load_in_4bit:
-            raise ValueError(
-                "model.policy.load_in_4bit = true cannot be estimated; accepted: false, of which the weights of the "
-                "linear layers then take an eighth in fp32, a quarter in bf16"
-            )
+        if isinstance(self.sharing, Shares):
+            refuse_four_bits(self.policy)
 
     @property
     def second_model(self) -> PolicyConfig | None:

@@ -134,8 +134,11 @@ def test_where_the_rows_cannot_be_had_the_bound_is_taken_and_said(said, without_
         (("--config=trainer/fsdp2",), "trainer.devices = -1 is every GPU of a machine, and there is none here: say"),
         (("--trainer.precision=transformer-engine",), "trainer.precision = 'transformer-engine' cannot be estimated"),
         (
-            ("--model.policy.load_in_4bit=true", "--model.policy.lora.r=4"),
-            "model.policy.load_in_4bit = true cannot be estimated",
+            (
+                *("--model.policy.load_in_4bit=true", "--model.policy.lora.r=4", "--config=trainer/fsdp2"),
+                "--trainer.devices=8",
+            ),
+            "model.policy.load_in_4bit = true, but trainer.strategy shares the weights out over the processes",
         ),
         (("--trainer.strategy=deepspeed_stage_2",), "trainer.strategy = deepspeed_stage_2 cannot be estimated"),
         (("--model.policy.name_or_path=./nowhere",), "no model at './nowhere'"),

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import slow_but
+from helpers import slow, slow_but
 from transformers import AutoConfig
 
 from orpo_lightning.memory import Copies, Moment, need
@@ -34,7 +34,7 @@ def folder_of(tmp_path, shape, **options):
 
 
 def step_of(name, optimizer=ADAMW, fused=True, **options):
-    policy = {key: options.pop(key) for key in ("lora", "gradient_checkpointing") if key in options}
+    policy = {key: options.pop(key) for key in ("lora", "gradient_checkpointing", "load_in_4bit") if key in options}
     policy["dtype"] = options.pop("weights", "float32")
     return StepOfModel(
         PolicyConfig(name, **policy), lambda weights: build_optimizer(optimizer, weights, fused=fused), **options
@@ -105,6 +105,36 @@ def test_what_an_adapter_trains_over_weights_in_bf16_is_counted_in_fp32(tmp_path
     assert found.gradients.total == 4 * sum(each.numel() for each in trained) == bytes_of(trained)
     assert found.state == bytes_of(each for state in optimizer.state.values() for each in state.values())
     assert found.weights.total == bytes_of([*net.parameters(), *net.buffers()])
+
+
+@pytest.mark.parametrize("shape", ["llama", slow("opt"), slow("gpt2")])
+@pytest.mark.parametrize("dtype", ["bfloat16", slow("float32")])
+def test_weights_in_4_bits_are_counted_with_their_scales(tmp_path, shape, dtype):
+    lora = LoraConfig(r=4, modules_to_save=["lm_head"])
+    step = step_of(folder_of(tmp_path, shape), weights=dtype, lora=lora, load_in_4bit=True)
+    found = footprint_of(step, BATCH)
+    tiny_model(shape).save_pretrained(step.policy.name_or_path)
+    net = load_causal_lm(step.policy)
+    optimizer = build_optimizer(ADAMW, net.named_parameters())
+    LogpModel(net)(BATCH, prompt_logps=True).logps.sum().backward()
+    optimizer.step()
+    states = [each.quant_state for each in net.parameters() if hasattr(each, "quant_state")]
+    assert len(states) > 2 * net.config.num_hidden_layers
+    scales = [scale for state in states for scale in (state.absmax, state.state2.absmax)]
+    assert found.weights.total == bytes_of([*net.parameters(), *net.buffers(), *scales])
+    assert found.gradients.total == bytes_of(each for each in net.parameters() if each.requires_grad)
+    assert found.state == bytes_of(each for state in optimizer.state.values() for each in state.values())
+
+
+def test_the_numbers_that_weights_in_4_bits_stand_for_are_there_one_layer_at_a_time(tmp_path):
+    wide = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 3}
+    folder, batch = folder_of(tmp_path, "llama", **wide), pack(make_rows(1), INFO)
+    options = {"weights": "bfloat16", "lora": LoraConfig(r=4), "gradient_checkpointing": True}
+    whole, found = (footprint_of(step_of(folder, load_in_4bit=each, **options), batch) for each in (False, True))
+    numbers = 2 * 1024 * 4096
+    assert found.weights.total < 0.35 * whole.weights.total
+    assert largest(whole) < 0.4 * numbers
+    assert numbers < largest(found) < 1.6 * numbers
 
 
 CASES = {

@@ -129,13 +129,22 @@ def in_a_fit(policy, rows):
     return module, pack(rows, StepInfo(weight=1.0, tokens_per_pair=1.0, full_tokens_per_pair=1.0))
 
 
-def test_of_weights_in_4_bits_it_names_what_lowers_most_steps():
+def test_of_a_step_that_cannot_be_estimated_it_names_what_lowers_most(monkeypatch):
+    monkeypatch.setattr(out_of_memory.Estimate, "of", lambda *_: (_ for _ in ()).throw(ValueError("no; others")))
     said = advice(*in_a_fit(FOUR_BITS, make_rows(8)))
     assert said == (
-        "What would fit cannot be told (model.policy.load_in_4bit = true cannot be estimated): try "
+        "What would fit cannot be told (no): try "
         "--trainer.accumulate_grad_batches 2; or --model.policy.gradient_checkpointing true; or "
         "--trainer.precision bf16-mixed; or a lower data.max_length"
     )
+
+
+def test_of_weights_in_4_bits_it_names_what_fits():
+    module, batch = in_a_fit(FOUR_BITS, make_rows(8))
+    out_of_memory._room[module] = 6 * 2**20
+    said = advice(module, batch)
+    assert "cannot be told" not in said
+    assert "--trainer.accumulate_grad_batches" in said
 
 
 @pytest.mark.parametrize("policy", [FOUR_BITS, PolicyConfig()], ids=["4 bits", "fp32"])
