@@ -32,7 +32,7 @@ def in_four_bits(net: PreTrainedModel, config: BitsAndBytesConfig) -> None:
 class _WithoutValues(Linear4bit):
     def __init__(self, layer: Linear4bit) -> None:
         size, dtype = (layer.in_features, layer.out_features), layer.compute_dtype
-        super().__init__(*size, layer.bias is not None, dtype, device="meta")  # type: ignore[no-untyped-call]
+        super().__init__(*size, layer.bias is not None, dtype, device="meta")  # type: ignore[no-untyped-call]  # no types
         weights = layer.in_features * layer.out_features
         scales = -(-weights // _BLOCK)
         own: Any = layer.weight
