@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -253,31 +253,22 @@ def environment_with_tests() -> dict[str, str]:
 
 
 def run_on_two_ranks(script: str, folder: Path, **environment: str) -> None:
-    """Run a module of the tests as a script on two ranks (gloo), which writes into a folder; as torchrun does."""
+    """Run ``main`` of a module of the tests on two ranks (gloo), which writes into a folder; as torchrun does."""
     told = {
         **{"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "tests"},
         **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())},
     }
-    with ExitStack() as opened:
-        errors = [opened.enter_context(tempfile.TemporaryFile("w+")) for _ in "01"]
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, script, str(folder)],
-                env={**environment_with_tests(), "OMP_NUM_THREADS": "1", **told, **environment}
-                | {"RANK": rank, "LOCAL_RANK": rank},
-                stderr=errors[int(rank)],
-            )
-            for rank in "01"
-        ]
-        opened.callback(lambda: [rank.kill() for rank in ranks])
-        deadline = time.monotonic() + 500
-        # where one fails the other may wait for it
-        while any(rank.poll() is None for rank in ranks) and not any(rank.poll() for rank in ranks):
-            assert time.monotonic() < deadline, "the ranks have not ended"
-            time.sleep(0.1)
-        for file in errors:
-            file.seek(0)
-        assert [rank.poll() for rank in ranks] == [0, 0], "".join(file.read() for file in errors)
+    with tempfile.TemporaryFile("w+") as said:
+        both = [sys.executable, str(Path(__file__).with_name("two_ranks.py")), script, str(folder)]
+        environment = {**environment_with_tests(), "OMP_NUM_THREADS": "1", **told, **environment}
+        ranks = subprocess.Popen(both, env=environment, stderr=said, start_new_session=True)
+        try:
+            code = ranks.wait(timeout=500)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(ranks.pid, signal.SIGKILL)
+        said.seek(0)
+        assert code == 0, said.read()
 
 
 def leave_together() -> None:

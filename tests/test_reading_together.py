@@ -67,6 +67,7 @@ def in_file(tensor, places):
     return any(tensor.data_ptr() in place for place in places)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", HOW)
 def test_each_process_looks_at_its_share_alone(said, folder, how):
     first, second = (of_rank[f"looked at {how}"] for of_rank in said)
@@ -75,6 +76,7 @@ def test_each_process_looks_at_its_share_alone(said, folder, how):
     assert abs(len(first) - len(second)) <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", HOW)
 def test_what_one_of_them_finds_damaged_all_refuse_in_the_same_words_and_name_one_that_is_whole(said, folder, how):
     first, second = (of_rank[f"spoilt {how}"] for of_rank in said)
@@ -83,6 +85,7 @@ def test_what_one_of_them_finds_damaged_all_refuse_in_the_same_words_and_name_on
     assert first.endswith(f"whole is {folder / 'spoilt' / 'best-step=5.ckpt'}: take that one")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", HOW)
 def test_one_that_is_not_there_is_said_to_be_so_by_all(said, how):
     first, second = (of_rank[f"none {how}"] for of_rank in said)
@@ -91,6 +94,7 @@ def test_one_that_is_not_there_is_said_to_be_so_by_all(said, how):
     assert "none.ckpt" in first
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="what is mapped is asked of Linux")
 @pytest.mark.parametrize("how", HOW)
 def test_weights_and_moments_lie_in_the_file_and_what_may_be_kept_does_not(said, how):
@@ -101,6 +105,7 @@ def test_weights_and_moments_lie_in_the_file_and_what_may_be_kept_does_not(said,
         }
 
 
+@pytest.mark.slow
 def test_they_are_what_they_were_when_another_has_taken_the_name_of_the_file(said):
     assert [of_rank["after the next one"] for of_rank in said] == [True, True]
 
@@ -151,7 +156,3 @@ def main(folder: Path) -> None:
     said["after the next one"] = all(as_it_was)
     (folder / f"said-{rank}.json").write_text(json.dumps(said))
     leave_together()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -1,7 +1,6 @@
 """val_pairs.csv beside a fit: every pair once, in the order of the data, however a validation is split."""
 
 import dataclasses
-import sys
 from pathlib import Path
 
 import pytest
@@ -226,7 +225,3 @@ def main(folder: Path) -> None:
 
     fit(folder, devices=2, strategy=DDPStrategy(process_group_backend="gloo"), accumulate_grad_batches=2)
     leave_together()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import sys
 import weakref
 from pathlib import Path
 
@@ -209,7 +208,3 @@ def main(folder: Path) -> None:
         content_together(folder / "none" if rank == "0" else folder, "mine.safetensors")
     (folder / f"{rank}.json").write_text(json.dumps({**found, "error": str(error.value)}))
     leave_together()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

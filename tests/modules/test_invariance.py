@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -220,10 +219,6 @@ def main(folder: Path) -> None:
         count_tokens(folder)
         explode(folder)
     leave_together()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
 
 
 class HeldGradients(Callback):

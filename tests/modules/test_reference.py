@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -294,7 +293,3 @@ def main(folder: Path) -> None:
             saved = {"history": json.dumps(found.history), "gradients": found.gradients, "weights": found.weights}
             torch.save(saved, folder / f"{name}.pt")
     leave_together()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -184,7 +183,3 @@ def main(folder: Path) -> None:
     strategy.save_checkpoint(checkpoint() | {"global_step": 8}, place)
     (folder / f"said-{rank}.json").write_text(json.dumps(said))
     leave_together()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -1,6 +1,5 @@
 """FSDP1, of which the command makes use on GPUs alone: torch itself runs it on CPUs too."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -165,7 +164,3 @@ def main(folder: Path) -> None:
     if first:
         (folder / "gathered.txt").write_text("\n".join(type(each.module).__name__ for each in wrapped))
     leave_together()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -1,7 +1,6 @@
 """A model that is shared out is never whole in one process, not even while it is read."""
 
 import json
-import sys
 import weakref
 from pathlib import Path
 
@@ -104,7 +103,3 @@ def main(folder: Path) -> None:
         found[what] = alive.largest
     (folder / f"largest-{torch.distributed.get_rank()}.json").write_text(json.dumps(found))
     leave_together()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -1,7 +1,6 @@
 """What `cpu_offload` has to have on GPUs, as far as that can be told without one: it was never run."""
 
 import json
-import sys
 from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
@@ -119,7 +118,3 @@ def main(folder: Path) -> None:
             said[backend] = str(error)
         torch.distributed.destroy_process_group()
     (folder / f"said-{rank}.json").write_text(json.dumps(said))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

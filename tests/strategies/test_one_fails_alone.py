@@ -239,7 +239,3 @@ def main(folder: Path) -> None:
         runs(said, folder / "runs")
     (folder / f"said-{place_among_ranks()[0]}.json").write_text(json.dumps(said))
     leave_together()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

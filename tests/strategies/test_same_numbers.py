@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -323,7 +322,3 @@ def main(folder: Path) -> None:
         (folder / "reductions.json").write_text(json.dumps(counts))
         explode(folder)
     leave_together()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import warnings
 from pathlib import Path
 
@@ -52,6 +51,7 @@ def folder(tmp_path_factory):
     return place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state_dict_type", TYPES)
 def test_on_two_processes_it_ends_bit_for_bit_where_a_run_that_was_not_stopped_does(folder, state_dict_type):
     whole, rest = (load(folder, f"{state_dict_type}-{part}") for part in ("whole", "rest"))
@@ -62,6 +62,7 @@ def test_on_two_processes_it_ends_bit_for_bit_where_a_run_that_was_not_stopped_d
     assert len(rest.history) == STEPS - 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state_dict_type", TYPES)
 def test_in_one_process_it_goes_on_from_there_too(folder, state_dict_type):
     whole = load(folder, f"{state_dict_type}-whole")
@@ -72,6 +73,7 @@ def test_in_one_process_it_goes_on_from_there_too(folder, state_dict_type):
     assert (state["step"], state["scale"]) == (STEPS, pytest.approx(0.9**STEPS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state_dict_type", TYPES)
 def test_its_model_can_be_taken_away(folder, state_dict_type):
     net = load_policy(read_checkpoint(folder / state_dict_type / f"step={STEPS}.ckpt"))
@@ -92,7 +94,3 @@ def main(folder: Path) -> None:
             if os.environ["RANK"] == "0":
                 torch.save(saved, folder / f"{state_dict_type}-{part}.pt")
     leave_together()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
