@@ -247,6 +247,7 @@ launcher.launch(fail)
 """
 
 
+@pytest.mark.slow
 def test_the_ranks_that_a_process_has_started_end_with_it_where_it_fails_alone():
     # what they print into is open as long as one of them is there
     done = subprocess.run(

@@ -69,7 +69,14 @@ def folder(tmp_path, monkeypatch, request, finished_run, only_built_in_objective
             del sys.modules[name]
 
 
-TAKING_LONG = ("smollm2", "orpo-lightning sweep", "--figures", "compile_layers", "orpo-lightning fit")
+TAKING_LONG = (
+    "smollm2",
+    "orpo-lightning sweep",
+    "--figures",
+    "compile_layers",
+    "orpo-lightning fit",
+    "orpo-lightning estimate",
+)
 COMMANDS = [(page, command) for page in DOCS for command in page.commands]
 FITS = [each for each in COMMANDS if each[1].startswith("orpo-lightning fit") and "--print_config" not in each[1]]
 

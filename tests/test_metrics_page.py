@@ -10,6 +10,8 @@ from pages import page_named
 
 from orpo_lightning import list_objectives
 
+pytestmark = pytest.mark.usefixtures("short_sample")
+
 PAGE = page_named("metrics")
 OBJECTIVES = ("CPO", "DPO", "HingeDPO", "IPO", "KTO", "ORPO", "ProbabilityRatio", "RobustDPO", "SFT", "SimPO")
 FIRST = ("DPO", "KTO", "ORPO", "SFT")

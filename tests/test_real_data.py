@@ -23,10 +23,10 @@ ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 PAIRS = {"hh_rlhf": DATA / "hh_rlhf" / "test.jsonl.gz", "gpt4_pairs": DATA / "gpt4_pairs" / "test_prefs.parquet"}
 OBJECTIVES = ["orpo", "dpo", "ipo", "sft"]
-OFTEN = {("orpo", "hh_rlhf")}
-"""What every commit trains; the slow suite trains each objective on both."""
-
-pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"the real pairs are not at {DATA}")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not DATA.is_dir(), reason=f"the real pairs are not at {DATA}"),
+]
 
 
 def fit(monkeypatch, folder, objective, data, *options):
@@ -46,10 +46,7 @@ def fit(monkeypatch, folder, objective, data, *options):
 
 @pytest.mark.parametrize(
     ("objective", "data"),
-    [
-        pytest.param(*each, marks=() if each in OFTEN else pytest.mark.slow)
-        for each in itertools.product(OBJECTIVES, PAIRS)
-    ],
+    itertools.product(OBJECTIVES, PAIRS),
 )
 def test_a_tiny_model_learns_from_real_pairs(tmp_path, monkeypatch, objective, data):
     few = ["--data.limit=160", "--trainer.max_epochs=3", "--trainer.limit_val_batches=5"]
@@ -61,7 +58,6 @@ def test_a_tiny_model_learns_from_real_pairs(tmp_path, monkeypatch, objective, d
     assert sum(losses[-epoch:]) < sum(losses[:epoch])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("data", PAIRS)
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_smollm2_takes_steps_on_real_pairs(tmp_path, monkeypatch, objective, data):
@@ -76,7 +72,6 @@ def test_smollm2_takes_steps_on_real_pairs(tmp_path, monkeypatch, objective, dat
         assert losses[0] == pytest.approx(start[objective], rel=1e-4)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("data", PAIRS)
 def test_smollm2_scores_real_pairs_as_its_plain_logits_do(data):
     how = Preparation(load_tokenizer("smollm2"), LengthLimits(512, 256))

@@ -66,6 +66,7 @@ PLACES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.pictures
 @pytest.mark.parametrize(("options", "steps"), PLACES.values(), ids=PLACES)
 def test_a_run_that_is_stopped_and_goes_on_ends_bit_for_bit_where_it_would_have(

@@ -94,6 +94,7 @@ def test_weights_and_biases_gets_the_whole_configuration_the_data_report_and_ste
     assert by_step[len(kept) - 1]["val/pref/accuracies"] == float(kept[-1]["val/pref/accuracies"])
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_the_configuration_flat_and_steps(fit):
     fit(*TENSORBOARD)
     events = events_of(RUN / "tensorboard" / "version_0")

@@ -369,7 +369,7 @@ def printed(orpo_lightning, capsys, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("name", slow_but(["objectives", "orpo_lambda_small"], FILES))
+@pytest.mark.parametrize("name", slow_but(["orpo_lambda_small"], FILES))
 def test_each_command_is_understood_at_each_extreme_of_its_parameters(printed, name):
     config = file_of(name)
     for arguments in trials_at_the_extremes(config):

@@ -178,6 +178,7 @@ def setup(**options):
     return Setup(policy, options.pop("reference", None), OptimizerConfig(), len(BATCH), **options)
 
 
+@pytest.mark.slow
 def test_a_setting_that_would_lower_it_is_named_with_what_it_comes_to():
     found = Estimate.of(setup(reference=ReferenceConfig(), sharing=Copies(2)), BATCH)
     lower = {each.setting: each for each in remedies(found)}

@@ -219,6 +219,7 @@ def test_an_adapter_is_merged_on_demand(orpo_lightning, adapter_run):
     assert bytes_of("out", besides=["README.md"]) == bytes_of("runs/dpo/model", besides=["README.md"])
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_the_merged_model_of_another(orpo_lightning, adapter_run):
     orpo_lightning("fit", "--config", CONFIGS / "ipo.yaml", "--model.policy.name_or_path", "runs/dpo", *SHORT)
     assert weights_of("runs/dpo") != weights_of("runs/ipo")

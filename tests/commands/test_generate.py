@@ -12,6 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from orpo_lightning.models import identity, loading, pretrained
 
+pytestmark = pytest.mark.usefixtures("short_sample")
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 SHORT = [
     *("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"),
@@ -90,6 +92,7 @@ def test_how_the_answers_were_made_is_written_beside_them(orpo_lightning, questi
     assert rows("again.jsonl") == rows("deep/out.jsonl")
 
 
+@pytest.mark.slow
 def test_the_weights_that_answered_are_told_of(orpo_lightning, questions):
     def weights(model):
         orpo_lightning(

@@ -219,6 +219,7 @@ def test_a_metric_that_is_not_logged_ends_the_sweep_before_the_first_trial_has_g
     assert max(steps("runs/sweeps/mine", "000")) < 1000
 
 
+@pytest.mark.slow
 def test_a_setting_that_no_fit_has_is_refused_before_anything_runs(orpo_lightning):
     file = write_file({"model.objective.lamda": {"values": [0.1, 1.0]}})
     with pytest.raises(ValueError, match=r"mine.yaml: a trial would end at once: --model.objective.lamda is not a set"):

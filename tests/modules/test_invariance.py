@@ -120,6 +120,7 @@ FIRST_LAUNCH = ["orpo", "edge-orpo"]
 SECOND_LAUNCH = [name for name in DDP_CASES if name not in FIRST_LAUNCH]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIRST_LAUNCH)
 def test_two_processes_equal_one(two_processes, whole, name):
     check_equals_one(two_processes, whole, name)
@@ -147,6 +148,7 @@ def check_equals_one(folder, whole, name):
     assert_same(load(folder, name), expected, 1e-10)
 
 
+@pytest.mark.slow
 def test_two_processes_stop_on_the_same_non_finite_loss_and_name_the_same_rows(two_processes):
     bad = {row.row_id for row in make_rows(16) if len(row.responses[0].ids) == 3}
     for rank in (0, 1):
@@ -165,6 +167,7 @@ class TokensOfSteps(Callback):
         self.found[trainer.global_step] = self.found.get(trainer.global_step, 0) + batch.num_tokens
 
 
+@pytest.mark.slow
 def test_the_imbalance_is_that_of_the_tokens_of_the_processes(two_processes):
     first, second = (json.loads((two_processes / f"tokens-{rank}.json").read_text()) for rank in (0, 1))
     history = json.loads((two_processes / "throughput.json").read_text())
@@ -175,6 +178,7 @@ def test_the_imbalance_is_that_of_the_tokens_of_the_processes(two_processes):
     assert min(logged) < 1.1
 
 
+@pytest.mark.slow
 def test_the_page_names_what_several_processes_log_beyond_one(two_processes):
     alone = {key for _, values in run(ORPO(), callbacks=[Throughput()]).history for key in values}
     together = {key for _, values in json.loads((two_processes / "throughput.json").read_text()) for key in values}

@@ -139,6 +139,7 @@ def test_of_a_step_that_cannot_be_estimated_it_names_what_lowers_most(monkeypatc
     )
 
 
+@pytest.mark.slow
 def test_of_weights_in_4_bits_it_names_what_fits():
     module, batch = in_a_fit(FOUR_BITS, make_rows(8))
     out_of_memory._room[module] = 6 * 2**20

@@ -66,12 +66,14 @@ def said(folder):
     return [json.loads((folder / f"said-{rank}.json").read_text()) for rank in (0, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAILURES)
 def test_what_one_process_cannot_write_of_a_folder_all_say_in_the_same_words(folder, said, name):
     wanted = f"OSError: {folder / 'last.ckpt'} cannot be written: {FULL}. {ADVICE}"
     assert [of_rank[name] for of_rank in said] == [wanted, wanted]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
@@ -86,6 +88,7 @@ def test_so_they_do_of_what_the_first_process_alone_looks_at_or_writes(said, nam
     assert f"cannot be written: {reason}" in first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["its configuration", *FAILURES])
 def test_a_step_that_fails_and_cannot_be_kept_is_told_of_by_all(said, name):
     first, second = (of_rank[f"step, {name}"] for of_rank in said)
@@ -94,20 +97,24 @@ def test_a_step_that_fails_and_cannot_be_kept_is_told_of_by_all(said, name):
     assert FULL in first
 
 
+@pytest.mark.slow
 def test_what_was_there_is_as_it_was_and_nothing_is_left_beside_it(folder, said):
     assert [of_rank["what was there"] for of_rank in said] == [[None, ["last.ckpt"]]] * 2
 
 
+@pytest.mark.slow
 def test_when_there_is_room_again_the_next_one_is_written(folder, said):
     found = ShardedCheckpoint(folder / "last.ckpt").whole()
     assert found["state_dict"].keys() == {"weight.0", "weight.1"}
     assert found["global_step"] == 8
 
 
+@pytest.mark.slow
 def test_so_they_do_of_a_checkpoint_that_one_of_them_cannot_take_apart(said):
     assert [of_rank["no state of an optimizer"] for of_rank in said] == ["Exception: 'state'", "KeyError: 'state'"]
 
 
+@pytest.mark.slow
 def test_so_they_do_of_what_could_not_be_read_again(said):
     first, second = (of_rank["an object"] for of_rank in said)
     assert first == second
@@ -116,6 +123,7 @@ def test_so_they_do_of_what_could_not_be_read_again(said):
     )
 
 
+@pytest.mark.slow
 def test_an_error_that_cannot_be_sent_as_it_is_has_the_same_words_everywhere(said):
     assert [of_rank["an error of one's own"] for of_rank in said] == ["OwnError: mine", "ValueError: mine"]
 
