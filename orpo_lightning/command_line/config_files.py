@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -70,12 +71,12 @@ def find_sweep(name: str) -> Path:
 
 def _found(option: str, name: str, shipped: Mapping[str, Path]) -> Path:
     path = Path(name).expanduser()
-    if path.is_file():
+    if os.path.isfile(path):  # a Path fails on a name that is too long
         return path
     short = name.removesuffix(".yaml").removesuffix(".yml")
     if short in shipped:
         return shipped[short]
-    if path.is_dir():
+    if os.path.isdir(path):
         raise ValueError(f"{option}{name} is a folder; accepted: a file, or one of: {', '.join(shipped)}")
     near = difflib.get_close_matches(short, shipped, n=1)
     near += [each for each in shipped if each.rpartition("/")[2] == Path(short).name and each not in near]

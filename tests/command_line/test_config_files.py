@@ -69,6 +69,7 @@ def test_the_printed_configuration_comes_to_itself_when_it_is_read(printed_confi
         ("lora", "--config lora: no such file; did you mean model/lora? shipped: "),
         ("model/loar.yaml", "--config model/loar.yaml: no such file; did you mean model/lora? shipped: "),
         ("gone.yaml", "--config gone.yaml: no such file; shipped: dpo, "),
+        ("a" * 300, f"--config {'a' * 300}: no such file; shipped: dpo, "),
         (".", "--config . is a folder; accepted: a file, or one of: dpo, "),
     ],
 )
