@@ -33,13 +33,13 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def fit(tmp_path_factory):
-    """Run the command in a folder of the tests; its exit code and what it said, within two minutes."""
+    """Run the command in a folder of the tests; its exit code and what it said, within ten minutes."""
     folder = tmp_path_factory.mktemp("ranks")
 
     def run(name, *options):
         command = [sys.executable, "-m", "orpo_lightning", *BASE, f"--trainer.default_root_dir={name}", *options]
         done = subprocess.run(
-            command, cwd=folder, env=environment_with_tests(), capture_output=True, text=True, timeout=120, check=False
+            command, cwd=folder, env=environment_with_tests(), capture_output=True, text=True, timeout=600, check=False
         )
         return done.returncode, done.stderr
 
