@@ -72,9 +72,8 @@ class SaveConfig(SaveConfigCallback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save; in a fit only, as to measure a run changes nothing about it."""
-        if (
-            not self.already_saved
-        ):  # in all processes: in the hook for it they wait for the first one, which saves alone
+        # in all processes: in the hook for it they wait for the first one, which saves alone
+        if not self.already_saved:
             self.save_config(trainer, pl_module, "fit")
         self.already_saved = True
 

@@ -215,6 +215,10 @@ class ShardedCheckpoint:
         except CheckpointException as error:
             raise ValueError(f"{self.folder} cannot be read ({_reasons(error)})") from error
 
+    def load_weights(self, into: Mapping[str, Tensor]) -> None:
+        """Read weights of the policy, by their names there, as :meth:`load` does."""
+        self.load({_PREFIX + name: weight for name, weight in into.items()})
+
     def tensors(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Whole tensors on the CPU, by their names in the folder."""
         shapes = {name: self.shapes[name] for name in names}

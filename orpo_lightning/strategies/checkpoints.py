@@ -54,6 +54,11 @@ class CheckpointsOfAllRanks(ParallelStrategy):
             _write_together(place, lambda: write_sharded(kept, folder))
             _write_together(place, opened.close)  # it takes its place
 
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        """Have the optimizer restored when the hooks have seen the checkpoint, which may refuse it."""
+        return True
+
     def load_checkpoint(self, checkpoint_path: _PATH, weights_only: bool | None = None) -> dict[str, Any]:
         """Read a checkpoint; the tensors of a folder are read when the hooks have seen the rest."""
         path = Path(self.broadcast(checkpoint_path))

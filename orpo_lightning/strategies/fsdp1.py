@@ -123,11 +123,6 @@ class FSDP1Strategy(CheckpointsOfAllRanks, FSDPStrategy):
         """Whether each process writes its part of a checkpoint."""
         return self._state_dict_type == "sharded"
 
-    @property
-    def lightning_restore_optimizer(self) -> bool:
-        """Have the optimizer restored when the hooks have seen the checkpoint, which may refuse it."""
-        return True
-
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Put weights into the model, in each process those of its part."""
         assert self.model is not None
@@ -141,7 +136,7 @@ class FSDP1Strategy(CheckpointsOfAllRanks, FSDPStrategy):
             weights = {name: saved[name] for name in trained}
         else:
             weights = {name: own[name] for name in trained}
-            fail_together(partial(self._opened.load, {f"state_dict.{name}": each for name, each in weights.items()}))
+            fail_together(partial(self._opened.load_weights, weights))
         set_model_state_dict(self.model, weights, options=self._of_what_is_read)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:

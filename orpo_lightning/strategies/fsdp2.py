@@ -152,11 +152,6 @@ class FSDP2Strategy(CheckpointsOfAllRanks, ModelParallelStrategy):
         norm = torch.nn.utils.get_total_norm(gradients)
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
-    @property
-    def lightning_restore_optimizer(self) -> bool:
-        """Have the optimizer restored when the hooks have seen the checkpoint, which may refuse it."""
-        return True
-
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """The weights that are trained; the others are neither gathered nor written."""
         assert self.lightning_module is not None
@@ -191,7 +186,7 @@ class FSDP2Strategy(CheckpointsOfAllRanks, ModelParallelStrategy):
         saved: Iterable[str] = checkpoint["state_dict"] if self._opened is None else self._opened.weights
         trained = check_weights(own, untrained(self.lightning_module, own), saved)
         if self._opened is not None:
-            self._opened.load({f"state_dict.{name}": own[name] for name in trained})
+            self._opened.load_weights({name: own[name] for name in trained})
             return
         for name in trained:
             own[name].copy_(_part_of(checkpoint["state_dict"][name], own[name]))
