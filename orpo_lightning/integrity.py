@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -28,13 +29,7 @@ def check_whole(path: Path, wrong: str | None = None) -> None:
     Raises:
         ValueError: it is damaged.
     """
-    wrong = wrong or (damage(path) if path.exists() else None)
-    if wrong is None:
-        return
-    others = sorted(path.parent.glob("*.ckpt"), key=lambda each: each.stat().st_mtime_ns, reverse=True)
-    whole = next((each for each in others if each != path and damage(each) is None), None)
-    advice = f"whole is {whole}: take that one" if whole else "no other checkpoint beside it is whole"
-    raise ValueError(f"{path} is damaged: {wrong}; {advice}")
+    _check_whole(path, wrong, partial(_others, path), damage)
 
 
 def check_whole_together(path: Path) -> None:
@@ -51,12 +46,32 @@ def check_whole_together(path: Path) -> None:
     """
     among_all, on_machine = place_among_ranks(), place_on_machine()
 
-    def look() -> str | None:
-        return damage(path, *(among_all if is_sharded(path) else on_machine)) if path.exists() else None
+    def look(each: Path) -> str | None:
+        share = among_all if is_sharded(each) else on_machine
+        found = from_all_ranks(fail_together(lambda: damage(each, *share)))
+        return next((wrong for wrong in found if wrong is not None), None)
 
-    wrong = next((each for each in from_all_ranks(fail_together(look)) if each is not None), None)
-    if wrong is not None:  # the first alone looks for another that is whole
-        fail_together(lambda: check_whole(path, wrong) if among_all[0] == 0 else None)
+    def others() -> list[Path]:
+        return from_all_ranks(fail_together(lambda: _others(path)))[0]
+
+    if all(from_all_ranks(path.exists())):
+        _check_whole(path, None, others, look)
+
+
+def _check_whole(
+    path: Path, wrong: str | None, others: Callable[[], Iterable[Path]], look: Callable[[Path], str | None]
+) -> None:
+    wrong = wrong or look(path)
+    if wrong is None:
+        return
+    whole = next((each for each in others() if each != path and look(each) is None), None)
+    advice = f"whole is {whole}: take that one" if whole else "no other checkpoint beside it is whole"
+    raise ValueError(f"{path} is damaged: {wrong}; {advice}")
+
+
+def _others(path: Path) -> list[Path]:
+    """The checkpoints in the folder of one, the newest first."""
+    return sorted(path.parent.glob("*.ckpt"), key=lambda each: each.stat().st_mtime_ns, reverse=True)
 
 
 def damage(path: Path, rank: int = 0, ranks: int = 1) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import platform
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import torch.distributed
@@ -27,6 +28,15 @@ def place_among_ranks() -> tuple[int, int]:
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
+def this_machine() -> str:
+    """What tells this machine from others: its name, and on Linux the run of its kernel, as names may be the same."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        boot = ""
+    return f"{platform.node()} {boot}"
+
+
 def place_on_machine() -> tuple[int, int]:
     """The number of this process among those of its machine, and how many these are; all processes have to call this.
 
@@ -34,7 +44,7 @@ def place_on_machine() -> tuple[int, int]:
         >>> place_on_machine()
         (0, 1)
     """
-    machines, (rank, _) = from_all_ranks(platform.node()), place_among_ranks()
+    machines, (rank, _) = from_all_ranks(this_machine()), place_among_ranks()
     return machines[:rank].count(machines[rank]), machines.count(machines[rank])
 
 

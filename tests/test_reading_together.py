@@ -35,7 +35,9 @@ def folder(tmp_path_factory):
     for name in ("one", "spoilt", "replaced"):
         SafeCheckpointIO().save_checkpoint(CHECKPOINT, place / name / "last.ckpt")
     spoil(place / "spoilt" / "last.ckpt", entry=1)
-    SafeCheckpointIO().save_checkpoint(CHECKPOINT, place / "spoilt" / "best-step=5.ckpt")
+    for name in ("best-step=5", "best-step=6"):
+        SafeCheckpointIO().save_checkpoint(CHECKPOINT, place / "spoilt" / f"{name}.ckpt")
+    spoil(place / "spoilt" / "best-step=6.ckpt", entry=1)  # the newer, which is tried first
     run_on_two_ranks(__file__, place)
     return place
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import platform
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from torch import Tensor
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 
 from orpo_lightning.models.content import hash_once
-from orpo_lightning.ranks import fail_together, from_all_ranks, place_on_machine
+from orpo_lightning.ranks import fail_together, from_all_ranks, place_on_machine, this_machine
 
 # in the order in which transformers looks for them
 _NAMES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
@@ -70,7 +69,7 @@ def content_together(folder: Path, named: str | None = None) -> dict[str, str]:
     place = place_on_machine()
     share = fail_together(lambda: _share_of(folder, named, *place))
     machines: dict[str, dict[str, str]] = {}
-    for machine, of_process in from_all_ranks((platform.node(), share)):
+    for machine, of_process in from_all_ranks((this_machine(), share)):
         machines.setdefault(machine, {}).update(of_process)
     content, *others = machines.values()
     for other in others:
