@@ -9,7 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.nn import Parameter
 
+_TENSORS = (Tensor, Parameter, DTensor)
+"""Those that are read again by their kind; of others the numbers may be, but not what they stand for."""
 _PLAIN = (type(None), bool, int, float, str)
 _CONTAINERS = (dict, OrderedDict, list, tuple)
 
@@ -60,7 +64,7 @@ def check_plain(checkpoint: Any) -> None:
 
 def _others(value: Any, name: str) -> Iterator[tuple[str, Any]]:
     """The names and values of what is neither a tensor nor plain."""
-    if type(value) in _PLAIN or isinstance(value, Tensor):
+    if type(value) in _PLAIN or type(value) in _TENSORS:
         return
     if type(value) not in _CONTAINERS:
         if not _is_read_again(value):

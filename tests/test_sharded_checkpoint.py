@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning import LightningModule
 
 from orpo_lightning import sharded_checkpoint
 from orpo_lightning.checkpoint_io import SafeCheckpointIO
 from orpo_lightning.integrity import check_whole, damage
 from orpo_lightning.manifest import CONFIG_HASH, MANIFEST_FILE, Manifest, read_manifest
 from orpo_lightning.sharded_checkpoint import ShardedCheckpoint, is_sharded, write_sharded
-from orpo_lightning.strategies import FSDP2Strategy
+from orpo_lightning.strategies import FSDP1Strategy, FSDP2Strategy
 
 WEIGHTS = {f"policy.net.layer.{i}.weight": torch.arange(12.0).reshape(3, 4) + i for i in range(4)}
 MOMENTS = {i: {"step": torch.tensor(7.0), "exp_avg": torch.full((3, 4), float(i))} for i in range(4)}
@@ -319,3 +320,36 @@ def test_a_file_takes_the_place_of_a_folder_and_the_other_way_round(tmp_path, fi
     write("folder" if first == "file" else "file", later)
     assert_equal(SafeCheckpointIO().load_checkpoint(place), later)
     assert os.listdir(tmp_path) == ["last.ckpt"]
+
+
+@pytest.mark.parametrize("strategy", [FSDP1Strategy, FSDP2Strategy])
+def test_of_a_folder_that_was_read_before_nothing_is_taken_for_a_file(folder, tmp_path, strategy):
+    reader, module = strategy(), Boring()
+    reader.connect(module)
+    for place, value in ((tmp_path / "folder.ckpt", 1.0), (tmp_path / "file.ckpt", 2.0)):
+        weights = {name: torch.full_like(weight, value) for name, weight in module.state_dict().items()}
+        checkpoint = {"pytorch-lightning_version": "2.6.0", "global_step": 7, "state_dict": weights, "loops": {}}
+        checkpoint["optimizer_states"] = []
+        if place.stem == "folder":
+            place.mkdir()
+            write_sharded(checkpoint, place)
+        else:
+            SafeCheckpointIO().save_checkpoint(checkpoint, place)
+        reader.load_model_state_dict(reader.load_checkpoint(place))
+        assert all((weight == value).all() for weight in module.state_dict().values())
+
+
+class Boring(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.policy = torch.nn.Linear(2, 2)
+
+
+class Named(torch.Tensor):
+    """A kind of tensor that torch does not read again by itself."""
+
+
+def test_a_tensor_of_a_kind_of_ones_own_is_refused_by_name(tmp_path):
+    checkpoint = {"pytorch-lightning_version": "2.6.0", "state_dict": {"weight": torch.zeros(2).as_subclass(Named)}}
+    with pytest.raises(ValueError, match=r"cannot hold state_dict\.weight, a .*\.Named: reading"):
+        SafeCheckpointIO().save_checkpoint(checkpoint, tmp_path / "last.ckpt")

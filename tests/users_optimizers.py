@@ -1,4 +1,4 @@
-"""An optimizer such as people bring along: its state is not tensors alone."""
+"""Optimizers such as people bring along: their state is not tensors of the shapes of the weights alone."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch.optim import Optimizer
 
 
-class Counting(Optimizer):
-    """Keeps a whole number, a fraction, nothing, and tensors in a dictionary and a list; each step depends on them."""
+class _Own(Optimizer):
+    """Moves one weight after the other, by `_move`."""
 
     def __init__(self, params: Any, lr: float, weight_decay: float = 0.0) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
@@ -28,6 +28,13 @@ class Counting(Optimizer):
         return loss
 
     def _move(self, weight: torch.Tensor, rate: float) -> None:
+        raise NotImplementedError
+
+
+class Counting(_Own):
+    """Keeps a whole number, a fraction, nothing, and tensors in a dictionary and a list; each step depends on them."""
+
+    def _move(self, weight: torch.Tensor, rate: float) -> None:
         state = self.state[weight]
         if not state:
             first, second = torch.zeros_like(weight), torch.zeros_like(weight)
@@ -40,3 +47,26 @@ class Counting(Optimizer):
         first.lerp_(weight.grad, 0.1)
         second.add_(first, alpha=state["scale"])
         weight.add_(first / (1 - 0.9 ** state["step"]) + second, alpha=-rate)
+
+
+class Factored(_Own):
+    """Keeps of squared gradients the means over the columns, over the rows and over all; each step depends on them."""
+
+    def _move(self, weight: torch.Tensor, rate: float) -> None:
+        state, squared = self.state[weight], weight.grad.square() + 1e-6
+        means = {
+            "rows": squared.mean(-1, keepdim=True),
+            "columns": squared.mean(0, keepdim=True),
+            "all": squared.mean(),
+        }
+        for name, mean in means.items():
+            state[name] = mean if name not in state else state[name].lerp(mean, 0.1)
+        weight.add_(weight.grad * (state["all"] / (state["rows"] * state["columns"])).sqrt(), alpha=-rate)
+
+
+class OfRows(_Own):
+    """Keeps the means over the columns without the dimension, as many factored optimizers do."""
+
+    def _move(self, weight: torch.Tensor, rate: float) -> None:
+        self.state[weight]["rows"] = weight.grad.square().mean(-1)
+        weight.add_(weight.grad, alpha=-rate)

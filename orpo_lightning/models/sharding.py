@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from orpo_lightning.models.building import Model, refuse_four_bits
 from orpo_lightning.models.identity import is_of_adapter, name_without_adapter
-from orpo_lightning.models.layers import decoder_layers
+from orpo_lightning.models.layers import layers_to_gather
 from orpo_lightning.models.loading import PolicyConfig, finish_loading, read_in_parts
 from orpo_lightning.models.logp_model import LogpModel
 from orpo_lightning.ranks import fail_together
@@ -83,7 +83,7 @@ class ShardedBuilder:
         offload = CPUOffloadPolicy() if self.offload else OffloadPolicy()
         # what flows between the layers stays in the dtype that it has on one device
         policy = MixedPrecisionPolicy(model.gathered_dtype, self.reduced_dtype, cast_forward_inputs=False)
-        for layer in decoder_layers(model.net).values():
+        for layer in layers_to_gather(model.net).values():
             fully_shard(layer, mesh=self.mesh, mp_policy=policy, offload_policy=offload)
         policy = MixedPrecisionPolicy(None, self.reduced_dtype, cast_forward_inputs=False)
         is_trained = any(each.requires_grad for each in model.parameters())

@@ -24,7 +24,7 @@ from orpo_lightning.models.logp_model import Layout, LogpModel
 from orpo_lightning.models.reference import Reference, make_reference, reference_mode
 from orpo_lightning.models.reference_cache import Scorer, start_tolerance
 from orpo_lightning.models.weight_files import content_together
-from orpo_lightning.modules import fit_for_objective, optimization, resume
+from orpo_lightning.modules import fit_for_objective, optimization, optimizer_check, resume
 from orpo_lightning.modules.finite import Scored, check_finite
 from orpo_lightning.modules.optimization import OptimizerConfig, ScheduleConfig
 from orpo_lightning.modules.out_of_memory import ExplainsMemory, explained
@@ -237,6 +237,7 @@ class PreferenceModule(ExplainsMemory, LightningModule):
                 raise ValueError("there is nothing to measure: data.val is null; set it to validation data")
             return
         check_validation_interval(self.trainer, self._steps_per_epoch)
+        optimizer_check.check_optimizer(self.optimizer_config, self.trainer.strategy)
         if self.policy_config.has_dropout:
             rank_zero_warn("with dropout the loss depends on how a global batch is split over micro-batches and ranks")
 

@@ -9,10 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.strategies import ParallelStrategy
-from torch import Tensor
 
 from orpo_lightning.checkpoint_io import read_file
 from orpo_lightning.integrity import check_whole_together
@@ -66,10 +64,8 @@ class CheckpointsOfAllRanks(ParallelStrategy):
         return fail_together(lambda: self._read(path))
 
     def _read(self, path: Path) -> dict[str, Any]:
-        if not is_sharded(path):
-            return read_file(path, mmap=True)
-        self._opened = ShardedCheckpoint(path)
-        return self._opened.plain()
+        self._opened = ShardedCheckpoint(path) if is_sharded(path) else None
+        return read_file(path, mmap=True) if self._opened is None else self._opened.plain()
 
     def _write_file(self, checkpoint: dict[str, Any], filepath: _PATH, storage_options: Any | None) -> None:
         if self.is_global_zero:
@@ -82,18 +78,6 @@ class CheckpointsOfAllRanks(ParallelStrategy):
         if place.is_dir() and not is_sharded(place):
             raise IsADirectoryError(errno.EISDIR, "a folder is there that is no checkpoint")
         return opened.enter_context(whole_folder(place))
-
-
-def empty_like(tensor: Tensor, weight: Tensor | None) -> Tensor:
-    """Room for a tensor that has no memory, or for the part of this process where it is of the shape of its weight.
-
-    Example:
-        >>> empty_like(torch.empty(2, 3, device="meta"), torch.zeros(2, 3)).shape
-        torch.Size([2, 3])
-    """
-    if weight is None or tensor.shape != weight.shape:
-        return torch.empty_like(tensor, device="cpu")
-    return torch.empty_like(weight, dtype=tensor.dtype)
 
 
 def check_weights(own: Collection[str], untrained: Iterable[str], saved: Iterable[str]) -> set[str]:

@@ -22,17 +22,19 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.fsdp import MixedPrecision, ShardingStrategy
-from torch.distributed.fsdp.wrap import ModuleWrapPolicy
+from torch.distributed.fsdp.wrap import CustomPolicy
 from torch.optim import Optimizer
 
 from orpo_lightning.memory import Shares
 from orpo_lightning.models.adapters import untrained
 from orpo_lightning.models.building import Model, build_whole, refuse_four_bits
-from orpo_lightning.models.layers import decoder_layers
 from orpo_lightning.models.loading import PolicyConfig
 from orpo_lightning.models.logp_model import LogpModel
+from orpo_lightning.plain_data import map_tensors
 from orpo_lightning.ranks import fail_together
-from orpo_lightning.strategies.checkpoints import CheckpointsOfAllRanks, check_weights, empty_like
+from orpo_lightning.strategies.checkpoints import CheckpointsOfAllRanks, check_weights
+from orpo_lightning.strategies.flat_units import units_of
+from orpo_lightning.strategies.parts import empty_part
 
 
 class FSDP1Strategy(CheckpointsOfAllRanks, FSDPStrategy):
@@ -66,20 +68,32 @@ class FSDP1Strategy(CheckpointsOfAllRanks, FSDPStrategy):
             self.precision_plugin = _AsLoaded("32-true")
         super().setup_environment()
 
-    @staticmethod
-    def build_model(config: PolicyConfig, wrap: Callable[[Any], Model]) -> Model:
-        """Load a model whole, to be shared out later."""
+    def build_model(self, config: PolicyConfig, wrap: Callable[[Any], Model]) -> Model:
+        """Load a model whole, to be shared out later.
+
+        Raises:
+            ValueError: it is one that this strategy cannot train.
+        """
         refuse_four_bits(config)
+        if config.lora.is_used and self.world_size == 1:  # torch loses embeddings that are not trained
+            raise ValueError(
+                "trainer.strategy fsdp trains no adapter in one process; accepted: more devices, trainer.strategy auto "
+                "or fsdp2, or model.policy.lora.r 0"
+            )
         return build_whole(config, wrap)
 
     def _setup_model(self, model: nn.Module) -> nn.Module:
         nets = [each.net for each in model.modules() if isinstance(each, LogpModel)]
-        layers = {type(layer) for net in nets for layer in decoder_layers(net).values()}
-        self.kwargs.setdefault("auto_wrap_policy", ModuleWrapPolicy(layers))
+        units = {unit for net in nets for unit in units_of(net)}
+        self.kwargs.setdefault("auto_wrap_policy", CustomPolicy(units.__contains__))
         self._dimensions: dict[Tensor, int] = {weight: weight.dim() for weight in model.parameters()}
         # an adapter in each layer, of which the page tells what it takes
         warnings.filterwarnings("ignore", r"(?s).* has both parameters with requires_grad=True and False")
         return super()._setup_model(model)
+
+    def part_of(self, weight: Tensor) -> Tensor:
+        """What this process holds of a weight: some of its numbers, without a shape."""
+        return weight.flatten().tensor_split(self.world_size)[self.global_rank].to(self.root_device)
 
     def dim_of(self, weight: Tensor) -> int:
         """The dimensions that a weight had before its part became flat: which of them decay is told by these."""
@@ -104,9 +118,14 @@ class FSDP1Strategy(CheckpointsOfAllRanks, FSDPStrategy):
         return get_model_state_dict(self.model, options=self._options)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The state of an optimizer, by the numbers of the parameters, as of a run in one process."""
+        """The state of an optimizer, by the numbers of the parameters, as of a run in one process.
+
+        Raises:
+            ValueError: torch cannot take it apart by weights.
+        """
         if isinstance(optimizer, LightningOptimizer):
             optimizer = optimizer.optimizer
+        fail_together(partial(_check_flat, optimizer))
         assert self.model is not None
         state: dict[str, Any] = get_optimizer_state_dict(self.model, optimizer, options=self._options)
         numbers = _numbers(state)
@@ -158,7 +177,7 @@ class FSDP1Strategy(CheckpointsOfAllRanks, FSDPStrategy):
     def _state_of(self, number: int, saved: dict[Any, Any], weights: Mapping[Any, Tensor]) -> dict[Any, Any]:
         if self._opened is None:
             return saved
-        return self._opened.optimizer_state(number, saved, lambda i, like: empty_like(like, weights.get(i)))
+        return self._opened.optimizer_state(number, saved, lambda i, like: empty_part(like, weights.get(i)))
 
     @property
     def _of_what_is_read(self) -> StateDictOptions:
@@ -177,6 +196,20 @@ class _AsLoaded(FSDPPrecision):
 
     def convert_module(self, module: nn.Module) -> nn.Module:
         return module
+
+
+def _check_flat(optimizer: Optimizer) -> None:
+    for weight, state in optimizer.state.items():
+        dtypes = {each.dtype for each in state.values() if isinstance(each, Tensor) and each.ndim}
+        for key, value in state.items():
+            shapes: list[torch.Size] = []
+            map_tensors(value, lambda _, tensor: shapes.append(tensor.shape))  # noqa: B023  # it is called here
+            is_flat = isinstance(value, Tensor) and value.shape in (weight.shape, ())
+            if (shapes and not is_flat) or len(dtypes) > 1:
+                raise ValueError(
+                    f"under FSDP1 a checkpoint cannot hold {key} of an optimizer; accepted: tensors of the size of "
+                    "their weight and of one dtype, numbers and text. Or take trainer.strategy fsdp2"
+                )
 
 
 def _numbers(state: Mapping[str, Any]) -> dict[str, int]:

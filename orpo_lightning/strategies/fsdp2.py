@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -14,7 +15,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.distributed.constants import default_pg_timeout
 from torch.distributed.distributed_c10d import Backend, BackendConfig, get_default_backend_for_device
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.optim import Optimizer
 
 from orpo_lightning.memory import Shares
@@ -22,7 +23,8 @@ from orpo_lightning.models.adapters import untrained
 from orpo_lightning.models.sharding import ShardedBuilder, sharded_models
 from orpo_lightning.plain_data import map_tensors
 from orpo_lightning.ranks import together
-from orpo_lightning.strategies.checkpoints import CheckpointsOfAllRanks, check_weights, empty_like
+from orpo_lightning.strategies.checkpoints import CheckpointsOfAllRanks, check_weights
+from orpo_lightning.strategies.parts import as_written, empty_part, part_of
 
 StateDictType = Literal["sharded", "full"]
 Synchronization = Literal["step", "micro_batch"]
@@ -124,6 +126,10 @@ class FSDP2Strategy(CheckpointsOfAllRanks, ModelParallelStrategy):
             offload=self.cpu_offload,
         )
 
+    def part_of(self, weight: Tensor) -> Tensor:
+        """What this process holds of a weight: some of its rows."""
+        return distribute_tensor(weight, self.device_mesh["data_parallel"], [Shard(0)], src_data_rank=None)
+
     def model_to_device(self) -> None:
         """Move what is not there yet; weights that are kept in the memory of the host stay there."""
         if not self.cpu_offload:
@@ -158,16 +164,19 @@ class FSDP2Strategy(CheckpointsOfAllRanks, ModelParallelStrategy):
         state = self.lightning_module.state_dict()
         for name in untrained(self.lightning_module, state):
             del state[name]
-        return self._as_written(state)
+        return self._gathered(state)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """The state of an optimizer, by the numbers of the parameters, as of a run in one process."""
         if isinstance(optimizer, LightningOptimizer):
             optimizer = optimizer.optimizer
-        state = optimizer.state_dict()
-        return {**state, "state": self._as_written(state["state"])}
+        state, weights = optimizer.state_dict(), _weights_of(optimizer)
+        kept = {
+            i: map_tensors(each, partial(as_written, weights[i]), f"state.{i}") for i, each in state["state"].items()
+        }
+        return {**state, "state": self._gathered(kept)}
 
-    def _as_written(self, state: dict[Any, Any]) -> dict[Any, Any]:
+    def _gathered(self, state: dict[Any, Any]) -> dict[Any, Any]:
         if self.writes_folders:
             return state
 
@@ -189,25 +198,30 @@ class FSDP2Strategy(CheckpointsOfAllRanks, ModelParallelStrategy):
             self._opened.load_weights({name: own[name] for name in trained})
             return
         for name in trained:
-            own[name].copy_(_part_of(checkpoint["state_dict"][name], own[name]))
+            own[name].copy_(part_of(checkpoint["state_dict"][name], own[name]))
 
     @together
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Put the states of the optimizers into theirs, in each process those of its part."""
         for number, (optimizer, saved) in enumerate(zip(self.optimizers, checkpoint["optimizer_states"], strict=True)):
-            weights = dict(enumerate(weight for group in optimizer.param_groups for weight in group["params"]))
+            weights = _weights_of(optimizer)
             optimizer.load_state_dict({**saved, "state": self._state_of(number, saved["state"], weights)})
         self._opened = None
 
     def _state_of(self, number: int, saved: Mapping[Any, Any], weights: Mapping[Any, Tensor]) -> dict[Any, Any]:
         """The state of an optimizer, of what is shared out like a weight the part of this process."""
         if self._opened is not None:
-            return self._opened.optimizer_state(number, saved, lambda i, like: empty_like(like, weights.get(i)))
+            return self._opened.optimizer_state(number, saved, lambda i, like: empty_part(like, weights.get(i)))
 
         def part(i: Any, each: Any) -> Any:
-            return map_tensors(each, lambda _, value: _part_of(value, weights.get(i)))
+            return map_tensors(each, lambda _, value: part_of(value, weights.get(i)))
 
         return {i: part(i, each) for i, each in saved.items()}
+
+
+def _weights_of(optimizer: Optimizer) -> dict[int, Tensor]:
+    """The weights by the numbers that they have in the state."""
+    return dict(enumerate(weight for group in optimizer.param_groups for weight in group["params"]))
 
 
 def _with_hosts(asked: str | None, device: torch.device) -> str:
@@ -221,11 +235,3 @@ def _with_hosts(asked: str | None, device: torch.device) -> str:
             f"cpu_offload keeps gradients; accepted: null, or one for CPUs too, such as cpu:gloo,{device.type}:{own}"
         )
     return asked
-
-
-def _part_of(value: Tensor, weight: Tensor | None) -> Tensor:
-    """Of a whole tensor the part that this process has of a weight, where it is of that shape."""
-    if isinstance(value, DTensor) or not isinstance(weight, DTensor) or value.shape != weight.shape:
-        return value
-    # on the device of the mesh, by its own rank alone
-    return distribute_tensor(value.to(weight.device), weight.device_mesh, weight.placements, src_data_rank=None)

@@ -13,11 +13,13 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from orpo_lightning import ORPO, OptimizerConfig, PreferenceModule, ScheduleConfig
 from orpo_lightning.callbacks.checkpoints import Checkpoints
 from orpo_lightning.checkpoint_io import SafeCheckpointIO
+from orpo_lightning.models.adapters import LoraConfig
 from orpo_lightning.models.layers import decoder_layers
-from orpo_lightning.models.loading import PolicyConfig
+from orpo_lightning.models.loading import PolicyConfig, load_causal_lm
 from orpo_lightning.models.tiny import tiny_model
 from orpo_lightning.ranks import place_among_ranks
 from orpo_lightning.strategies import FSDP1Strategy, FSDP2Strategy
+from orpo_lightning.strategies.flat_units import units_of
 
 
 @pytest.mark.parametrize("kind", ["NO_SHARD", "HYBRID_SHARD", "SHARD_GRAD_OP"])
@@ -63,6 +65,46 @@ def test_weights_that_are_missing_or_too_many_are_named():
         load(*TRAINED, "policy.gate")
     with pytest.raises(ValueError, match=r"lacks 1 .*bias\), and has 4 too many \(a, b, c, \.\.\.\)$"):
         load(TRAINED[0], *"abcd")
+
+
+def of_tiny(**lora):
+    return PolicyConfig("tiny", dtype="bfloat16", lora=LoraConfig(r=4, **lora))
+
+
+def test_matrices_of_an_adapter_over_half_precision_are_gathered_by_themselves():
+    net = load_causal_lm(of_tiny())
+    units = list(units_of(net))
+    layers = decoder_layers(net).values()
+    assert set(layers) < set(units)
+    for unit in units:
+        own = [weight for weight in unit.parameters() if unit not in layers or not weight.requires_grad]
+        assert {weight.dtype for weight in own} == {torch.bfloat16 if unit in layers else torch.float32}
+    assert all(any(weight is each for unit in units for each in unit.parameters()) for weight in trained(net))
+
+
+def trained(net):
+    return [weight for weight in net.parameters() if weight.requires_grad]
+
+
+@pytest.mark.parametrize(
+    ("name", "of"),
+    [
+        ("lm_head", "the embeddings, the last norm and the head"),
+        ("q_proj", r"\S+\.layers\.0"),
+        ("layers.0", "the embeddings, the last norm and the head"),
+    ],
+)
+def test_modules_in_fp32_over_half_precision_are_refused_by_name(name, of):
+    net = load_causal_lm(of_tiny(modules_to_save=[name], target_modules=["v_proj"]))
+    words = rf"the weights of {of}, which are in bfloat16 and float32; accepted: model\.policy\.dtype float32"
+    with pytest.raises(ValueError, match=words):
+        list(units_of(net))
+
+
+def test_an_adapter_in_one_process_is_refused_before_the_model_is_loaded(monkeypatch):
+    monkeypatch.setattr(FSDP1Strategy, "world_size", 1)
+    with pytest.raises(ValueError, match=r"trains no adapter in one process; accepted: more devices"):
+        FSDP1Strategy().build_model(of_tiny(), None)
 
 
 PARTS, FILE, OTHER, WHOLE, ALONE = "FSDP1, a folder", "FSDP1, a file", "FSDP2", "DDP", "one process"

@@ -1,13 +1,15 @@
-"""An optimizer of one's own, whose state is not tensors alone, goes on from a checkpoint where it was."""
+"""An optimizer of one's own, whatever its state is, goes on from a checkpoint where it was, or is refused."""
 
 import json
 import os
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import leave_together, run, run_on_two_ranks
+import users_optimizers
+from helpers import attempt, fsdp1_on_cpus, leave_together, run, run_on_two_ranks
 from invariance import load
 from lightning.pytorch.callbacks import Callback
 
@@ -17,9 +19,11 @@ from orpo_lightning.integrity import damage
 from orpo_lightning.models.checkpoint import load_policy, read_checkpoint
 from orpo_lightning.models.tiny import tiny_model
 from orpo_lightning.sharded_checkpoint import is_sharded
-from orpo_lightning.strategies import FSDP2Strategy
+from orpo_lightning.strategies import FSDP1Strategy, FSDP2Strategy
 
+OPTIMIZERS = ["Counting", "Factored"]
 TYPES = ["sharded", "full"]
+CASES = [(optimizer, kind) for optimizer in OPTIMIZERS for kind in TYPES]
 STEPS = 6
 """Of a run; its checkpoint is of the third."""
 
@@ -33,10 +37,14 @@ class SaveAt(Callback):
             trainer.save_checkpoint(self.path / f"step={trainer.global_step}.ckpt")
 
 
-def train(folder, **options):
+def path_of(optimizer):
+    return f"{'users_optimizers' if hasattr(users_optimizers, optimizer) else 'torch.optim'}.{optimizer}"
+
+
+def train(folder, optimizer, **options):
     module = {
         "policy": PolicyConfig(str(folder / "base"), dtype="float64"),
-        "optimizer": OptimizerConfig(lr=0.05, algorithm="users_optimizers.Counting"),
+        "optimizer": OptimizerConfig(lr=0.05, algorithm=path_of(optimizer)),
     }
     plugins = [SafeCheckpointIO()]
     return run(ORPO(), module_class=PreferenceModule, module=module, max_steps=STEPS, plugins=plugins, **options)
@@ -47,50 +55,122 @@ def folder(tmp_path_factory):
     """Of one launch of two processes."""
     place = tmp_path_factory.mktemp("ranks")
     tiny_model("opt", torch.float64).save_pretrained(place / "base")
+    for optimizer in OPTIMIZERS:
+        train(place, optimizer, callbacks=[SaveAt(place / optimizer / "alone", (3,))])
     run_on_two_ranks(__file__, place)
     return place
 
 
+@pytest.fixture(scope="module")
+def said(folder):
+    """Of what is refused, by each process."""
+    return [json.loads((folder / f"said-{rank}.json").read_text()) for rank in (0, 1)]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("state_dict_type", TYPES)
-def test_on_two_processes_it_ends_bit_for_bit_where_a_run_that_was_not_stopped_does(folder, state_dict_type):
-    whole, rest = (load(folder, f"{state_dict_type}-{part}") for part in ("whole", "rest"))
-    assert is_sharded(folder / state_dict_type / "step=3.ckpt") == (state_dict_type == "sharded")
-    assert damage(folder / state_dict_type / "step=3.ckpt") is None
+@pytest.mark.parametrize(("optimizer", "kind"), CASES)
+def test_on_two_processes_it_ends_bit_for_bit_where_a_run_that_was_not_stopped_does(folder, optimizer, kind):
+    whole, rest = (load(folder, f"{optimizer}-{kind}-{part}") for part in ("whole", "rest"))
+    assert is_sharded(folder / optimizer / kind / "step=3.ckpt") == (kind == "sharded")
+    assert damage(folder / optimizer / kind / "step=3.ckpt") is None
     assert torch.equal(rest.weights, whole.weights)
     assert rest.history == [logged for logged in whole.history if logged[0] >= rest.history[0][0]]
     assert len(rest.history) == STEPS - 3
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("state_dict_type", TYPES)
-def test_in_one_process_it_goes_on_from_there_too(folder, state_dict_type):
-    whole = load(folder, f"{state_dict_type}-whole")
-    rest = train(folder, ckpt_path=folder / state_dict_type / "step=3.ckpt")
+@pytest.mark.parametrize(("optimizer", "kind"), CASES)
+def test_in_one_process_it_goes_on_from_there_too(folder, optimizer, kind):
+    whole = load(folder, f"{optimizer}-{kind}-whole")
+    rest = train(folder, optimizer, ckpt_path=folder / optimizer / kind / "step=3.ckpt")
     assert len(rest.history) == STEPS - 3
     torch.testing.assert_close(rest.weights, whole.weights, rtol=1e-10, atol=1e-12)
-    state = next(iter(rest.trainer.optimizers[0].state.values()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_on_two_it_goes_on_from_one(folder, optimizer):
+    whole, rest = load(folder, f"{optimizer}-full-whole"), load(folder, f"{optimizer}-alone-rest")
+    torch.testing.assert_close(rest.weights, whole.weights, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", TYPES)
+def test_numbers_in_its_state_are_those_of_the_steps(folder, kind):
+    checkpoint = SafeCheckpointIO().load_checkpoint(folder / "Counting" / kind / f"step={STEPS}.ckpt")
+    state = next(iter(checkpoint["optimizer_states"][0]["state"].values()))
     assert (state["step"], state["scale"]) == (STEPS, pytest.approx(0.9**STEPS))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("state_dict_type", TYPES)
-def test_its_model_can_be_taken_away(folder, state_dict_type):
-    net = load_policy(read_checkpoint(folder / state_dict_type / f"step={STEPS}.ckpt"))
+@pytest.mark.parametrize("kind", TYPES)
+def test_what_is_of_rows_and_columns_is_whole_in_a_checkpoint(folder, kind):
+    two, one = (
+        SafeCheckpointIO().load_checkpoint(folder / "Factored" / each / "step=3.ckpt") for each in (kind, "alone")
+    )
+    found, expected = (each["optimizer_states"][0]["state"] for each in (two, one))
+    assert found.keys() == expected.keys()
+    for number, state in expected.items():
+        for name, value in state.items():
+            torch.testing.assert_close(found[number][name], value, rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("optimizer", "kind"), CASES)
+def test_its_model_can_be_taken_away(folder, optimizer, kind):
+    net = load_policy(read_checkpoint(folder / optimizer / kind / f"step={STEPS}.ckpt"))
     found = torch.cat([each.detach().flatten() for each in net.parameters()])
-    assert torch.equal(found, load(folder, f"{state_dict_type}-whole").weights)
+    assert torch.equal(found, load(folder, f"{optimizer}-{kind}-whole").weights)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("OfRows", "cannot hold state.0.rows of an optimizer, which is shared out and of shape"),
+        ("Counting under FSDP1", "under FSDP1 a checkpoint cannot hold moments of an optimizer; accepted: tensors of"),
+        (
+            "Factored under FSDP1",
+            "moves weights that FSDP1Strategy shares out otherwise than whole ones; accepted: ",
+        ),
+        ("Adafactor under FSDP1", "'torch.optim.Adafactor' moves weights that FSDP1Strategy shares out otherwise than"),
+        ("Rprop", "'torch.optim.Rprop' cannot step weights that FSDP2Strategy shares out (aten."),
+        ("Adafactor", "'torch.optim.Adafactor' cannot step weights that FSDP2Strategy shares out (aten."),
+    ],
+)
+def test_what_cannot_be_is_said_by_both_processes(said, name, words):
+    first, second = (each[name] for each in said)
+    assert first == second
+    assert words in first
+    assert "accepted: " in first
 
 
 def main(folder: Path) -> None:
     warnings.filterwarnings("ignore", ".*sync_dist.*")
-    for state_dict_type in TYPES:
-        place = folder / state_dict_type
-        options = {"devices": 2, "strategy": FSDP2Strategy(state_dict_type)}
-        whole = train(folder, callbacks=[SaveAt(place, (3, STEPS))], **options)
-        options = {"devices": 2, "strategy": FSDP2Strategy(state_dict_type)}
-        rest = train(folder, ckpt_path=place / "step=3.ckpt", **options)
-        for part, found in {"whole": whole, "rest": rest}.items():
-            saved = {"history": json.dumps(found.history), "gradients": [], "weights": found.weights}
-            if os.environ["RANK"] == "0":
-                torch.save(saved, folder / f"{state_dict_type}-{part}.pt")
+    for optimizer, kind in CASES:
+        place = folder / optimizer / kind
+        together = {"devices": 2, "strategy": FSDP2Strategy(kind)}
+        keep(train(folder, optimizer, callbacks=[SaveAt(place, (3, STEPS))], **together), place, "whole")
+        together = {"devices": 2, "strategy": FSDP2Strategy(kind)}
+        keep(train(folder, optimizer, ckpt_path=place / "step=3.ckpt", **together), place, "rest")
+    for optimizer in OPTIMIZERS:
+        place, together = folder / optimizer / "alone", {"devices": 2, "strategy": FSDP2Strategy()}
+        keep(train(folder, optimizer, ckpt_path=place / "step=3.ckpt", **together), place, "rest")
+    said = {}
+    for name in ("OfRows", "Adafactor", "Rprop"):
+        attempt(said, name, partial(fail, folder, name, FSDP2Strategy()))
+    with fsdp1_on_cpus():
+        for name in (*OPTIMIZERS, "Adafactor"):
+            attempt(said, f"{name} under FSDP1", partial(fail, folder, name, FSDP1Strategy()))
+    (folder / f"said-{os.environ['RANK']}.json").write_text(json.dumps(said))
     leave_together()
+
+
+def fail(folder, optimizer, strategy):
+    train(folder, optimizer, devices=2, strategy=strategy, callbacks=[SaveAt(folder / "refused", (1,))])
+
+
+def keep(found, place, part):
+    saved = {"history": json.dumps(found.history), "gradients": [], "weights": found.weights}
+    if os.environ["RANK"] == "0":
+        torch.save(saved, place.parents[1] / f"{place.parent.name}-{place.name}-{part}.pt")

@@ -1,0 +1,77 @@
+"""How what an optimizer keeps of a weight is shared out over processes that share the weight out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distribute_tensor
+
+
+def part_of(value: Tensor, weight: Tensor | None) -> Tensor:
+    """Of a whole tensor the part of this process: what it holds of the weight, and of its means over dimensions.
+
+    Args:
+        value: of a checkpoint.
+        weight: that it is of, which may be shared out; None where it is of none.
+    """
+    placements = _placements(value.shape, weight)
+    if isinstance(value, DTensor) or not isinstance(weight, DTensor) or placements is None:
+        return value
+    # on the device of the mesh, by its own rank alone
+    return distribute_tensor(value.to(weight.device), weight.device_mesh, placements, src_data_rank=None)
+
+
+def empty_part(like: Tensor, weight: Tensor | None) -> Tensor:
+    """Room for the part of a tensor that is yet to be read.
+
+    Args:
+        like: one of its shape and dtype, without memory.
+        weight: as in :func:`part_of`.
+
+    Example:
+        >>> empty_part(torch.empty(2, 3, device="meta"), torch.zeros(2, 3)).shape
+        torch.Size([2, 3])
+    """
+    placements = _placements(like.shape, weight)
+    if not isinstance(weight, DTensor) or placements is None:
+        return torch.empty_like(like, device="cpu")
+    # where the weight is, which is not the device of the mesh if it is offloaded
+    part = distribute_tensor(like, weight.device_mesh, placements, src_data_rank=None)
+    return torch.empty_like(part, device=weight.device)
+
+
+def as_written(weight: Tensor, name: str, value: Tensor) -> Tensor:
+    """A tensor of an optimizer's state as :func:`part_of` and :func:`empty_part` give it back; all processes call this.
+
+    Args:
+        weight: that it is of.
+        name: in the state.
+        value: what is there.
+
+    Raises:
+        ValueError: it is shared out, and neither a number, nor of the dimensions of its weight.
+    """
+    if not isinstance(value, DTensor):
+        return value
+    if value.ndim == 0:
+        return value.full_tensor()
+    placements = _placements(value.shape, weight)
+    if placements is None:
+        raise ValueError(
+            f"a checkpoint cannot hold {name} of an optimizer, which is shared out and of shape {tuple(value.shape)} "
+            f"beside a weight of {tuple(weight.shape)}; accepted: a number, or as many dimensions as the weight, each "
+            "of its size or 1 (keepdim=True). Or take trainer.strategy ddp"
+        )
+    return value.redistribute(placements=placements)
+
+
+def _placements(shape: torch.Size, weight: Tensor | None) -> list[Placement] | None:
+    """Along the dimensions of its weight where it has their sizes, and else whole; None is none like a weight."""
+    if not isinstance(weight, DTensor) or len(shape) != weight.ndim:
+        return None
+    if any(own not in (1, whole) for own, whole in zip(shape, weight.shape, strict=True)):
+        return None
+    return [
+        each if isinstance(each, Shard) and shape[each.dim] == weight.shape[each.dim] else Replicate()
+        for each in weight.placements
+    ]
