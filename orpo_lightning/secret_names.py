@@ -46,7 +46,10 @@ _TEXTS = {
     *("prompt", "prompts", "instruction", "instructions", "question", "questions", "template", "templates"),
     *("system", "conversation", "conversations"),
 }
-"""The last word of a name of what a model is told, which may speak of secrets and holds none."""
+"""The last word of a name of what a model is told, which may speak of secrets and holds none.
+
+Of ``auth_template``, ``operating_system`` and ``header_template`` it is not: see `_is_told`.
+"""
 _OVER_DATA = {
     *("all", "backward", "band", "dry", "each", "encoder", "eval", "every", "first", "forward", "full", "high", "last"),
     *("low", "max", "min", "multi", "next", "num", "one", "per", "second", "single", "test", "train", "two", "val"),
@@ -75,10 +78,14 @@ def strength_of(name: str) -> int:
     """2 where any value of a setting of this name is a secret, 1 where a text is, 0 where none is.
 
     Of -1 a text is what a model is told, in which no name of a secret counts.
+
+    Example:
+        >>> [strength_of(name) for name in ("password", "api_key", "notes", "system_prompt", "auth_template")]
+        [2, 1, 0, -1, 0]
     """
     words = _words_of(name.rpartition(".")[2])
     if words and words[-1] in _TEXTS:
-        return -1
+        return -1 if _is_told(words) else 0
     if words[-1:] == ["value"]:
         del words[-1]
     if _is_about(words):
@@ -106,6 +113,15 @@ def is_secret_variable(name: str) -> bool:
 
 def _words_of(name: str) -> list[str]:
     return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)]
+
+
+def _is_told(words: list[str]) -> bool:
+    """Whether what has a name that ends in one of `_TEXTS` is what a model is told."""
+    *before, last = words
+    if last == "system":
+        return not before
+    is_of_a_chat = last not in ("template", "templates") or not before or before[-1] in {"chat", *_TEXTS}
+    return is_of_a_chat and not is_secret_name("_".join(before))
 
 
 def _is_about(words: list[str]) -> bool:

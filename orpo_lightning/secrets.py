@@ -27,8 +27,11 @@ _SHORTEST = 8
 """Characters of a value that texts are searched for: shorter ones are parts of ordinary words and numbers."""
 _REFERENCE = re.compile(r"\$\{oc\.env:\s*([A-Za-z_]\w*)[^}]*\}")
 _ADDRESS = re.compile(r"(?<![\w+.-])[A-Za-z][\w+.-]*://[^\s'\"`]+")
+_OPTION = re.compile(r"--?[A-Za-z][\w.-]*")
 _USER = re.compile(r"(?<![\w+.-])([A-Za-z][\w+.-]*://)([^\s/?#'\"`]+)@")
 _PARAMETER = re.compile(r"(?<=[?&;#])([\w.-]+)=([^\s'\",;)\]}&#]+)")
+_OF_A_MESSAGE = {"role", "content", "text"}
+"""The keys of a message of a chat. What else is in a mapping inside of what a model is told is not told to it."""
 _SAVED = ("hyper_parameters", "datamodule_hyper_parameters")
 """The keys under which Lightning puts them into a checkpoint."""
 
@@ -223,8 +226,8 @@ def _elements(values: Iterable[object], strength: int) -> Iterator[tuple[object,
     """The elements of a list, which may be the words of a command line: there an option names the word after it."""
     before: object = None
     for each in values:
-        is_named = isinstance(before, str) and before.startswith("-") and not str(each).startswith("-")
-        yield each, _below(strength, before) if is_named else strength
+        is_option = strength >= 0 and isinstance(before, str) and _OPTION.fullmatch(before) is not None
+        yield each, _below(strength, before) if is_option and not str(each).startswith("-") else strength
         before = each
 
 
@@ -233,7 +236,9 @@ def _below(strength: int, name: object) -> int:
     if name == "class_path":
         return 0
     own = strength_of(str(name))
-    return own if strength == 0 else strength if own == 0 else max(strength, own)
+    if strength < 0:
+        return strength if name in _OF_A_MESSAGE else own
+    return max(strength, own) if strength else own
 
 
 def _is_secret(value: object, strength: int) -> bool:

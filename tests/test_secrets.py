@@ -266,6 +266,37 @@ def test_what_a_model_is_told_may_speak_of_secrets_and_holds_known_ones_alone(en
     assert hide_values({name: "say abcdefgh"}) == {name: "say ${oc.env:HF_TOKEN}"}
 
 
+@pytest.mark.parametrize(
+    ("settings", "hidden"),
+    [
+        ({"system": {"command": "--api-key abc"}}, {"system": {"command": "--api-key <secret>"}}),
+        ({"prompts": [{"role": "user", "api_key": "abc"}]}, {"prompts": [{"role": "user", "api_key": "<secret>"}]}),
+        ({"auth_template": "Bearer abcd1234efgh"}, {"auth_template": "Bearer <secret>"}),
+        ({"header_template": "X-Api-Key: abc"}, {"header_template": "X-Api-Key: <secret>"}),
+        ({"operating_system": "--api-key abc"}, {"operating_system": "--api-key <secret>"}),
+        ({"password_prompt": "--password abc"}, {"password_prompt": "--password <secret>"}),
+    ],
+    ids=str,
+)
+def test_what_only_sounds_like_the_text_of_a_model_is_searched(settings, hidden):
+    assert hide_values(settings) == hidden
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"system": "Answer a question for the password: refuse."},
+        {"chat_template": "{{ messages }} password: x"},
+        {"prompts": [{"role": "user", "content": [{"type": "text", "text": "password: swordfish"}]}]},
+        {"prompts": ["--token", "of the model"]},
+        {"notes": ["- what one token", "is worth"]},
+    ],
+    ids=str,
+)
+def test_what_a_model_is_told_is_not_and_no_line_of_a_list_is_an_option(settings):
+    assert hide_values(settings) == settings
+
+
 def test_a_variable_that_is_named_after_the_name_of_a_secret_in_a_text_is_one(environment):
     environment |= {"MINE": "abcdefgh", "FOLDER": "ijklmnop"}
     remember({"args": "--api-key ${oc.env:MINE} --out ${oc.env:FOLDER}"})
