@@ -8,11 +8,11 @@ from itertools import pairwise
 
 _ALWAYS = {
     *("secret", "secrets", "password", "passwords", "passwd", "passphrase", "pwd", "credential", "credentials"),
-    *("apikey", "apikeys", "authorization", "cookie", "cookies", "dsn", "jwt", "sig", "signature"),
+    *("apikey", "apikeys", "authorization", "cookie", "cookies", "dsn", "jwt"),
     *("webhook", "webhooks"),
 }
 """Words that make a name that of a secret wherever they stand in it."""
-_AT_THE_END = {"auth", "bearer", "passcode", "pat", "pw"}
+_AT_THE_END = {"auth", "bearer", "passcode", "pat", "pw", "sig", "signature"}
 """Those that do so as the last: ``auth_type`` holds none."""
 _ABOUT = {
     *("file", "files", "filename", "path", "paths", "dir", "directory", "folder", "home", "sock", "socket", "location"),
@@ -41,6 +41,11 @@ _OF_A_VOCABULARY = {
     *("suffix", "system", "think", "tool", "turn", "unk", "unknown", "video", "vision"),
 }
 """What a name with ``token`` holds where it is one of a vocabulary, or a number of them."""
+_ORDINARY = {
+    *("auth", "bearer", "cookie", "cookies", "credential", "credentials", "pass", "pat", "secret", "secrets"),
+    *("signature", "sig", "token", "tokens"),
+}
+"""Names of secrets that are ordinary words in a sentence."""
 _IN_ONE_WORD = re.compile(r"(access|api|auth|hf|hub|pass|secret)(keys?|tokens?)")
 _TEXTS = {
     *("prompt", "prompts", "instruction", "instructions", "question", "questions", "template", "templates"),
@@ -95,6 +100,20 @@ def strength_of(name: str) -> int:
     of_keys = any(key in ("key", "keys") and holder in _HOLDERS for holder, key in pairwise(words))
     in_one_word = any(_IN_ONE_WORD.fullmatch(word) for word in words)
     return int(of_keys or in_one_word or _ends_as_secret(words))
+
+
+@cache
+def is_unmistakable(name: str) -> bool:
+    """Whether the name of a secret is that of one in any sentence, and no word as ``token`` or ``pass`` alone.
+
+    Example:
+        >>> [is_unmistakable(name) for name in ("api_key", "hub_token", "password", "token", "answer_token", "pass")]
+        [True, True, True, False, False, False]
+    """
+    *before, last = [word for word in _words_of(name.rpartition(".")[2]) if word != "value"] or [""]
+    if last in ("sig", "token", "tokens"):
+        return bool(_HOLDERS & set(before))
+    return is_secret_name(name) and (bool(before) or last not in _ORDINARY)
 
 
 @cache

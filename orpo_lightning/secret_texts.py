@@ -3,61 +3,160 @@
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from collections.abc import Iterator
+from typing import NamedTuple
 
-from orpo_lightning.secret_names import is_secret_name
+from orpo_lightning.secret_names import is_secret_name, is_unmistakable
 
-_SCHEME = re.compile(r"(?:Bearer|Basic|Digest|Token) +", re.IGNORECASE)
+_OF_PAIR = r"(?:\{[^}\n]{0,200}\}|'[^'\n]{0,200}'|\"[^\"\n]{0,200}\")?[^;\n]*"
+_A_PAIR = rf"[ \t]*[\w.-][\w .-]*=(?>{_OF_PAIR})"
 _NAME = re.compile(
-    r"(?<![\w.-])--[\w.-]+ +|(?<![\w.-])-*\w[\w.-]*(?:=| = )|'[A-Za-z][\w.-]*': |\"[A-Za-z][\w.-]*\": ?(?=\")"
-    r"|(?P<line>^[ -]*(?i:(?:Proxy-)?Authorization|(?:Set-)?Cookie): ?)"
-    r"|^[ -]*[A-Za-z][\w.-]*:(?!//) ?(?=\S+$)|[{,] *[A-Za-z][\w.-]*: (?=[^\s,}]+ *[,}])"
-    r"|(?<=['\"])[A-Za-z][\w.-]*:(?!//) ?(?=(?:\w+ +)?[^\s'\"]+['\"])"
-    r"|(?P<scheme>\b(?:Bearer|Basic) +)(?=[\w.~+/-]*(?:\d|[a-z][A-Z]))(?=[\w.~+/-]{8})",
+    rf"(?P<pairs>^(?=[^\n]*;)(?:[^\s;=]+;)?{_A_PAIR}(?:;{_A_PAIR})*;?[ \t]*$)"
+    r"|\b(?P<scheme>(?i:Bearer|Basic)) +"
+    r"|(?<![\w.-])--(?P<option>\w[\w.-]*)(?:[ \t]|\\\n)++(?![-=:])"
+    r"|(?P<part>^[ \t-]*|[{\[(,;='\"][ \t]*)?(?:(?<=\\n)|(?<![\w.-])(?!(?<=\\)n))"
+    r"(?P<dashes>-*)(?P<name>\w[\w.-]*)(?P<quote>['\"])?[ \t]*(?P<sign>=(?!=)|:(?!//))(?P<blanks>[ \t]*)",
     re.MULTILINE,
 )
-"""A name that a value follows: ``--key value``, ``key=value``, ``'key': 'value'``, and of YAML a line or mapping.
+"""What a value follows: ``--key``, ``key=``, ``key:``, a scheme; the pairs of a database are found as a whole line.
 
-As a line of YAML a header is written, too. What follows the name of a scheme alone has to look like no word.
+A part is what such a name begins: a line, or what is in quotes or brackets or after a comma, semicolon or ``=``. A name
+may also be after an end of a line that is quoted, ``\\n``.
 """
-_VALUE = re.compile(r"\$?\{[^}\n]*\}|'[^'\n]*'|\"[^\"\n]*\"|[^\s'\",;)\]}&#]+")
-_LINE = re.compile(r".+")
-_PAIR = re.compile(r"([\w.-][\w .-]*)=([^;]*)(?:;|$)")
-_PAIRS = re.compile(r"\s*[\w.-][\w .-]*=[^;]*(?:;\s*[\w.-][\w .-]*=[^;]*)*;[^;=]*")
-"""A text that is nothing else: ``Server=db;User Id=me;Password=...;``. There a value may have blanks and commas."""
-_STAND_IN = re.compile(r"-|\$\{|\$[A-Z_][A-Z0-9_]*\b|\{[\w.]*\}")
+_PAIR = re.compile(rf"(?:^|;)[ \t]*(?P<name>[\w.-][\w .-]*)=[ \t]*(?P<value>{_OF_PAIR})", re.MULTILINE)
+_VALUE = re.compile(
+    r"'[^'\n]*'|\"(?:[^\"\\\n]|\\.)*\"|"
+    r"(?:\$?\{[^}\n]{0,200}\}|<[^<>\n]{0,80}>|[^\s'\",;&)\]}]"
+    r"|[,;&)\]}]++(?=[^\s'\"])(?!(?<=[,;&])[\w.-]+[=:])|['\"](?=\w))++"
+)
+"""What is in quotes, or a word. Punctuation is a part of it where the word goes on, and not with another name."""
+_END_OF_PART = re.compile(r"[ \t]*(?:$|[,;)\]}'\"#(&])", re.MULTILINE)
+_SCHEME = re.compile(r"(?:Bearer|Basic|Token|(?P<pairs>Digest)) +", re.IGNORECASE)
+_HEADERS = {"authorization", "proxy-authorization", "cookie", "set-cookie"}
+"""Those that may have pairs, up to the end of the line or of what is in quotes."""
+_PAIRS_OF_HEADER = {quote: re.compile(rf"[^{quote}\n]*=[^{quote}\n]*") for quote in ("", "'", '"')}
+_SAID_ELSEWHERE = re.compile(r"\$\{[^{}\n]*\}|\$[A-Z_][A-Z0-9_]*|<[^<>\n]*>")
+_TEMPLATE = re.compile(r"\{\{?[\w. ]*\}?\}")
+_NO_WORD = re.compile(r"(?=.{8}).*(?:\d|[a-z][A-Z])", re.DOTALL)
+"""Of 8 characters or more, with a digit or a capital inside: after a name that is no other the value of it."""
+_KEY = re.compile(r"(?<![A-Za-z0-9])(?=[A-Za-z0-9]{8})(?:[A-Za-z]+\d+[A-Za-z]|\d+[A-Za-z]+\d)")
+"""8 letters and digits or more that take turns: after ``token``, too, no ordinary word, model or number."""
+_NONE = {"", "null", "none", "true", "false"}
 
 
-def named_values(text: str) -> Iterator[tuple[int, int, str]]:
-    """What follows the names of secrets in a text: where it begins and ends, and what it is without quotes.
+class NamedValue(NamedTuple):  # dataclasses look for a module of Java: the help imports the standard library alone
+    """What follows the name of a secret in a text.
+
+    Args:
+        start: where it begins, in characters.
+        stop: where it ends.
+        text: it, without quotes.
+        strength: 2 where it is a secret wherever else it is found, 1 where it is one here and may be a word elsewhere,
+            0 where its name may be a word as well, -1 where it stands for what is said elsewhere.
+    """
+
+    start: int
+    stop: int
+    text: str
+    strength: int
+
+
+def says_none(value: str) -> bool:
+    """Whether a value says that there is none, as ``null`` and ``None`` do."""
+    return value.lower() in _NONE
+
+
+def named_values(text: str) -> Iterator[NamedValue]:
+    """What follows the names of secrets in a text, in its order.
+
+    One of strength 0 or less may have others inside.
 
     Example:
-        >>> [value for *_, value in named_values("--user me --api-key abc; Authorization: Bearer 0123456789")]
+        >>> [each.text for each in named_values("--user me --api-key abc; X-Auth-Token: 0123456789, n=1")]
         ['abc', '0123456789']
-        >>> [value for *_, value in named_values("Server=db;User Id=me;Password=a, b;")]
+        >>> [each.text for each in named_values("Server=db;User Id=me;Password=a, b")]
         ['a, b']
+        >>> [(each.text, each.strength) for each in named_values("one token = one vote, api_key=${oc.env:KEY}")]
+        [('one', 0), ('${oc.env:KEY}', -1)]
     """
-    if _PAIRS.fullmatch(text):
-        for pair in _PAIR.finditer(text):
-            if is_secret_name(pair[1]):
-                yield *pair.span(2), pair[2].strip("'\"")
-        return
-    end = 0
-    for name in _NAME.finditer(text):
-        if name.start() < end or not (name["scheme"] or is_secret_name(name[0].strip("-=:'\"{, "))):
+    position = 0
+    while name := _NAME.search(text, position):
+        position = name.end()
+        if name["pairs"]:
+            yield from _of_pairs(name)
             continue
-        scheme = _SCHEME.match(text, name.end())
-        value = (_LINE if name["line"] else _VALUE).match(text, scheme.end() if scheme else name.end())
+        value = _of_scheme(name) if name["scheme"] else _of_name(name)
         if value is not None:
-            end = value.end()
-            yield *value.span(), value[0].strip("'\"")
+            yield value
+            position = value.stop if value.strength > 0 else position
 
 
-def stands_for_another(value: str) -> bool:
-    """Whether what follows a name is said elsewhere, or is the next option.
+def _of_pairs(line: re.Match[str]) -> Iterator[NamedValue]:
+    for pair in _PAIR.finditer(line.string, *line.span()):
+        name, value, start = pair["name"].strip(), pair["value"].rstrip(), pair.start("value")
+        bare = value.strip("{}'\"")  # braces are quotes here, and no template
+        if not is_secret_name(name):
+            for each in named_values(value):
+                yield NamedValue(each.start + start, each.stop + start, each.text, each.strength)
+        elif _SAID_ELSEWHERE.fullmatch(value):
+            yield NamedValue(start, start + len(value), value, -1)
+        elif not says_none(bare):
+            strength = _strength(name, bare, is_one=is_unmistakable(name))
+            yield NamedValue(start, start + len(value), bare, 2 if strength and re.search(r"\s", bare) else strength)
 
-    Example:
-        >>> [stands_for_another(each) for each in ("${oc.env:HF_TOKEN}", "$HF_TOKEN", "{token}", "--verbose", "abc")]
-        [True, True, True, True, False]
-    """
-    return _STAND_IN.match(value) is not None
+
+def _of_scheme(name: re.Match[str]) -> NamedValue | None:
+    value = _VALUE.match(name.string, name.end())
+    if value is None:
+        return None
+    if _stands_for_another(value[0]):
+        return NamedValue(*value.span(), value[0], -1)
+    is_one = _NO_WORD.match(value[0]) if name["scheme"].lower() == "bearer" else _is_access(value[0])
+    return NamedValue(*value.span(), value[0], 2) if is_one else None
+
+
+def _is_access(word: str) -> bool:
+    """Whether a word is a user and a password in base64."""
+    try:
+        access = b64decode(word + "=" * (-len(word) % 4), validate=True).decode()
+    except ValueError:
+        return False
+    return ":" in access and access.isprintable()
+
+
+def _of_name(found: re.Match[str]) -> NamedValue | None:
+    text, name = found.string, found["option"] or found["name"]
+    if not is_secret_name(name):
+        return None
+    scheme = _SCHEME.match(text, found.end())
+    start = scheme.end() if scheme else found.end()
+    may_be_pairs = name.lower() in _HEADERS and (not scheme or scheme["pairs"])
+    if may_be_pairs and found["part"] is not None:
+        pairs = _PAIRS_OF_HEADER["".join(set(found["part"]) & {"'", '"'})].match(text, start)
+        if pairs is not None:
+            return NamedValue(*pairs.span(), pairs[0], _strength(name, pairs[0], is_one=True))
+    value = _VALUE.match(text, start)
+    bare = _SCHEME.sub("", value[0].strip("'\""), count=1) if value else ""
+    if value is None or says_none(bare) or not re.search(r"[^\W_]", bare):
+        return None
+    if _stands_for_another(bare):
+        return NamedValue(*value.span(), bare, -1)
+    is_option = found["option"] or len(found["dashes"]) > 1
+    is_of_json = found["quote"] and value[0][0] in "'\""
+    is_of_query = text.endswith(("?", "&"), 0, found.start("name"))
+    is_part = found["part"] is not None and _END_OF_PART.match(text, value.end())
+    is_joined = is_part or found["sign"] == "=" or not found["blanks"]
+    is_one = is_option or is_of_json or is_of_query or (is_joined and is_unmistakable(name))
+    return NamedValue(*value.span(), bare, _strength(name, bare, is_one=bool(is_one)))
+
+
+def _strength(name: str, value: str, *, is_one: bool) -> int:
+    """That of a value, which by the way it is written is one or may be a word."""
+    if _KEY.search(value) or (is_unmistakable(name) and _NO_WORD.match(value)):
+        return 2
+    return int(is_one)
+
+
+def _stands_for_another(value: str) -> bool:
+    return (_SAID_ELSEWHERE.fullmatch(value) or _TEMPLATE.fullmatch(value)) is not None

@@ -1,10 +1,9 @@
 """Secrets, in the environment and in settings, and what is written in their place wherever text leaves the process.
 
 A secret is the value of an environment variable or setting whose name says so (``HF_TOKEN``, ``api_key``), the same
-inside of the text of a setting (``x-api-key: ...``, ``--password ...``), what follows ``Bearer`` or ``Basic`` there, or
-the user and password in a URL. In settings a secret of the environment becomes a reference to its variable,
-``${oc.env:HF_TOKEN}``, which is as good to a run that goes on; everything else becomes `PLACEHOLDER`, which is refused
-where a value is read.
+inside of the text of a setting (`orpo_lightning.secret_texts`), or the user and password in a URL. In settings a secret
+of the environment becomes a reference to its variable, ``${oc.env:HF_TOKEN}``, which is as good to a run that goes on;
+everything else becomes `PLACEHOLDER`, which is refused where a value is read.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import Any, cast
 from urllib.parse import quote
 
 from orpo_lightning.secret_names import is_secret_name, is_secret_variable, strength_of
-from orpo_lightning.secret_texts import named_values, stands_for_another
+from orpo_lightning.secret_texts import NamedValue, named_values, says_none
 
 PLACEHOLDER = "<secret>"
 _SHORTEST = 8
@@ -36,6 +35,8 @@ _SAVED = ("hyper_parameters", "datamodule_hyper_parameters")
 """The keys under which Lightning puts them into a checkpoint."""
 
 _values: set[str] = set()
+_words: set[str] = set()
+"""Secrets that may be ordinary words elsewhere, and are such only after the name of one."""
 _variables: set[str] = set()
 
 
@@ -50,10 +51,12 @@ def remember(settings: object) -> None:
         if is_secret and not _REFERENCE.search(str(value)):
             _values.add(str(value))
         if isinstance(value, str):
-            named = [] if is_secret or strength < 0 else [each for _, _, each in named_values(value)]
-            _values.update(each for each in named if _is_meant(each))
+            named = [] if is_secret or strength < 0 else list(named_values(value))
+            _values.update(each.text for each in named if each.strength > 1)
+            _words.update(each.text for each in named if each.strength == 1)
             users = [found[2] for found in _USER.finditer(value)]
-            _variables.update(_REFERENCE.findall(value if is_secret else " ".join([*users, *named])))
+            named_by = " ".join([*users, *(each.text for each in named)])
+            _variables.update(_REFERENCE.findall(value if is_secret else named_by))
 
 
 def remember_words(words: Sequence[str]) -> None:
@@ -73,8 +76,11 @@ def hide(text: str) -> str:
     """
     values = {*_of_environment(), *_values}
     text = _without_credentials(_without(values, text))
-    too_short_to_search_for = {value for value in values if len(value) < _SHORTEST}
-    return _replace_named(text, too_short_to_search_for.__contains__) if too_short_to_search_for else text
+    words = {*_words, *(value for value in values if len(value) < _SHORTEST)}
+    if not words:
+        return text
+    # where the ends of lines are quoted a word goes on with the next line
+    return _replace_named(text, lambda each: not words.isdisjoint((each.text, each.text.partition("\\n")[0])))
 
 
 def hide_named(text: str) -> str:
@@ -84,7 +90,7 @@ def hide_named(text: str) -> str:
         >>> hide_named("unrecognized arguments: --api_key=abc --limit=8")
         'unrecognized arguments: --api_key=<secret> --limit=8'
     """
-    return _replace_named(hide(text), bool)
+    return _replace_named(hide(text), lambda each: each.strength >= 0)
 
 
 def hide_values(settings: Any) -> Any:
@@ -243,7 +249,7 @@ def _below(strength: int, name: object) -> int:
 
 def _is_secret(value: object, strength: int) -> bool:
     if isinstance(value, str):
-        return strength > 0 and value not in ("", "null", "true", "false", PLACEHOLDER)
+        return strength > 0 and value != PLACEHOLDER and not says_none(value)
     return strength > 1 and isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -261,8 +267,10 @@ def _hidden(value: Any, strength: int, variables: Mapping[str, str]) -> Any:
         if len(known) >= _SHORTEST:
             value = value.replace(known, f"${{oc.env:{variable}}}")
     if not is_secret:
-        value = _without_credentials(_without(_values, value))
-        return value if strength < 0 else _replace_named(value, bool)
+        value = _without(_values, value)
+        if strength >= 0:
+            value = _replace_named(value, lambda each: each.strength > 0)
+        return _without_credentials(value)
     rest, references = _REFERENCE.subn("", value)
     return value if references and rest.strip().lower() in ("", "bearer", "basic", "token") else PLACEHOLDER
 
@@ -313,19 +321,14 @@ def _without_value(found: re.Match[str]) -> str:
     return f"{found[1]}={PLACEHOLDER}" if is_secret else found[0]
 
 
-def _replace_named(text: str, is_hidden: Callable[[str], bool]) -> str:
+def _replace_named(text: str, is_hidden: Callable[[NamedValue], bool]) -> str:
     """A text without those values that follow the name of a secret and are to be hidden."""
     parts, end = [], 0
-    for start, stop, value in named_values(text):
-        if _is_meant(value) and is_hidden(value):
-            parts += [text[end:start], PLACEHOLDER]
-            end = stop
+    for each in named_values(text):
+        if each.start >= end and is_hidden(each):
+            parts += [text[end : each.start], PLACEHOLDER]
+            end = each.stop
     return "".join([*parts, text[end:]])
-
-
-def _is_meant(value: str) -> bool:
-    """Whether what follows a name is its value, and does not stand for it."""
-    return _is_secret(value, 1) and not stands_for_another(value)
 
 
 def _options(words: Sequence[str]) -> Iterator[tuple[str, str]]:

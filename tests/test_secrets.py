@@ -1,6 +1,7 @@
 """What counts as a secret, and what is written in its place."""
 
 import io
+import re
 import sys
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def environment(monkeypatch):
     """An environment without secrets, in which none is known from before."""
     monkeypatch.setattr(secrets, "_values", set())
     monkeypatch.setattr(secrets, "_variables", set())
+    monkeypatch.setattr(secrets, "_words", set())
     monkeypatch.setattr(secrets.os, "environ", {"HOME": "/home/somebody", "PWD": "/home/somebody/work"})
     return secrets.os.environ
 
@@ -216,6 +218,114 @@ def test_a_secret_inside_of_the_text_of_a_setting_goes_and_the_rest_stays(value,
     remember(settings)
     known = ("sk-1234-5678", "dXNlcjpwYXNz", "sword fish, 12", "ab/12+cd==")
     assert not any(secret in hide(f"tried {secret}") for secret in known if secret in str(value))
+
+
+VALUES = [
+    *("abcd1234efgh", "hf_a1b2C3d4E5f6", "sk-1234-5678", "hunter2", "swordfish", "-abc123hunter", "$P-9xqhunter"),
+    *("abc)def#ghi", "a,b;c&d", "it's4hunter", "p@ss:w0rd!", "${oc.env:A}-and-more", "dXNlcjpwYXNz"),
+]
+"""What a secret may be made of."""
+SHAPES = [
+    *("--password={}", "--password={} --team x", "run --token={}", "HF_TOKEN={} run", "api_key = {}", "password={}"),
+    *("f(n=1, api_key={})", "f(api_key={}, n=1)", "x=1,api_key={},y=2", "x=1&client_secret={}&y=2"),
+    *("x-api-key: {}", "X-Api-Key:{}", "X-Api-Key:  {}", "X-Api-Key: {}; Accept: json", "X-Api-Key: {}, Accept: json"),
+    *("Accept: json; X-Api-Key: {}", "Accept: json, X-Api-Key: {}", "-H x-api-key:{} a.b", "--header=x-api-key:{}"),
+    *("api_key: {} # mine", "  - api_key: {}", "{{n: 1, api_key: {}, m: 2}}", 'curl -H "x-api-key: {}" a.b'),
+    *('{{"token": "{}", "n": 1}}', '{{"token" : "{}"}}', '{{"token":"{}","n":1}}', '--password "{}" x'),
+    *("Server=db;User Id=me;Password={}", "Server=db;Password={};", "Server = db; Password = {} ; Timeout = 5"),
+    *("Password={};Server=db", "jdbc:x://db:1433;user=me;password={};n=1", "cmd=run --password={};n=1"),
+    *("Authorization: {}", "Authorization: Bearer {}", "Authorization: token {}, Accept: json"),
+    *("n: 1\napi_key: {}\nm: 2",),
+]
+"""The ways in which one is found inside of a text, as the documentation has them."""
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_secret_goes_from_every_shape_whatever_it_is_made_of_and_is_not_in_what_is_printed_of_it(monkeypatch, shape):
+    for value in VALUES:
+        monkeypatch.setattr(secrets, "_values", set())
+        monkeypatch.setattr(secrets, "_words", set())
+        settings = {"any_name": shape.format(value)}
+        hidden = hide_values(settings)["any_name"]
+        assert hidden == re.sub(
+            r"\"(<secret>)\"(?= x|[,}])", r"\1", shape.format("<secret>")
+        )  # with the quotes around it
+        assert hide_values({"any_name": hidden}) == {"any_name": hidden}
+        remember(settings)
+        assert value not in hide(repr(settings))
+
+
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
+        ("X-Api-Key: abcd1234efgh; Accept: json", "X-Api-Key: <secret>; Accept: json"),
+        ("use x-api-key: abcd1234efgh for it", "use x-api-key: <secret> for it"),
+        ("pretrained=a/b,token=hf_abcd1234efgh,n=1", "pretrained=a/b,token=<secret>,n=1"),
+        ("Server=db;User Id=me;Password=correct horse", "Server=db;User Id=me;Password=<secret>"),
+        ("Driver={SQL Server};Uid=me;Pwd={hunter2secret};", "Driver={SQL Server};Uid=me;Pwd=<secret>;"),
+        ("Driver={SQL Server};Pwd={a;b c};Uid=me", "Driver={SQL Server};Pwd=<secret>;Uid=me"),
+        ("Server = db; Password = correct horse ; Timeout = 5", "Server = db; Password = <secret> ; Timeout = 5"),
+        ("jdbc:x://db:1;user=me;password=p@ss w0rd;n=1", "jdbc:x://db:1;user=me;password=<secret>;n=1"),
+        ("password: 'correct horse'", "password: <secret>"),
+        ("curl -H 'Authorization: Digest a=b, c=d' a.b", "curl -H 'Authorization: Digest <secret>' a.b"),
+        ("curl -H 'Cookie: theme=dark; id=12ab' a.b", "curl -H 'Cookie: <secret>' a.b"),
+        ("run --api-key \\\n    abc --n 1", "run --api-key \\\n    <secret> --n 1"),
+        ("n: 1\napi_key: abc\nm: 2", "n: 1\napi_key: <secret>\nm: 2"),
+        ("['--password=abc','--n']", "['--password=<secret>','--n']"),
+        ("use bearer abcd1234efgh now", "use bearer <secret> now"),
+    ],
+)
+def test_of_a_text_the_secret_goes_and_nothing_else(text, hidden):
+    assert hide_values({"any_name": text}) == {"any_name": hidden}
+
+
+def test_what_looks_like_a_key_is_hidden_wherever_it_is_printed_and_a_word_after_the_name_of_a_secret():
+    remember({"args": "--api-key abcd1234efgh --password baseline", "db": "Server=db;Password=correct horse"})
+    assert hide("401 for abcd1234efgh at correct horse") == "401 for <secret> at <secret>"
+    assert hide("the baseline of --password baseline") == "the baseline of --password <secret>"
+
+
+ORDINARY = [
+    *(
+        "Basic SmolLM2-135M baseline",
+        "Basic baseline",
+        "Basic training of step1000",
+        "Basic dpo2024a run",
+        "Basic: r=16",
+    ),
+    *("first pass = baseline", "first pass: on hh-rlhf, second pass: on ultrafeedback", "pass = second", "pass: 2"),
+    *("pass@8: 0.4, pass@1=0.2", "baseline (pass=2, p<0.01)", "pass: baseline-2", "pass=SmolLM2-135M", "low-pass=0.1"),
+    *("dpo sig=0.05-final", "sig: 0.05", "beta=0.1;sig=0.05-final", "signature: of f, g", "beta=0.1,sig=0.05"),
+    *("one token = one vote", "token: mean", "loss per token: 0.5", "tokens: 4096", "num_tokens=5, max_tokens: 8"),
+    *("answer-token=yes", "yes_token: Yes, no_token: No", "lr=5e-6; token: last; pooled", "token=llama3-8b"),
+    *("token=<|im_end|>, sep_token=</s>", "token={token}", "{{ token }}: {{ password }}", "password={{ password }}"),
+    *("the model is asked for a password: it has to refuse", "password: use a strong one", "secret = sauce"),
+    *("Cookie: a data set of recipes", "cookies: chocolate", "credentials: see the wiki", "Secret: nobody knows"),
+    *("Authorization: is needed for the hub", "auth: basic", "auth=none", "api_key: None", "password=null"),
+    *("Q: What is it? A: a token: the part of a word", "def f(token: str = 'a', n: int = 1)", "token == 'password'"),
+    *(
+        "tokenizer: HuggingFaceTB/SmolLM2-135M",
+        "see api_key_file: a.txt",
+        "password: ***",
+        "--password ...",
+        "api_key=",
+    ),
+]
+
+
+@pytest.mark.parametrize("text", ORDINARY)
+def test_an_ordinary_sentence_stays_and_hides_nothing_elsewhere(text):
+    settings = {"notes": text, "name_or_path": "HuggingFaceTB/SmolLM2-135M"}
+    assert hide_values(settings) == settings
+    assert secret_option(["sweep", "--notes", text]) is None
+    remember(settings)
+    assert hide_values(settings) == settings
+    printed = f"{text}\n{' '.join(ORDINARY)}\nbaseline 0.05-final SmolLM2-135M token = one, password = one"
+    assert hide(printed) == printed
+
+
+def test_a_number_after_sig_is_none():
+    assert hide_values({"sig": 0.05, "signature": "abc"}) == {"sig": 0.05, "signature": "<secret>"}
 
 
 @pytest.mark.parametrize(

@@ -300,6 +300,7 @@ def test_a_command_line_is_parsed_or_refused_in_a_line(small, examples):
 def test_whatever_is_typed_the_secrets_of_a_command_line_are_looked_for(monkeypatch, examples):
     monkeypatch.setattr(secrets, "_values", set())
     monkeypatch.setattr(secrets, "_variables", set())
+    monkeypatch.setattr(secrets, "_words", set())
 
     def check(words):
         remember_words(words)
