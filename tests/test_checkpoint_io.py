@@ -202,6 +202,7 @@ SafeCheckpointIO().save_checkpoint({"step": 2, "weights": torch.zeros(100_000)},
 """
 
 
+@pytest.mark.slow
 def test_a_save_that_is_killed_in_the_middle_leaves_the_older_file_whole(tmp_path):
     path, io = tmp_path / "last.ckpt", SafeCheckpointIO()
     io.save_checkpoint(OLDER, path)

@@ -305,6 +305,7 @@ def test_a_fit_keeps_and_prints_none_of_them_and_its_parts_get_all_of_them(place
     assert place.work.joinpath("runs/orpo/checkpoints/last.ckpt").exists()
 
 
+@pytest.mark.slow
 def test_rows_are_shown_as_they_are_whatever_is_said_of_secrets_in_them(place):
     said = ["password: swordfish", "def f(x):\n    token = f(x)", '{"api_key": "abc"} --password abc']
     rows = [{"prompt": f"What is {i}?", "chosen": text, "rejected": "I know."} for i, text in enumerate(said)]

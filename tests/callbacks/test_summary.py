@@ -1,7 +1,6 @@
 """What a fit of the command leaves behind and says at its end."""
 
 import json
-import os
 import re
 import shlex
 import signal
@@ -33,12 +32,9 @@ FEW = ["--trainer.max_epochs=1", "--data.limit=24", "--summary.max_new_tokens=5"
 
 
 @pytest.fixture(scope="module")
-def fitted(tmp_path_factory):
-    """A whole run of the command in a process of its own, with what it printed."""
-    folder = tmp_path_factory.mktemp("fitted")
-    command = [sys.executable, "-m", "orpo_lightning", "fit", "--config", str(CONFIGS / "orpo.yaml"), *QUIET]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=os.environ)
-    assert done.returncode == 0, done.stderr
+def fitted(whole_run):
+    """The folder of a run of the command, and what it printed."""
+    folder, done = whole_run
     return folder / "runs" / "orpo", done.stdout
 
 

@@ -1,8 +1,5 @@
 """An ordinary run prints its own lines alone, and warnings without the path of a source file."""
 
-import os
-import subprocess
-import sys
 import warnings
 
 import pytest
@@ -11,17 +8,10 @@ from orpo_lightning.command_line.quiet import quieten
 
 
 @pytest.fixture(scope="module")
-def ordinary_run(tmp_path_factory):
-    """All that the command prints in a process of its own."""
-    command = [sys.executable, "-m", "orpo_lightning", "fit", "--config=orpo", "--trainer.max_steps=2"]
-    return subprocess.run(
-        [*command, "--trainer.enable_progress_bar=false", "--model.policy.disable_dropout=false"],
-        cwd=tmp_path_factory.mktemp("ordinary"),
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | {"PYTHONWARNINGS": ""},
-    )
+def ordinary_run(whole_run):
+    """All that the command prints."""
+    _, done = whole_run
+    return done
 
 
 def test_to_measure_says_which_weights_are_measured(orpo_lightning, notes, recwarn):

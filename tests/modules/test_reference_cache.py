@@ -107,6 +107,7 @@ def references():
     return [each for each in gc.get_objects() if type(each) is FrozenReference]
 
 
+@pytest.mark.slow
 def test_another_reference_is_loaded_for_the_fill_only(base, tmp_path, work):
     tiny_model("opt", torch.float64, seed=4).save_pretrained(tmp_path / "other")
     other = str(tmp_path / "other")

@@ -100,6 +100,7 @@ def said_of(what, folder):
     return [json.loads((folder / f"said-{rank}.json").read_text()) for rank in (0, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

@@ -108,19 +108,17 @@ IN_PRECISION = {
 CASES = FAST | OTHERS | IN_PRECISION
 OF_DDP = ["LoRA"]
 OTHERS_OF_DDP = ["cached reference", "LoRA and its reference"]
-FIRST_PRECISIONS = ["opt in 32-true"]
 OF_FSDP1 = ["orpo"]
 OTHERS_OF_FSDP1 = [
     *(case for case in CASES if case not in (*OF_FSDP1, *IN_PRECISION, "averaged after each micro-batch")),
     *("opt in 32-true", "llama in 32-true", "LoRA alone on bf16 in 32-true"),
 ]
 """Its products in bf16 are those of GPUs alone."""
-FIRST_LAUNCH = {"fsdp2": [*FAST, *FIRST_PRECISIONS], "ddp": [*OF_DDP, *FIRST_PRECISIONS], "fsdp1": OF_FSDP1}
-"""What the fast suite runs. Tiny products in bf16 take a CPU many times as long as in fp32: it has none of them."""
-OTHER_PRECISIONS = [case for case in IN_PRECISION if case not in FIRST_PRECISIONS]
+FIRST_LAUNCH = {"fsdp2": [*FAST], "ddp": OF_DDP, "fsdp1": OF_FSDP1}
+"""What the fast suite runs."""
 SECOND_LAUNCH = {
-    "fsdp2": [*OTHERS, *OTHER_PRECISIONS],
-    "ddp": [*OTHERS_OF_DDP, *OTHER_PRECISIONS],
+    "fsdp2": [*OTHERS, *IN_PRECISION],
+    "ddp": [*OTHERS_OF_DDP, *IN_PRECISION],
     "fsdp1": OTHERS_OF_FSDP1,
 }
 
@@ -210,16 +208,10 @@ def test_so_they_do_for_every_other_objective_and_reference(folder_of_others, al
         assert_same(found, alone(case) if found.gradients else replace(alone(case), gradients=[]), 1e-10)
 
 
-@pytest.mark.parametrize("strategy", ["fsdp2", "ddp"])
-@pytest.mark.parametrize("case", FIRST_PRECISIONS)
-def test_in_single_precision_losses_and_gradient_norms_are_those_of_one(folder, alone, strategy, case):
-    check_losses_and_norms(folder, alone, strategy, case)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["fsdp2", "ddp"])
-@pytest.mark.parametrize("case", OTHER_PRECISIONS)
-def test_so_they_are_in_every_other_precision(folder_of_others, alone, strategy, case):
+@pytest.mark.parametrize("case", IN_PRECISION)
+def test_in_every_precision_losses_and_gradient_norms_are_those_of_one(folder_of_others, alone, strategy, case):
     check_losses_and_norms(folder_of_others, alone, strategy, case)
 
 
