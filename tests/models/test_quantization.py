@@ -220,7 +220,7 @@ def test_strategies_that_share_weights_out_refuse_it():
     with pytest.raises(ValueError, match=r"shares the weights out.*accepted: trainer\.strategy ddp, or one device"):
         refuse_four_bits(FOUR_BITS)
     with pytest.raises(ValueError, match="shares the weights out"):
-        FSDP1Strategy.build_model(FOUR_BITS, None)
+        FSDP1Strategy().build_model(FOUR_BITS, None)
 
 
 def test_without_the_package_it_says_how_to_get_it(monkeypatch):
