@@ -47,14 +47,16 @@ def check_whole_together(path: Path) -> None:
     among_all, on_machine = place_among_ranks(), place_on_machine()
 
     def look(each: Path) -> str | None:
-        share = among_all if is_sharded(each) else on_machine
-        found = from_all_ranks(fail_together(lambda: damage(each, *share)))
+        def own() -> str | None:
+            return damage(each, *(among_all if is_sharded(each) else on_machine))
+
+        found = from_all_ranks(fail_together(own))
         return next((wrong for wrong in found if wrong is not None), None)
 
     def others() -> list[Path]:
         return from_all_ranks(fail_together(lambda: _others(path)))[0]
 
-    if all(from_all_ranks(path.exists())):
+    if all(from_all_ranks(fail_together(path.exists))):
         _check_whole(path, None, others, look)
 
 

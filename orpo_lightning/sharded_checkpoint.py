@@ -232,28 +232,27 @@ class ShardedCheckpoint:
         return _Weights(self)
 
     def optimizer_state(
-        self, number: int, saved: Mapping[Any, Any], empty_like: Callable[[Any, Tensor], Tensor]
+        self, number: int, saved: Mapping[Any, Any], empty_like: Callable[[Any, str, Tensor], Tensor]
     ) -> dict[Any, Any]:
         """The state of an optimizer, all of it.
 
         Args:
             number: of the optimizer.
             saved: its state in what is plain.
-            empty_like: what to read a tensor into, by the number of the parameter and a tensor of its shape and dtype.
+            empty_like: what to read a tensor into, by the number of the parameter, the name of the tensor in the state,
+                and one of its shape and dtype.
 
         Raises:
             ValueError: it cannot be read.
         """
         into: dict[str, Tensor] = {}
+        prefix = f"{OPTIMIZERS}.{number}."
 
         def take(parameter: Any, name: str, like: Tensor) -> Tensor:
-            into[name] = empty_like(parameter, like)
-            return into[name]
+            into[f"{prefix}{name}"] = empty = empty_like(parameter, name, like)
+            return empty
 
-        state = {
-            parameter: map_tensors(each, partial(take, parameter), f"{OPTIMIZERS}.{number}.{parameter}")
-            for parameter, each in saved.items()
-        }
+        state = {i: map_tensors(each, partial(take, i), f"{i}") for i, each in saved.items()}
         self.load(into)
         return state
 
@@ -266,7 +265,7 @@ class ShardedCheckpoint:
         }
         for number, optimizer in enumerate(checkpoint[OPTIMIZERS]):
             optimizer["state"] = self.optimizer_state(
-                number, optimizer["state"], lambda _, like: torch.empty_like(like, device="cpu")
+                number, optimizer["state"], lambda _, name, like: torch.empty_like(like, device="cpu")
             )
         return checkpoint
 

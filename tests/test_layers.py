@@ -60,7 +60,7 @@ MAY_IMPORT = {
     "data": {"records", "packing", "cache_folder", "models.tokenizer", "whole_file", "one_line", "ranks"},
     "modules": {
         *("records", "packing", "memory", "device_memory", "ranks", "objectives", "metrics", "models"),
-        *("trainer_parts",),
+        *("trainer_parts", "plain_data"),
     },
     "health": {"modules"},
     "testing": {"records", "objectives", "metrics"},

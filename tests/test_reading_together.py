@@ -1,8 +1,10 @@
 """Processes that read one checkpoint hold it against its checksums together, and have it in memory once."""
 
+import errno
 import json
 import sys
 import zipfile
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
@@ -97,6 +99,13 @@ def test_one_that_is_not_there_is_said_to_be_so_by_all(said, how):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("how", HOW)
+def test_where_the_system_lets_one_of_them_not_look_all_say_so(said, how):
+    said_by = [of_rank[f"closed {how}"].partition(": ")[2] for of_rank in said]
+    assert said_by == ["[Errno 13] Permission denied: 'last.ckpt'"] * 2
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="what is mapped is asked of Linux")
 @pytest.mark.parametrize("how", HOW)
 def test_weights_and_moments_lie_in_the_file_and_what_may_be_kept_does_not(said, how):
@@ -129,6 +138,10 @@ def places_of(found, path):
     }
 
 
+def refuse(path):
+    raise PermissionError(errno.EACCES, "Permission denied", path.name)
+
+
 def main(folder: Path) -> None:
     torch.distributed.init_process_group("gloo")
     rank, said, real = place_among_ranks()[0], {}, zipfile.ZipFile.open
@@ -146,6 +159,8 @@ def main(folder: Path) -> None:
             found = reader.load_checkpoint(path)
         said[f"in the file {how}"] = places_of(found, path)
         attempt(said, f"spoilt {how}", partial(reader.load_checkpoint, folder / "spoilt" / "last.ckpt"))
+        with patch.object(Path, "exists", refuse) if rank else nullcontext():
+            attempt(said, f"closed {how}", partial(reader.load_checkpoint, path))
         attempt(said, f"none {how}", partial(reader.load_checkpoint, folder / "none.ckpt"))
     found = readers["whole"].load_checkpoint(folder / "replaced" / "last.ckpt")
     from_all_ranks(None)  # both have read it

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 
@@ -62,6 +63,36 @@ class Factored(_Own):
         for name, mean in means.items():
             state[name] = mean if name not in state else state[name].lerp(mean, 0.1)
         weight.add_(weight.grad * (state["all"] / (state["rows"] * state["columns"])).sqrt(), alpha=-rate)
+
+
+class Gathering(_Own):
+    """Keeps whole means of gradients in each process, and beside the weights how often it has moved one."""
+
+    def _move(self, weight: torch.Tensor, rate: float) -> None:
+        state, of_all = self.state[weight], self.state["all"]
+        gradient = weight.grad.full_tensor() if isinstance(weight, DTensor) else weight.grad
+        of_all["moves"] = of_all.get("moves", 0) + 1
+        mean = state["mean"] = state["mean"].lerp(gradient, 0.1) if state else gradient.clone()
+        assert not isinstance(mean, DTensor)
+        own = distribute_tensor(mean, weight.device_mesh, weight.placements) if isinstance(weight, DTensor) else mean
+        weight.add_(own, alpha=-rate * 0.99 ** of_all["moves"])
+
+
+class OfItsPart(_Own):
+    """Keeps of each gradient the sum of what the process has of it, which is another one in each."""
+
+    def _move(self, weight: torch.Tensor, rate: float) -> None:
+        gradient = weight.grad.to_local() if isinstance(weight, DTensor) else weight.grad
+        self.state[weight]["sum"] = gradient.sum()
+        weight.add_(weight.grad, alpha=-rate)
+
+
+class SharedOfNone(_Own):
+    """Keeps a gradient that is shared out, and says of no weight that it is its own."""
+
+    def _move(self, weight: torch.Tensor, rate: float) -> None:
+        self.state["all"]["gradient"] = weight.grad.clone()
+        weight.add_(weight.grad, alpha=-rate)
 
 
 class OfRows(_Own):

@@ -22,7 +22,7 @@ from orpo_lightning.models.attention.choice import AttentionKernelName
 from orpo_lightning.models.attention.packed import AttentionLayout
 from orpo_lightning.models.attention.varlen import VarlenAttention
 from orpo_lightning.models.kernels import Kernels
-from orpo_lightning.models.layers import decoder_layers
+from orpo_lightning.models.layers import decoder_layers, layers_to_gather
 from orpo_lightning.models.ledger import Ledger
 from orpo_lightning.models.linear_logps import blocks_of
 from orpo_lightning.models.loading import PolicyConfig, load_without_weights
@@ -91,14 +91,14 @@ def footprint_of(step: StepOfModel, batch: PackedBatch) -> Footprint:
         own_reference = _parts_of(reference)
         own, trained = _sizes(net), {name for name, each in net.named_parameters() if each.requires_grad}
         for each in (net, reference) if step.gathered is not None else ():
-            for layer in decoder_layers(each).values() if each is not None else ():
+            for layer in layers_to_gather(each).values() if each is not None else ():
                 _pretend(layer, step.gathered)
         computing = _sizes(net)
         reduced = {
             name: each.numel() * max(each.itemsize, 0 if step.reduced is None else step.reduced.itemsize)
             for name, each in net.named_parameters()
         }
-        layers = list(decoder_layers(net))
+        layers = list(layers_to_gather(net))
         return Footprint(
             weights=_parts(own, layers),
             gathered=_parts(computing, layers),
@@ -154,7 +154,7 @@ def _parts(sizes: dict[str, int], layers: list[str], names: Iterable[str] | None
 
 
 def _parts_of(net: PreTrainedModel | None) -> Parts:
-    return Parts() if net is None else _parts(_sizes(net), list(decoder_layers(net)))
+    return Parts() if net is None else _parts(_sizes(net), list(layers_to_gather(net)))
 
 
 def _optimizer(step: StepOfModel, net: PreTrainedModel) -> tuple[int, int]:

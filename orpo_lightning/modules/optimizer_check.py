@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -20,7 +20,7 @@ _PartOf = Callable[[Tensor], Tensor]
 
 @together
 def check_optimizer(config: OptimizerConfig, strategy: object) -> None:
-    """Have the optimizer step two small weights, whole and shared out; all processes call this.
+    """Have the optimizer step a small matrix and a bias, whole and shared out, and a matrix alone; all call this.
 
     Args:
         config: the optimizer.
@@ -35,32 +35,37 @@ def check_optimizer(config: OptimizerConfig, strategy: object) -> None:
     part_of: _PartOf | None = getattr(strategy, "part_of", None)
     if part_of is None:
         return
+    for names in (("matrix", "bias"), ("matrix",)):  # there are some that take matrices alone, or weights of one kind
+        _check(config, names, part_of, type(strategy).__name__)
+
+
+def _check(config: OptimizerConfig, names: Sequence[str], part_of: _PartOf, strategy: str) -> None:
     try:
-        whole, again = (_moves(config, lambda weight: weight, seed) for seed in (0, 1))
+        whole, again = (_moves(config, names, lambda weight: weight, seed) for seed in (0, 1))
     except Exception:  # what an optimizer says of whole weights it says of all: the run is going to hear of it
         return
     said = f"model.optimizer.algorithm = {config.algorithm!r}"
-    name = type(strategy).__name__
     advice = "accepted: one that takes each number by itself, such as torch.optim.AdamW, or trainer.strategy ddp"
     try:
-        found = _moves(config, part_of)
+        found = _moves(config, names, part_of)
     except Exception as error:  # whatever it is, the model would be loaded in vain
         cause = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
-        raise ValueError(f"{said} cannot step weights that {name} shares out ({cause}); {advice}") from error
+        raise ValueError(f"{said} cannot step weights that {strategy} shares out ({cause}); {advice}") from error
     draws = any(not torch.equal(*pair) for pair in zip(whole, again, strict=True))
     if not draws and any(_differ(_own(part_of(move)), part) for move, part in zip(whole, found, strict=True)):
-        raise ValueError(f"{said} moves weights that {name} shares out otherwise than whole ones; {advice}")
+        raise ValueError(f"{said} moves weights that {strategy} shares out otherwise than whole ones; {advice}")
 
 
-def _moves(config: OptimizerConfig, part_of: _PartOf, seed: int = 0) -> list[Tensor]:
-    """How far a matrix and a bias have been moved by the steps, in this process."""
+def _moves(config: OptimizerConfig, names: Sequence[str], part_of: _PartOf, seed: int = 0) -> list[Tensor]:
+    """How far weights have been moved by the steps, in this process."""
     numbers = torch.Generator().manual_seed(0)
-    shapes = [(2 * place_among_ranks()[1] + 1, 3), (3,)]
+    shape_of = {"matrix": (2 * place_among_ranks()[1] + 1, 3), "bias": (3,)}
+    shapes = [shape_of[name] for name in names]
     weights = [nn.Parameter(part_of(torch.randn(shape, generator=numbers))) for shape in shapes]
     before = [_own(weight).clone() for weight in weights]
     optimizer = build_optimizer(
         replace(config, lr=_RATE),
-        zip(("matrix", "bias"), weights, strict=True),
+        zip(names, weights, strict=True),
         fused=False,
         dim_of=lambda weight: 2 if weight is weights[0] else 1,
     )

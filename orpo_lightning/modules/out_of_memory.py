@@ -19,6 +19,7 @@ from orpo_lightning.device_memory import memory_of
 from orpo_lightning.memory import in_gib
 from orpo_lightning.modules.estimate import Estimate, Remedy, Setup, sharing_of, that_fit, untried
 from orpo_lightning.packing import PackedBatch
+from orpo_lightning.plain_data import map_tensors
 
 _SIGNS = ("can't allocate memory", "not enough memory", "out of memory")
 """In the errors of torch that are of no class of their own."""
@@ -169,11 +170,13 @@ def setup_of(module: Any, batch: PackedBatch) -> Setup:
 def _held(module: Any, device_type: str) -> int:
     """Bytes of what stays from step to step and is on a device now."""
     weights = [*module.parameters(), *module.buffers()]
-    states = [each for optimizer in module.trainer.optimizers for each in optimizer.state.values()]
+    kept: list[Tensor] = []
+    for optimizer in module.trainer.optimizers:
+        map_tensors(dict(optimizer.state), lambda _, tensor: kept.append(tensor))
     tensors = [
         *weights,
         *(each.grad for each in weights if each.is_leaf and each.grad is not None),
-        *(value for state in states for value in state.values() if isinstance(value, Tensor)),
+        *kept,
     ]
     parts = [each.to_local() if hasattr(each, "to_local") else each for each in tensors]
     return sum({id(each): each.numel() * each.itemsize for each in parts if each.device.type == device_type}.values())

@@ -31,10 +31,10 @@ from orpo_lightning.models.building import Model, build_whole, refuse_four_bits
 from orpo_lightning.models.loading import PolicyConfig
 from orpo_lightning.models.logp_model import LogpModel
 from orpo_lightning.plain_data import map_tensors
-from orpo_lightning.ranks import fail_together
+from orpo_lightning.ranks import fail_together, from_all_ranks
 from orpo_lightning.strategies.checkpoints import CheckpointsOfAllRanks, check_weights
 from orpo_lightning.strategies.flat_units import units_of
-from orpo_lightning.strategies.parts import empty_part
+from orpo_lightning.strategies.parts import check_alike, empty_part
 
 
 class FSDP1Strategy(CheckpointsOfAllRanks, FSDPStrategy):
@@ -121,11 +121,12 @@ class FSDP1Strategy(CheckpointsOfAllRanks, FSDPStrategy):
         """The state of an optimizer, by the numbers of the parameters, as of a run in one process.
 
         Raises:
-            ValueError: torch cannot take it apart by weights.
+            ValueError: torch cannot take it apart by weights, or processes keep something else each.
         """
         if isinstance(optimizer, LightningOptimizer):
             optimizer = optimizer.optimizer
         fail_together(partial(_check_flat, optimizer))
+        check_alike(_not_of_parts(optimizer.state_dict()))
         assert self.model is not None
         state: dict[str, Any] = get_optimizer_state_dict(self.model, optimizer, options=self._options)
         numbers = _numbers(state)
@@ -177,7 +178,7 @@ class FSDP1Strategy(CheckpointsOfAllRanks, FSDPStrategy):
     def _state_of(self, number: int, saved: dict[Any, Any], weights: Mapping[Any, Tensor]) -> dict[Any, Any]:
         if self._opened is None:
             return saved
-        return self._opened.optimizer_state(number, saved, lambda i, like: empty_part(like, weights.get(i)))
+        return self._opened.optimizer_state(number, saved, lambda i, _, like: empty_part(like, weights.get(i)))
 
     @property
     def _of_what_is_read(self) -> StateDictOptions:
@@ -198,8 +199,23 @@ class _AsLoaded(FSDPPrecision):
         return module
 
 
+def _not_of_parts(state: dict[str, Any]) -> dict[str, Any]:
+    """Of the state of an optimizer what processes keep that have parts of one weight; some have none of it."""
+    everywhere = set[int].intersection(*from_all_ranks(set(state["state"])))
+    numbers = {
+        i: {key: value for key, value in state["state"][i].items() if not isinstance(value, Tensor) or not value.ndim}
+        for i in sorted(everywhere)
+    }
+    return {**state, "state": numbers}
+
+
 def _check_flat(optimizer: Optimizer) -> None:
     for weight, state in optimizer.state.items():
+        if not isinstance(weight, Tensor):
+            raise ValueError(
+                f"under FSDP1 a checkpoint cannot hold {weight!r} of an optimizer, which is of no weight; accepted: "
+                "what is of one. Or take trainer.strategy fsdp2"
+            )
         dtypes = {each.dtype for each in state.values() if isinstance(each, Tensor) and each.ndim}
         for key, value in state.items():
             shapes: list[torch.Size] = []

@@ -24,7 +24,7 @@ from orpo_lightning.models.sharding import ShardedBuilder, sharded_models
 from orpo_lightning.plain_data import map_tensors
 from orpo_lightning.ranks import together
 from orpo_lightning.strategies.checkpoints import CheckpointsOfAllRanks, check_weights
-from orpo_lightning.strategies.parts import as_written, empty_part, part_of
+from orpo_lightning.strategies.parts import SHARED, as_written, check_alike, empty_part, part_of
 
 StateDictType = Literal["sharded", "full"]
 Synchronization = Literal["step", "micro_batch"]
@@ -128,7 +128,8 @@ class FSDP2Strategy(CheckpointsOfAllRanks, ModelParallelStrategy):
 
     def part_of(self, weight: Tensor) -> Tensor:
         """What this process holds of a weight: some of its rows."""
-        return distribute_tensor(weight, self.device_mesh["data_parallel"], [Shard(0)], src_data_rank=None)
+        part = distribute_tensor(weight, self.device_mesh["data_parallel"], [Shard(0)], src_data_rank=None)
+        return part.cpu() if self.cpu_offload else part
 
     def model_to_device(self) -> None:
         """Move what is not there yet; weights that are kept in the memory of the host stay there."""
@@ -167,14 +168,24 @@ class FSDP2Strategy(CheckpointsOfAllRanks, ModelParallelStrategy):
         return self._gathered(state)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The state of an optimizer, by the numbers of the parameters, as of a run in one process."""
+        """The state of an optimizer, by the numbers of the parameters, as of a run in one process.
+
+        Raises:
+            ValueError: processes keep something else each, or what is shared out in another way than its weight.
+        """
         if isinstance(optimizer, LightningOptimizer):
             optimizer = optimizer.optimizer
         state, weights = optimizer.state_dict(), _weights_of(optimizer)
-        kept = {
-            i: map_tensors(each, partial(as_written, weights[i]), f"state.{i}") for i, each in state["state"].items()
-        }
-        return {**state, "state": self._gathered(kept)}
+        check_alike(state)
+        shared: list[str] = []
+
+        def write(weight: Tensor | None, name: str, value: Tensor) -> Tensor:
+            if isinstance(value, DTensor):
+                shared.append(name)
+            return as_written(weight, name, value)
+
+        kept = {i: map_tensors(each, partial(write, weights.get(i)), f"{i}") for i, each in state["state"].items()}
+        return {**state, "state": self._gathered(kept), SHARED: shared}
 
     def _gathered(self, state: dict[Any, Any]) -> dict[Any, Any]:
         if self.writes_folders:
@@ -205,18 +216,25 @@ class FSDP2Strategy(CheckpointsOfAllRanks, ModelParallelStrategy):
         """Put the states of the optimizers into theirs, in each process those of its part."""
         for number, (optimizer, saved) in enumerate(zip(self.optimizers, checkpoint["optimizer_states"], strict=True)):
             weights = _weights_of(optimizer)
-            optimizer.load_state_dict({**saved, "state": self._state_of(number, saved["state"], weights)})
+            optimizer.load_state_dict({**saved, "state": self._state_of(number, saved, weights)})
         self._opened = None
 
-    def _state_of(self, number: int, saved: Mapping[Any, Any], weights: Mapping[Any, Tensor]) -> dict[Any, Any]:
+    def _state_of(self, number: int, saved: Mapping[str, Any], weights: Mapping[Any, Tensor]) -> dict[Any, Any]:
         """The state of an optimizer, of what is shared out like a weight the part of this process."""
+        shared = set(saved[SHARED]) if SHARED in saved else None  # where it was not, a tensor like a weight is to be
+
+        def like_which(i: Any, name: str) -> Tensor | None:
+            return weights.get(i) if shared is None or name in shared else None
+
         if self._opened is not None:
-            return self._opened.optimizer_state(number, saved, lambda i, like: empty_part(like, weights.get(i)))
+            return self._opened.optimizer_state(
+                number, saved["state"], lambda i, name, like: empty_part(like, like_which(i, name))
+            )
 
-        def part(i: Any, each: Any) -> Any:
-            return map_tensors(each, lambda _, value: part_of(value, weights.get(i)))
+        def part(i: Any, name: str, value: Tensor) -> Tensor:
+            return part_of(value, like_which(i, name))
 
-        return {i: part(i, each) for i, each in saved.items()}
+        return {i: map_tensors(each, partial(part, i), f"{i}") for i, each in saved["state"].items()}
 
 
 def _weights_of(optimizer: Optimizer) -> dict[int, Tensor]:

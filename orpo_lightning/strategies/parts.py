@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distribute_tensor
+from torch.nn import Parameter
+
+from orpo_lightning.ranks import from_all_ranks
+
+SHARED = "shared"
+"""Where the names of those tensors in the state of an optimizer are, beside it, that were shared out."""
 
 
 def part_of(value: Tensor, weight: Tensor | None) -> Tensor:
@@ -40,11 +50,11 @@ def empty_part(like: Tensor, weight: Tensor | None) -> Tensor:
     return torch.empty_like(part, device=weight.device)
 
 
-def as_written(weight: Tensor, name: str, value: Tensor) -> Tensor:
+def as_written(weight: Tensor | None, name: str, value: Tensor) -> Tensor:
     """A tensor of an optimizer's state as :func:`part_of` and :func:`empty_part` give it back; all processes call this.
 
     Args:
-        weight: that it is of.
+        weight: as in :func:`part_of`.
         name: in the state.
         value: what is there.
 
@@ -57,12 +67,53 @@ def as_written(weight: Tensor, name: str, value: Tensor) -> Tensor:
         return value.full_tensor()
     placements = _placements(value.shape, weight)
     if placements is None:
+        beside = "of no weight" if weight is None else f"beside a weight of {tuple(weight.shape)}"
         raise ValueError(
-            f"a checkpoint cannot hold {name} of an optimizer, which is shared out and of shape {tuple(value.shape)} "
-            f"beside a weight of {tuple(weight.shape)}; accepted: a number, or as many dimensions as the weight, each "
-            "of its size or 1 (keepdim=True). Or take trainer.strategy ddp"
+            f"a checkpoint cannot hold state.{name} of an optimizer, which is shared out and of shape "
+            f"{tuple(value.shape)} {beside}; accepted: a number, or as many dimensions as the weight, each of its size "
+            "or 1 (keepdim=True). Or take trainer.strategy ddp"
         )
     return value.redistribute(placements=placements)
+
+
+def check_alike(kept: dict[str, Any]) -> None:
+    """Insist that of what an optimizer keeps all processes have the same, but for what is shared out; all call this.
+
+    A checkpoint holds it once, and all of them go on with that.
+
+    Args:
+        kept: its state and its groups.
+
+    Raises:
+        ValueError: something differs; names it.
+
+    Example:
+        >>> check_alike({"state": {0: {"step": torch.tensor(3.0)}}})
+    """
+    first, *others = from_all_ranks(dict(_told(kept)))
+    for other in others:
+        names = [name for name in {**first, **other} if first.get(name) != other.get(name)]
+        if names:
+            raise ValueError(
+                f"a checkpoint cannot hold {names[0]} of an optimizer, which differs between the processes; accepted: "
+                "what is the same in all of them, or a tensor that is shared out as its weight is (torch.zeros_like)"
+            )
+
+
+def _told(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """What is to be the same in all processes, by its name."""
+    if isinstance(value, DTensor):
+        yield name, f"shared out, {tuple(value.shape)}"
+    elif type(value) in (Tensor, Parameter):
+        content = value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
+        yield name, f"{value.dtype} {tuple(value.shape)} {zlib.crc32(content)}"
+    elif isinstance(value, dict | list | tuple):
+        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _told(each, f"{name}.{key}".removeprefix("."))
+    elif value is None or isinstance(value, bool | int | float | str):
+        yield name, repr(value)
+    else:
+        yield name, str(type(value))  # which no checkpoint holds
 
 
 def _placements(shape: torch.Size, weight: Tensor | None) -> list[Placement] | None:

@@ -250,6 +250,18 @@ def test_layers_that_are_gathered_in_bf16_leave_no_copies_of_their_weights(tmp_p
     assert saved == pytest.approx(gathered.gathered.layers, rel=0.05)
 
 
+def test_a_layer_that_an_adapter_trains_a_copy_of_is_gathered_with_the_embeddings(tmp_path):
+    folder = folder_of(tmp_path, "llama", num_hidden_layers=3)
+    lora = LoraConfig(r=4, modules_to_save=["layers.1"])
+    copied, plain = (
+        footprint_of(step_of(folder, lora=each, gathered=torch.bfloat16), BATCH) for each in (lora, LoraConfig(r=4))
+    )
+    assert copied.gathered.largest == plain.gathered.largest
+    assert copied.gathered.layers == 2 * plain.gathered.largest
+    layer, *_ = tiny_model("llama").model.layers
+    assert copied.gathered.root == plain.gathered.root + 2 * bytes_of(layer.parameters()), "in fp32, and its base's"
+
+
 @pytest.mark.parametrize(
     ("optimizer", "state", "stepping"),
     [

@@ -1,5 +1,7 @@
 """An optimizer that steps weights that are shared out otherwise than whole ones is refused before a model is loaded."""
 
+import re
+
 import pytest
 import torch
 from torch.optim import SGD
@@ -30,6 +32,20 @@ class OfMatrices(SGD):
         super().step()
 
 
+class OfMatricesAlone(SGD):
+    """Takes no bias, as Muon does, and moves each part by its own norm."""
+
+    def __init__(self, params, **options):
+        super().__init__(params, **options)
+        if any(weight.dim() == 1 and len(weight) == 3 for group in self.param_groups for weight in group["params"]):
+            raise ValueError("a bias")
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for weight in group["params"]:
+                weight.data.sub_(weight.grad / weight.grad.norm(), alpha=group["lr"])
+
+
 class Broken(SGD):
     def step(self, closure=None):
         raise RuntimeError("of whole weights too")
@@ -52,6 +68,19 @@ def test_one_that_moves_parts_otherwise_is_refused_by_name():
         ValueError, match=r"'torch\.optim\.Adafactor' moves weights that SecondHalf shares out otherwise"
     ):
         check_optimizer(config("torch.optim.Adafactor"), SecondHalf())
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "words"),
+    [
+        (f"{__name__}.OfMatricesAlone", "moves weights"),
+        ("torch.optim.Muon", "cannot step"),
+        ("torch.optim.LBFGS", "moves weights"),
+    ],
+)
+def test_one_that_takes_matrices_alone_is_refused_by_these(algorithm, words):
+    with pytest.raises(ValueError, match=f"{re.escape(algorithm)}' {words}"):
+        check_optimizer(config(algorithm), SecondHalf())
 
 
 def test_one_that_fails_on_parts_alone_is_refused_with_what_it_says():

@@ -169,6 +169,16 @@ def test_what_is_kept_in_the_host_is_no_room_of_the_device():
     assert out_of_memory._held(module, "meta") == moved
 
 
+def test_what_an_optimizer_keeps_counts_in_whatever_it_is():
+    module, _ = in_a_fit(PolicyConfig(), make_rows(1))
+    weight, before = next(module.parameters()), out_of_memory._held(module, "cpu")
+    optimizer = torch.optim.SGD([weight])
+    optimizer.state[weight] = {"moments": [torch.zeros(5), (torch.zeros(3),)], "step": 3}
+    optimizer.state["all"] = torch.zeros(2)
+    module.trainer.strategy.optimizers = [optimizer]
+    assert out_of_memory._held(module, "cpu") == before + 4 * (5 + 3 + 2)
+
+
 @pytest.mark.parametrize(("memory", "room"), [(Memory(12000, 9000), 9000), (Memory(12000, None), None), (None, None)])
 def test_the_room_is_what_is_free_for_a_process_and_what_it_holds(monkeypatch, memory, room):
     module, _ = in_a_fit(PolicyConfig(), make_rows(1))
