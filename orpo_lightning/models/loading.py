@@ -26,7 +26,7 @@ from orpo_lightning.models.kernels import Kernels
 from orpo_lightning.models.layers import decoder_layers
 from orpo_lightning.models.load_report import check_found, without_report
 from orpo_lightning.models.pretrained import base_of_adapter, resolve
-from orpo_lightning.models.quantization import four_bits
+from orpo_lightning.models.quantization import four_bits, keep_numbers
 from orpo_lightning.ranks import fail_together
 
 Dtype = Literal["float64", "float32", "bfloat16", "float16"]
@@ -347,6 +347,7 @@ def _read_weights(config: PolicyConfig, path: str, parts: DistributedConfig | No
         )
     net, found = loaded
     check_found(config.name_or_path, net, found)
+    keep_numbers(net)
     return cast(PreTrainedModel, net)
 
 

@@ -44,6 +44,20 @@ def is_in_four_bits(layer: nn.Module) -> bool:
     return getattr(getattr(layer, "weight", None), "quant_state", None) is not None
 
 
+def keep_numbers(net: nn.Module) -> None:
+    """Have layers in 4 bits compute with what they were read as, wherever they run.
+
+    On CPUs that multiply in bf16 (AVX512-BF16) bitsandbytes would round the scales of a layer once it runs without a
+    gradient of its input, for good, and take products that have no gradients.
+
+    Args:
+        net: the model.
+    """
+    for layer in net.modules():
+        if is_in_four_bits(layer):
+            cast(Any, layer).support_avx512bf16_for_cpu = False
+
+
 def dequantized(layer: nn.Module, dtype: torch.dtype) -> nn.Linear:
     """An ordinary layer on the CPU with the numbers that one in 4 bits stands for; that one is not changed.
 

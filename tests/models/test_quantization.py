@@ -19,6 +19,7 @@ from orpo_lightning.models.export import write_adapter, write_model
 from orpo_lightning.models.identity import check_base, fingerprint_of_base
 from orpo_lightning.models.loading import PolicyConfig, load_causal_lm
 from orpo_lightning.models.pretrained import resolve
+from orpo_lightning.models.quantization import dequantized, is_in_four_bits
 from orpo_lightning.models.reference import reference_mode
 from orpo_lightning.models.tiny import tiny_model
 from orpo_lightning.models.tokenizer import load_tokenizer
@@ -57,6 +58,18 @@ def test_the_linear_layers_take_an_eighth_of_fp32_and_the_model_is_nearly_the_sa
         wanted, found = (torch.log_softmax(net.eval()(ids).logits, -1) for net in (whole, small))
     assert 0 < (found - wanted).abs().max() < 0.2
     assert ModelSize.of(small) == ModelSize.of(whole)
+
+
+def test_a_cpu_that_multiplies_in_bf16_leaves_the_numbers_as_they_were_read(monkeypatch):
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
+    net = load_causal_lm(FOUR_BITS).eval()
+    layers = [each for each in net.modules() if isinstance(each, torch.nn.Linear) and is_in_four_bits(each)]
+    assert layers
+    before = [dequantized(each, torch.float32).weight for each in layers]
+    with torch.no_grad():
+        net(torch.arange(3, 35)[None])
+    for layer, weight in zip(layers, before, strict=True):
+        assert torch.equal(dequantized(layer, torch.float32).weight, weight)
 
 
 def test_the_policy_without_its_adapter_is_the_reference(trained):
