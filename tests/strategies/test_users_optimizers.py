@@ -142,6 +142,7 @@ def test_its_model_can_be_taken_away(folder, optimizer, kind):
         ),
         ("Adafactor under FSDP1", "'torch.optim.Adafactor' moves weights that FSDP1Strategy shares out otherwise than"),
         ("Rprop", "'torch.optim.Rprop' cannot step weights that FSDP2Strategy shares out (aten."),
+        ("LBFGS", "'torch.optim.LBFGS' cannot step weights that FSDP2Strategy shares out (Cannot flatten"),
         ("Adafactor", "'torch.optim.Adafactor' cannot step weights that FSDP2Strategy shares out (aten."),
     ],
 )
@@ -164,7 +165,7 @@ def main(folder: Path) -> None:
         place, together = folder / optimizer / "alone", {"devices": 2, "strategy": FSDP2Strategy()}
         keep(train(folder, optimizer, ckpt_path=place / "step=3.ckpt", **together), place, "rest")
     said = {}
-    for name in ("OfRows", "OfItsPart", "SharedOfNone", "Adafactor", "Rprop"):
+    for name in ("OfRows", "OfItsPart", "SharedOfNone", "Adafactor", "LBFGS", "Rprop"):
         attempt(said, name, partial(fail, folder, name, FSDP2Strategy()))
     with fsdp1_on_cpus():
         for name in (*OPTIMIZERS, "OfItsPart", "Adafactor"):
