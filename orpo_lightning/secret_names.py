@@ -88,7 +88,7 @@ def strength_of(name: str) -> int:
         >>> [strength_of(name) for name in ("password", "api_key", "notes", "system_prompt", "auth_template")]
         [2, 1, 0, -1, 0]
     """
-    words = _words_of(name.rpartition(".")[2])
+    words = words_of(name.rpartition(".")[2])
     if words and words[-1] in _TEXTS:
         return -1 if _is_told(words) else 0
     if words[-1:] == ["value"]:
@@ -110,7 +110,7 @@ def is_unmistakable(name: str) -> bool:
         >>> [is_unmistakable(name) for name in ("api_key", "hub_token", "password", "token", "answer_token", "pass")]
         [True, True, True, False, False, False]
     """
-    *before, last = [word for word in _words_of(name.rpartition(".")[2]) if word != "value"] or [""]
+    *before, last = [word for word in words_of(name.rpartition(".")[2]) if word != "value"] or [""]
     if last in ("sig", "token", "tokens"):
         return bool(_HOLDERS & set(before))
     return is_secret_name(name) and (bool(before) or last not in _ORDINARY)
@@ -124,13 +124,19 @@ def is_secret_variable(name: str) -> bool:
         >>> [is_secret_variable(name) for name in ("HF_TOKEN", "PGPASSWORD", "SSL_KEY_FILE", "MAX_TOKENS")]
         [True, True, False, False]
     """
-    words = _words_of(name.upper())
+    words = words_of(name.upper())
     if _is_about(words) or words == ["pwd"]:  # the latter is the folder that a shell is in
         return False
     return _VARIABLE.search(name.upper()) is not None or is_secret_name(name.upper())
 
 
-def _words_of(name: str) -> list[str]:
+def words_of(name: str) -> list[str]:
+    """The words of a name, as their case and what is between them tell.
+
+    Example:
+        >>> words_of("smtp_pass"), words_of("AutoModelForCausalLM")
+        (['smtp', 'pass'], ['auto', 'model', 'for', 'causal', 'lm'])
+    """
     return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)]
 
 

@@ -1,11 +1,15 @@
 """What counts as a secret, and what is written in its place."""
 
 import io
+import random
 import re
+import string
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import transformers
 import yaml
 
 from orpo_lightning import secrets
@@ -322,6 +326,260 @@ def test_an_ordinary_sentence_stays_and_hides_nothing_elsewhere(text):
     assert hide_values(settings) == settings
     printed = f"{text}\n{' '.join(ORDINARY)}\nbaseline 0.05-final SmolLM2-135M token = one, password = one"
     assert hide(printed) == printed
+
+
+LETTERS, DIGITS = "abcdefghijklmnopqrstuvwxyz", "0123456789"
+ISSUED = [
+    *(
+        f"hf_{LETTERS}abcdefgh",
+        f"ghp_{LETTERS}0123456789",
+        f"gho_{DIGITS}{LETTERS}",
+        f"ghs_{LETTERS.upper()}0123456789",
+    ),
+    *(
+        f"github_pat_11ABCDEFG0{LETTERS[:12]}_{LETTERS}{DIGITS}",
+        "glpat-aB3_xY-z9QwErT_yUiOp",
+        "nvapi-a_B-c3_d-e5_F-g7_h-I9",
+    ),
+    *(
+        f"sk-{LETTERS}123456",
+        f"sk-proj-a1_{LETTERS}0123-x",
+        f"sk-ant-api03-{DIGITS}{LETTERS}-AA",
+        f"sk-or-v1-{'0a1b' * 16}",
+    ),
+    *(f"sk_live_{DIGITS}{LETTERS}", f"rk_test_{LETTERS}{DIGITS}", f"npm_{LETTERS}0123456789", f"gsk_{LETTERS}{DIGITS}"),
+    *(f"xoxb-123456789012-1234567890123-{LETTERS[:24].title()}", f"xapp-1-A01-1234567890123-{'ab12' * 16}"),
+    *(
+        "AKIAIOSFODNN7EXAMPLE",
+        "ASIAIOSFODNNEXAMPLEX",
+        "AIzaSyA-b_C-d_E-f_G-h_I-j_K-l_M-n_O-p_Q",
+        f"r8_{LETTERS}{DIGITS}",
+    ),
+    *(
+        f"pypi-AgEIcHlwaS5vcmc{LETTERS}0",
+        f"local-{'0a1b2' * 8}",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl-_x",
+    ),
+]
+"""Made up, in the forms in which services hand them out."""
+PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIEow+/\nIBAAKC==\n-----END RSA PRIVATE KEY-----"
+
+
+@pytest.mark.parametrize("key", [*ISSUED, PEM])
+@pytest.mark.parametrize("shape", ["{}", "use {} here", "token={}", "token: {}", "secret = '{}'", "a,{};b", "x=1\\n{}"])
+def test_a_key_in_the_form_of_its_service_is_one_wherever_it_is(key, shape):
+    settings = {"notes": shape.format(key)}
+    hidden = hide_values(settings)["notes"]
+    assert hidden.replace("'", "") == shape.replace("'", "").format("<secret>")
+    assert hide_values({"notes": hidden}) == {"notes": hidden}
+    remember(settings)
+    assert hide(f"401 for {key}") == "401 for <secret>"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("sk-learn", "hf_home", "hf_transfer", "hf_hub_download", "pypi-simple", "npm_config", "npm_config_registry"),
+        *("sk-followed-by-words-that-go-on-and-on", "sk-internationalization", "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"),
+        *("local-20240101120000", "local-experiment-on-ultrafeedback", "r8_run_of_2024", "AIza", "eyJ.is.none", "ghp_"),
+        *(
+            "gsk_baseline_2024_01_01_12_00_00",
+            "ASIA-PACIFIC",
+            "xoxb-tokens of Slack",
+            "pk_live_is_public",
+            "task-1",
+            "hf_2024",
+        ),
+        *(
+            "AKIA and ASIA",
+            "risk-12345678901234567890",
+            "-----BEGIN PUBLIC KEY-----",
+            "npm_lifecycle_event_of_a_script",
+        ),
+        *("sk-12345678901234567890", "token=hf_home", "secret: sk-learn", "npm_package_devDependencies_prettier"),
+    ],
+)
+def test_what_only_begins_as_such_a_key_stays(text):
+    assert hide_values({"notes": text}) == {"notes": text}
+
+
+def drawn(letters, count=2_000, length=20):
+    chosen = random.Random(0)
+    return ["".join(chosen.choices(letters, k=length)) for _ in range(count)]
+
+
+def share_hidden(values):
+    texts = [f"token={value}" for value in values]
+    return sum(hide_values({"notes": text})["notes"] != text for text in texts) / len(texts)
+
+
+@pytest.mark.parametrize(
+    ("letters", "share"),
+    [(string.ascii_letters, 0.99), (string.ascii_lowercase, 0.94), (string.ascii_uppercase, 0.94)],
+)
+def test_letters_that_were_drawn_are_a_key_but_for_a_few(letters, share):
+    assert share_hidden(drawn(letters)) > share
+    assert share_hidden(drawn(letters, length=40)) > 0.98
+
+
+def test_names_of_many_words_are_none_but_for_a_few():
+    names = {letters for name in dir(transformers) for letters in re.findall("[A-Za-z]{20,}", name)}
+    assert len(names) > 500
+    assert share_hidden(sorted(names)) < 0.04
+
+
+def test_letters_that_were_drawn_are_found_elsewhere_and_in_a_sentence():
+    for text in ("token=aBcDeFgHiJkLmNoPqRsTuVwX", "use api_key: {} now", "call with Bearer {} now", "Secret: {}"):
+        key = "aBcDeFgHiJkLmNoPqRsTuVwX" if "{}" not in text else drawn(string.ascii_lowercase, 1)[0]
+        settings = {"notes": text.format(key)}
+        assert key not in hide_values(settings)["notes"]
+        remember(settings)
+        assert hide(f"401 for {key}") == "401 for <secret>"
+
+
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
+        ("Authorization: ApiKey swordfish", "Authorization: ApiKey <secret>"),
+        ("Authorization: Key swordfish # mine", "Authorization: Key <secret> # mine"),
+        ("authorization: api-key swordfish", "authorization: api-key <secret>"),
+        ("X-Authorization: ApiKey swordfish", "X-Authorization: ApiKey <secret>"),
+        ("a: 1\r\nAuthorization: ApiKey swordfish\r\nb: 2", "a: 1\r\nAuthorization: ApiKey <secret>\r\nb: 2"),
+        ("Authorization: token swordfish", "Authorization: token <secret>"),
+        ("Authorization: SSWS swordfish; Accept: json", "Authorization: SSWS <secret>; Accept: json"),
+        ("Authorization: custom abcd1234efgh", "Authorization: custom <secret>"),
+        ("Authorization: AWS4-HMAC-SHA256 Credential=AK/x, Signature=0a1b", "Authorization: <secret>"),
+        ("Authorization: Negotiate YII+/12ab==", "Authorization: <secret>"),
+        ("Authorization: Negotiate YII+/12ab", "Authorization: Negotiate <secret>"),
+        ("curl -H 'Authorization: ApiKey swordfish' a.b", "curl -H 'Authorization: ApiKey <secret>' a.b"),
+        ("headers=Authorization: ApiKey swordfish", "headers=Authorization: ApiKey <secret>"),
+        ("headers=Authorization: Bearer swordfish", "headers=Authorization: Bearer <secret>"),
+        ("--header=Authorization: ApiKey swordfish", "--header=Authorization: ApiKey <secret>"),
+        ('{"Authorization": "ApiKey swordfish"}', '{"Authorization": <secret>}'),
+        ("{'Authorization': 'ApiKey swordfish'}", "{'Authorization': <secret>}"),
+        ("{Authorization: ApiKey swordfish, n: 1}", "{Authorization: ApiKey <secret>, n: 1}"),
+        ("a: 1\nAuthorization: ApiKey swordfish\nb: 2", "a: 1\nAuthorization: ApiKey <secret>\nb: 2"),
+        ("a: 1\\nAuthorization: ApiKey swordfish", "a: 1\\nAuthorization: ApiKey <secret>"),
+    ],
+)
+def test_after_the_header_of_an_access_any_scheme_has_a_secret(text, hidden):
+    assert hide_values({"notes": text}) == {"notes": hidden}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("authorization: ask the owner first", "Authorization: is needed", "Authorization: Ask the owner first"),
+        *(
+            "Authorization: for SmolLM2-135M",
+            "authorization: not needed for SmolLM2-135M",
+            "a header=Authorization: is it",
+        ),
+        *("Authorization: ApiKey ${oc.env:KEY}", "curl -H 'Authorization: ApiKey $KEY'", "Authorization: ApiKey {key}"),
+    ],
+)
+def test_a_sentence_about_access_stays(text):
+    assert hide_values({"notes": text}) == {"notes": text}
+
+
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
+        ("export HF_TOKEN=swordfish", "export HF_TOKEN=<secret>"),
+        ("HF_TOKEN: swordfish", "HF_TOKEN: <secret>"),
+        ("a: 1\r\napi_key: swordfish\r\nb: 2", "a: 1\r\napi_key: <secret>\r\nb: 2"),
+        ("token=abcdefghij0123456789", "token=<secret>"),
+        ("token=01234567890123456abc", "token=<secret>"),
+        ('$env:HF_TOKEN="swordfish"', "$env:HF_TOKEN=<secret>"),
+        ("a: 1\nexport HF_TOKEN='sword fish'\nb: 2", "a: 1\nexport HF_TOKEN=<secret>\nb: 2"),
+        ("docker run -e HF_TOKEN=swordfish x", "docker run -e HF_TOKEN=<secret> x"),
+        ("os.environ['HF_TOKEN'] = 'swordfish'", "os.environ['HF_TOKEN'] = <secret>"),
+        ('headers["Authorization"] = "Bearer sword fish"', 'headers["Authorization"] = <secret>'),
+        ("api_key => 'swordfish'", "api_key => <secret>"),
+        ('"token" => "swordfish"', '"token" => <secret>'),
+        (r'curl -d "{\"api_key\": \"sword fish\", \"n\": 1}"', r'curl -d "{\"api_key\": <secret>, \"n\": 1}"'),
+        ('curl --header "X-Api-Key: swordfish" a.b', 'curl --header "X-Api-Key: <secret>" a.b'),
+        ("curl -u me:swordfish a.b", "curl -u me:<secret> a.b"),
+        ("curl -s --user 'me:sword fish' a.b", "curl -s --user 'me:<secret>' a.b"),
+        ("curl a.b \\\n  --proxy-user=me:swordfish", "curl a.b \\\n  --proxy-user=me:<secret>"),
+    ],
+)
+def test_commands_and_lines_of_code_lose_theirs(text, hidden):
+    assert hide_values({"notes": text}) == {"notes": hidden}
+    assert hide_values({"notes": hidden}) == {"notes": hidden}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("git push -u origin:main", "docker run -u 1000:1000 x", "docker run --user me:staff x", "curl -u me a.b"),
+        *("curl -u me:$PW a.b", "curl -u $USER:${PW} a.b", "curl a.b; run -u a:b", "curl a.b | sort -u a:b"),
+        *("os.environ['HF_HOME'] = 'a'", "if a['token'] == 'b'", "n => 'a'", "token => token + 1", "curl -u me: a.b"),
+        r'"{\"pad_token\": \"<pad>\"}"',
+    ],
+)
+def test_commands_and_lines_of_code_without_any_stay(text):
+    assert hide_values({"notes": text}) == {"notes": text}
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        *(
+            "a",
+            "A",
+            "aB",
+            "-",
+            "- ",
+            " ",
+            "=",
+            "'",
+            '"',
+            "\\",
+            '\\"',
+            ",",
+            ";",
+            "a=;",
+            "token= ",
+            "token: ",
+            "--token ",
+            "a-",
+        ),
+        *(
+            "sk-",
+            "hf_a",
+            "-eyJ",
+            "eyJ-a.",
+            "xoxb-1",
+            "AKIA",
+            "-----BEGIN PRIVATE KEY-----",
+            "Authorization: A ",
+            ",Cookie: a",
+        ),
+        *(
+            "-u ",
+            "curl ",
+            "curl -u ",
+            "curl -u a:",
+            "Bearer ",
+            "Basic a",
+            "{",
+            "[",
+            "<",
+            "${",
+            "a['",
+            "\\n",
+            "a=b;",
+            "Cookie: a=b;",
+        ),
+    ],
+)
+def test_a_long_text_takes_no_time_to_speak_of(part):
+    text = part * (100_000 // len(part))
+    begun = time.process_time()
+    for whole in (text, f"token={text}", f"Authorization: {text}"):
+        hide_values({"notes": whole})
+    assert time.process_time() - begun < 5
 
 
 def test_a_number_after_sig_is_none():
