@@ -76,6 +76,7 @@ class RunStart:
         """Let others write there; a folder goes again where a fit ended before it had measured anything."""
         if self.lock is None:
             return
+        os.environ.pop(_FOR_OTHER_RANKS, None)  # whatever this process starts from now on is no part of the run
         there = {path.name for path in self.folder.iterdir()} if self.folder.is_dir() else set()
         in_vain = {_LOCK, CONFIG_FILE, DATA_REPORT_FILE, RECORD_FILE} if self.is_new else {_LOCK}
         is_empty = _LOCK in there and there <= in_vain

@@ -249,7 +249,8 @@ def _slow(case: Any) -> Any:
 def environment_with_tests() -> dict[str, str]:
     """The environment of a process that imports from the folder of the tests."""
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    return {**os.environ, "PYTHONPATH": path}
+    known = {name: value for name, value in os.environ.items() if name != "ORPO_LIGHTNING_RUN"}  # of another run
+    return {**known, "PYTHONPATH": path}
 
 
 def run_on_two_ranks(script: str, folder: Path, **environment: str) -> None:

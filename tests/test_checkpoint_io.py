@@ -239,7 +239,7 @@ def test_a_full_disk_leaves_the_older_file_whole_and_says_what_is_needed(tmp_pat
     io.save_checkpoint(OLDER, path)
     done = subprocess.run([sys.executable, "-c", FULL, str(path)], capture_output=True, text=True, check=False)
     sentence = done.stderr.splitlines()[-1]
-    assert sentence.startswith(f"OSError: {path} cannot be written: File too large; it needs 0.4 MB, free are ")
+    assert sentence.startswith(f"OSError: {path} cannot be written: File too large; it needs 0.4 MB. ")
     assert sentence.endswith(
         "What was there before is as it was: allow files of that size (ulimit -f, or another file system), then go on "
         "with --ckpt_path last"

@@ -211,6 +211,8 @@ def test_other_ranks_take_what_the_first_has_found(tmp_path, said, monkeypatch):
     assert (other.folder, other.checkpoint, other.lock) == (tmp_path / "a-2", None, None)
     first.end()
     second.end()
+    # whatever is started from this process later is a run of its own
+    assert start_of_other_rank(tmp_path / "b", None).folder == tmp_path / "b"
 
 
 # `last`

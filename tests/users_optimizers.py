@@ -66,12 +66,14 @@ class Factored(_Own):
 
 
 class Gathering(_Own):
-    """Keeps whole means of gradients in each process, and beside the weights how often it has moved one."""
+    """Keeps whole means of gradients in each process, and beside the weights how often it has moved any, twice."""
 
     def _move(self, weight: torch.Tensor, rate: float) -> None:
         state, of_all = self.state[weight], self.state["all"]
         gradient = weight.grad.full_tensor() if isinstance(weight, DTensor) else weight.grad
         of_all["moves"] = of_all.get("moves", 0) + 1
+        of_all["steps"] = of_all.get("steps", torch.zeros(2)) + 1
+        assert of_all["steps"].tolist() == [of_all["moves"]] * 2
         mean = state["mean"] = state["mean"].lerp(gradient, 0.1) if state else gradient.clone()
         assert not isinstance(mean, DTensor)
         own = distribute_tensor(mean, weight.device_mesh, weight.placements) if isinstance(weight, DTensor) else mean

@@ -305,7 +305,7 @@ def _followed(policy: LogpModel, ledger: Ledger) -> Iterator[None]:
 
     decoder = cast(nn.Module, policy.net.get_decoder())
     handles.append(decoder.register_forward_hook(leave_decoder))
-    of_layers = {id(each) for layer in layers for each in layer.parameters()}
+    of_layers = {id(each) for layer in layers_to_gather(policy.net).values() for each in layer.parameters()}
 
     def added_up(weight: Tensor) -> None:
         assert weight.grad is not None

@@ -172,7 +172,8 @@ def _held(module: Any, device_type: str) -> int:
     weights = [*module.parameters(), *module.buffers()]
     kept: list[Tensor] = []
     for optimizer in module.trainer.optimizers:
-        map_tensors(dict(optimizer.state), lambda _, tensor: kept.append(tensor))
+        for state in optimizer.state.values():
+            map_tensors(state, lambda _, tensor: kept.append(tensor))
     tensors = [
         *weights,
         *(each.grad for each in weights if each.is_leaf and each.grad is not None),

@@ -34,7 +34,7 @@ from orpo_lightning.plain_data import map_tensors
 from orpo_lightning.ranks import fail_together, from_all_ranks
 from orpo_lightning.strategies.checkpoints import CheckpointsOfAllRanks, check_weights
 from orpo_lightning.strategies.flat_units import units_of
-from orpo_lightning.strategies.parts import check_alike, empty_part
+from orpo_lightning.strategies.parts import check_alike, empty_part, weights_of
 
 
 class FSDP1Strategy(CheckpointsOfAllRanks, FSDPStrategy):
@@ -86,7 +86,7 @@ class FSDP1Strategy(CheckpointsOfAllRanks, FSDPStrategy):
         nets = [each.net for each in model.modules() if isinstance(each, LogpModel)]
         units = {unit for net in nets for unit in units_of(net)}
         self.kwargs.setdefault("auto_wrap_policy", CustomPolicy(units.__contains__))
-        self._dimensions: dict[Tensor, int] = {weight: weight.dim() for weight in model.parameters()}
+        self._shapes: dict[Tensor, torch.Size] = {weight: weight.shape for weight in model.parameters()}
         # an adapter in each layer, of which the page tells what it takes
         warnings.filterwarnings("ignore", r"(?s).* has both parameters with requires_grad=True and False")
         return super()._setup_model(model)
@@ -97,7 +97,7 @@ class FSDP1Strategy(CheckpointsOfAllRanks, FSDPStrategy):
 
     def dim_of(self, weight: Tensor) -> int:
         """The dimensions that a weight had before its part became flat: which of them decay is told by these."""
-        return self._dimensions[weight]
+        return len(self._shapes[weight])
 
     @contextmanager
     def block_backward_sync(self) -> Generator[None]:
@@ -125,8 +125,9 @@ class FSDP1Strategy(CheckpointsOfAllRanks, FSDPStrategy):
         """
         if isinstance(optimizer, LightningOptimizer):
             optimizer = optimizer.optimizer
-        fail_together(partial(_check_flat, optimizer))
-        check_alike(_not_of_parts(optimizer.state_dict()))
+        shapes = {i: weight.shape for i, weight in weights_of(optimizer).items()}
+        fail_together(lambda: _check_flat(optimizer.state_dict()["state"], shapes, "a checkpoint cannot hold"))
+        check_alike(_but_parts(optimizer))
         assert self.model is not None
         state: dict[str, Any] = get_optimizer_state_dict(self.model, optimizer, options=self._options)
         numbers = _numbers(state)
@@ -160,10 +161,16 @@ class FSDP1Strategy(CheckpointsOfAllRanks, FSDPStrategy):
         set_model_state_dict(self.model, weights, options=self._of_what_is_read)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Put the states of the optimizers into theirs, in each process those of its part."""
+        """Put the states of the optimizers into theirs, in each process those of its part.
+
+        Raises:
+            ValueError: torch cannot put one of them together by weights.
+        """
         assert self.model is not None
         own: dict[str, Any] = get_model_state_dict(self.model)
         for number, (optimizer, saved) in enumerate(zip(self.optimizers, checkpoint["optimizer_states"], strict=True)):
+            shapes = {i: self._shapes[weight] for i, weight in weights_of(optimizer).items()}
+            _check_flat(saved["state"], shapes, "a run cannot go on with")
             names = {i: name for name, i in _numbers(get_optimizer_state_dict(self.model, optimizer)).items()}
             weights = {i: own[name] for i, name in names.items()}
             found = fail_together(partial(self._state_of, number, saved["state"], weights))
@@ -199,9 +206,11 @@ class _AsLoaded(FSDPPrecision):
         return module
 
 
-def _not_of_parts(state: dict[str, Any]) -> dict[str, Any]:
-    """Of the state of an optimizer what processes keep that have parts of one weight; some have none of it."""
-    everywhere = set[int].intersection(*from_all_ranks(set(state["state"])))
+def _but_parts(optimizer: Optimizer) -> dict[str, Any]:
+    """What an optimizer keeps beside parts of weights; of a weight only where each process has a part of it."""
+    state = optimizer.state_dict()
+    own = {i for i, weight in weights_of(optimizer).items() if weight.numel() and i in state["state"]}
+    everywhere = own.intersection(*from_all_ranks(own))
     numbers = {
         i: {key: value for key, value in state["state"][i].items() if not isinstance(value, Tensor) or not value.ndim}
         for i in sorted(everywhere)
@@ -209,22 +218,23 @@ def _not_of_parts(state: dict[str, Any]) -> dict[str, Any]:
     return {**state, "state": numbers}
 
 
-def _check_flat(optimizer: Optimizer) -> None:
-    for weight, state in optimizer.state.items():
-        if not isinstance(weight, Tensor):
+def _check_flat(kept: Mapping[Any, Any], shapes: Mapping[Any, torch.Size], act: str) -> None:
+    """Insist that torch can take the state of an optimizer apart by weights, or put it together."""
+    for of, state in kept.items():
+        if of not in shapes:
             raise ValueError(
-                f"under FSDP1 a checkpoint cannot hold {weight!r} of an optimizer, which is of no weight; accepted: "
-                "what is of one. Or take trainer.strategy fsdp2"
+                f"under FSDP1 {act} {of!r} of an optimizer, which is of no weight; accepted: what is of one. Or take "
+                "trainer.strategy fsdp2"
             )
         dtypes = {each.dtype for each in state.values() if isinstance(each, Tensor) and each.ndim}
         for key, value in state.items():
-            shapes: list[torch.Size] = []
-            map_tensors(value, lambda _, tensor: shapes.append(tensor.shape))  # noqa: B023  # it is called here
-            is_flat = isinstance(value, Tensor) and value.shape in (weight.shape, ())
-            if (shapes and not is_flat) or len(dtypes) > 1:
+            found: list[torch.Size] = []
+            map_tensors(value, lambda _, tensor: found.append(tensor.shape))  # noqa: B023  # it is called here
+            is_flat = isinstance(value, Tensor) and value.shape in (shapes[of], ())
+            if (found and not is_flat) or len(dtypes) > 1:
                 raise ValueError(
-                    f"under FSDP1 a checkpoint cannot hold {key} of an optimizer; accepted: tensors of the size of "
-                    "their weight and of one dtype, numbers and text. Or take trainer.strategy fsdp2"
+                    f"under FSDP1 {act} {key} of an optimizer; accepted: tensors of the size of their weight and of "
+                    "one dtype, numbers and text. Or take trainer.strategy fsdp2"
                 )
 
 

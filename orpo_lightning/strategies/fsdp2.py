@@ -24,7 +24,7 @@ from orpo_lightning.models.sharding import ShardedBuilder, sharded_models
 from orpo_lightning.plain_data import map_tensors
 from orpo_lightning.ranks import together
 from orpo_lightning.strategies.checkpoints import CheckpointsOfAllRanks, check_weights
-from orpo_lightning.strategies.parts import SHARED, as_written, check_alike, empty_part, part_of
+from orpo_lightning.strategies.parts import SHARED, as_written, check_alike, empty_part, part_of, weights_of
 
 StateDictType = Literal["sharded", "full"]
 Synchronization = Literal["step", "micro_batch"]
@@ -175,7 +175,7 @@ class FSDP2Strategy(CheckpointsOfAllRanks, ModelParallelStrategy):
         """
         if isinstance(optimizer, LightningOptimizer):
             optimizer = optimizer.optimizer
-        state, weights = optimizer.state_dict(), _weights_of(optimizer)
+        state, weights = optimizer.state_dict(), weights_of(optimizer)
         check_alike(state)
         shared: list[str] = []
 
@@ -215,8 +215,11 @@ class FSDP2Strategy(CheckpointsOfAllRanks, ModelParallelStrategy):
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Put the states of the optimizers into theirs, in each process those of its part."""
         for number, (optimizer, saved) in enumerate(zip(self.optimizers, checkpoint["optimizer_states"], strict=True)):
-            weights = _weights_of(optimizer)
-            optimizer.load_state_dict({**saved, "state": self._state_of(number, saved, weights)})
+            weights = weights_of(optimizer)
+            found = self._state_of(number, saved, weights)
+            home = torch.device("cpu") if self.cpu_offload else self.root_device
+            of_none = {i: map_tensors(each, partial(_to, home)) for i, each in found.items() if i not in weights}
+            optimizer.load_state_dict({**saved, "state": {**found, **of_none}})  # moves what is of a weight to it
         self._opened = None
 
     def _state_of(self, number: int, saved: Mapping[str, Any], weights: Mapping[Any, Tensor]) -> dict[Any, Any]:
@@ -237,9 +240,8 @@ class FSDP2Strategy(CheckpointsOfAllRanks, ModelParallelStrategy):
         return {i: map_tensors(each, partial(part, i), f"{i}") for i, each in saved["state"].items()}
 
 
-def _weights_of(optimizer: Optimizer) -> dict[int, Tensor]:
-    """The weights by the numbers that they have in the state."""
-    return dict(enumerate(weight for group in optimizer.param_groups for weight in group["params"]))
+def _to(device: torch.device, name: str, value: Tensor) -> Tensor:
+    return value.to(device)
 
 
 def _with_hosts(asked: str | None, device: torch.device) -> str:

@@ -10,11 +10,17 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distribute_tensor
 from torch.nn import Parameter
+from torch.optim import Optimizer
 
-from orpo_lightning.ranks import from_all_ranks
+from orpo_lightning.ranks import fail_together, from_all_ranks
 
 SHARED = "shared"
 """Where the names of those tensors in the state of an optimizer are, beside it, that were shared out."""
+
+
+def weights_of(optimizer: Optimizer) -> dict[int, Tensor]:
+    """The weights by the numbers that they have in the state of their optimizer."""
+    return dict(enumerate(weight for group in optimizer.param_groups for weight in group["params"]))
 
 
 def part_of(value: Tensor, weight: Tensor | None) -> Tensor:
@@ -90,7 +96,7 @@ def check_alike(kept: dict[str, Any]) -> None:
     Example:
         >>> check_alike({"state": {0: {"step": torch.tensor(3.0)}}})
     """
-    first, *others = from_all_ranks(dict(_told(kept)))
+    first, *others = from_all_ranks(fail_together(lambda: dict(_told(kept))))
     for other in others:
         names = [name for name in {**first, **other} if first.get(name) != other.get(name)]
         if names:
@@ -105,7 +111,7 @@ def _told(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(value, DTensor):
         yield name, f"shared out, {tuple(value.shape)}"
     elif type(value) in (Tensor, Parameter):
-        content = value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
+        content: Any = value.detach().cpu().reshape(-1).view(torch.uint8).numpy()
         yield name, f"{value.dtype} {tuple(value.shape)} {zlib.crc32(content)}"
     elif isinstance(value, dict | list | tuple):
         for key, each in value.items() if isinstance(value, dict) else enumerate(value):

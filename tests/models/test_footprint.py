@@ -260,6 +260,8 @@ def test_a_layer_that_an_adapter_trains_a_copy_of_is_gathered_with_the_embedding
     assert copied.gathered.layers == 2 * plain.gathered.largest
     layer, *_ = tiny_model("llama").model.layers
     assert copied.gathered.root == plain.gathered.root + 2 * bytes_of(layer.parameters()), "in fp32, and its base's"
+    *_, last = (each for each in copied.moments if each.when == "backward")
+    assert last.root_gradients == copied.arriving.root == bytes_of(layer.parameters())
 
 
 @pytest.mark.parametrize(
