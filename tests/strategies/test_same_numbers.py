@@ -79,8 +79,11 @@ WITH_A_LAYER = LoraConfig(r=4, modules_to_save=["layers.0"])
 GOING_ON = "an adapter from before"
 SINGLE = {"dtype": "float32"}
 PRECISIONS = ["32-true", "bf16-mixed", "bf16-true"]
-IN_FP32, IN_BF16 = (1e-5, 1e-5), (2e-3, 1e-2)
-"""How far losses and gradient norms may be apart, relative: a number in bf16 is itself rounded to 4e-3."""
+IN_FP32, IN_BF16 = (1e-5, 1e-5), (2e-3, 2e-2)
+"""How far losses and gradient norms may be apart, relative: a number in bf16 is itself rounded to 4e-3.
+
+On a CPU that multiplies in bf16, norms of one process are 1.6 % apart with one micro-batch a step and with four.
+"""
 EVERY = {name: Case(name) for name in OBJECTIVES}
 FAST = {
     "orpo": EVERY["orpo"],
