@@ -13,9 +13,10 @@ from orpo_lightning.models.loading import hide_loading_bars
 _PACKAGE = Path(__file__).parents[1]
 _NOISE = re.compile(
     r"Seed set to|GPU available|TPU available|HPU available|LOCAL_RANK|Tip:|💡|`Trainer\.fit` stopped|"
-    r"Using (bfloat16|16bit) Automatic Mixed Precision|All distributed processes registered|Initializing distributed"
+    r"Using (bfloat16|16bit) Automatic Mixed Precision|All distributed processes registered|Initializing distributed|"
+    r"Failed to load CPU gemm_4bit_forward"  # weights in 4 bits are kept from it, wherever they run
 )
-"""Of what Lightning says: what the first line of a run says too, and what a user can do nothing about."""
+"""Of what libraries say: what the first line of a run says too, and what a user can do nothing about."""
 _OUT_OF_OUR_HANDS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
     r".*your dataloader is not resumable",  # the batch plan makes it so
@@ -45,6 +46,7 @@ def quieten() -> None:
 _LOGGERS = (
     *("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"),
     *("lightning.fabric.utilities.seed", "lightning.pytorch.utilities.seed", "lightning.fabric.utilities.distributed"),
+    "bitsandbytes.backends.cpu.ops",
 )
 
 

@@ -1,5 +1,6 @@
 """An ordinary run prints its own lines alone, and warnings without the path of a source file."""
 
+import logging
 import warnings
 
 import pytest
@@ -59,6 +60,15 @@ def test_the_summary_of_lightning_is_there_for_who_asks(orpo_lightning, capfd):
 def test_a_fast_dev_run_says_nothing_of_loggers(orpo_lightning, recwarn):
     orpo_lightning("fit", "--config=orpo", "--trainer.fast_dev_run=true", "--trainer.enable_progress_bar=false")
     assert not any("self.log" in str(warning.message) for warning in recwarn)
+
+
+@pytest.mark.parametrize(("said", "is_shown"), [("Failed to load CPU gemm_4bit_forward from %s", False), ("%s", True)])
+def test_what_is_no_use_to_who_trains_in_4_bits_on_a_cpu_is_left_out(monkeypatch, said, is_shown):
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    with warnings.catch_warnings():
+        quieten()
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    assert bool(logger.filter(logger.makeRecord(logger.name, logging.WARNING, "", 1, said, ("it",), None))) == is_shown
 
 
 def test_warnings_of_others_come_through_and_name_the_package(monkeypatch):
