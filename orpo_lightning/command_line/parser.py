@@ -61,6 +61,10 @@ class Parser(LightningArgumentParser):
         try:
             words = sys.argv[1:] if words is None else words
             remember_words(words)
+            for word in words:
+                if "\0" in word:  # from Python alone: the system hands none on
+                    said = hide_named(f"{word!r} holds a NUL character; accepted: text without one")
+                    self.exit(2, f"orpo-lightning: {in_line(said, _LONGEST)}\n")
             words = _files_first(with_references(words), after=bool(verbs_of(self)))
             return self._with_secrets(super().parse_args(words, *others, **kwargs))
         except OmegaConfBaseException as error:

@@ -34,6 +34,7 @@ OBJECTIVES = f"known: {KNOWN}, or the path of a class"
             ["--modle.objective", "ORPO"],
             "--modle.objective is not a setting; did you mean --model.objective?",
         ),
+        (["--data=a\0b"], r"'--data=a\x00b' holds a NUL character; accepted: text without one"),
         (["--lr", "1"], "--lr is not a setting; did you mean --model.optimizer.lr?"),
         (["--beta", "1e-3"], "--beta is not a setting; did you mean --model.objective.beta?"),
         (
