@@ -252,7 +252,7 @@ class ShardedCheckpoint:
             into[f"{prefix}{name}"] = empty = empty_like(parameter, name, like)
             return empty
 
-        state = {i: map_tensors(each, partial(take, i), f"{i}") for i, each in saved.items()}
+        state = {i: map_tensors(each, partial(take, i), str(i)) for i, each in saved.items()}
         self.load(into)
         return state
 

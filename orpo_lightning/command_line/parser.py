@@ -63,8 +63,7 @@ class Parser(LightningArgumentParser):
             remember_words(words)
             for word in words:
                 if "\0" in word:  # from Python alone: the system hands none on
-                    said = hide_named(f"{word!r} holds a NUL character; accepted: text without one")
-                    self.exit(2, f"orpo-lightning: {in_line(said, _LONGEST)}\n")
+                    self._end(hide_named(f"{word!r} holds a NUL character; accepted: text without one"))
             words = _files_first(with_references(words), after=bool(verbs_of(self)))
             return self._with_secrets(super().parse_args(words, *others, **kwargs))
         except OmegaConfBaseException as error:
@@ -107,7 +106,10 @@ class Parser(LightningArgumentParser):
             message = _left_out(reason_of(message).key)
         message = hide_named(message.replace(f'"{verb}.', '"') if verb else message)
         typed = Typed(self.args, parser.files, parser.options)
-        self.exit(2, f"orpo-lightning: {in_line(as_typed_references(explain(message, typed)), _LONGEST)}\n")
+        self._end(as_typed_references(explain(message, typed)))
+
+    def _end(self, said: str) -> NoReturn:
+        self.exit(2, f"orpo-lightning: {in_line(said, _LONGEST)}\n")
 
 
 def _left_out(key: str) -> str:

@@ -184,7 +184,7 @@ class FSDP2Strategy(CheckpointsOfAllRanks, ModelParallelStrategy):
                 shared.append(name)
             return as_written(weight, name, value)
 
-        kept = {i: map_tensors(each, partial(write, weights.get(i)), f"{i}") for i, each in state["state"].items()}
+        kept = {i: map_tensors(each, partial(write, weights.get(i)), str(i)) for i, each in state["state"].items()}
         return {**state, "state": self._gathered(kept), SHARED: shared}
 
     def _gathered(self, state: dict[Any, Any]) -> dict[Any, Any]:
@@ -214,12 +214,13 @@ class FSDP2Strategy(CheckpointsOfAllRanks, ModelParallelStrategy):
     @together
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Put the states of the optimizers into theirs, in each process those of its part."""
+        home = torch.device("cpu") if self.cpu_offload else self.root_device
         for number, (optimizer, saved) in enumerate(zip(self.optimizers, checkpoint["optimizer_states"], strict=True)):
             weights = weights_of(optimizer)
             found = self._state_of(number, saved, weights)
-            home = torch.device("cpu") if self.cpu_offload else self.root_device
-            of_none = {i: map_tensors(each, partial(_to, home)) for i, each in found.items() if i not in weights}
-            optimizer.load_state_dict({**saved, "state": {**found, **of_none}})  # moves what is of a weight to it
+            for i in found.keys() - weights.keys():  # what is of a weight goes where that is when it is loaded
+                found[i] = map_tensors(found[i], lambda _, value: value.to(home))
+            optimizer.load_state_dict({**saved, "state": found})
         self._opened = None
 
     def _state_of(self, number: int, saved: Mapping[str, Any], weights: Mapping[Any, Tensor]) -> dict[Any, Any]:
@@ -237,11 +238,7 @@ class FSDP2Strategy(CheckpointsOfAllRanks, ModelParallelStrategy):
         def part(i: Any, name: str, value: Tensor) -> Tensor:
             return part_of(value, like_which(i, name))
 
-        return {i: map_tensors(each, partial(part, i), f"{i}") for i, each in saved["state"].items()}
-
-
-def _to(device: torch.device, name: str, value: Tensor) -> Tensor:
-    return value.to(device)
+        return {i: map_tensors(each, partial(part, i), str(i)) for i, each in saved["state"].items()}
 
 
 def _with_hosts(asked: str | None, device: torch.device) -> str:
